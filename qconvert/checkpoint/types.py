@@ -1,0 +1,83 @@
+"""What a checkpoint is: names, shapes, dtypes and byte ranges, read from headers alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from qconvert.metadata import Field
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One stored tensor, as its file's header describes it. Its bytes are not read.
+
+    Attributes:
+        name: the name in the checkpoint.
+        shape: row-major, outermost dimension first (GGUF's order is turned round on reading).
+        dtype: safetensors' name for plain dtypes ("F32", "BF16", "F8_E4M3", "I64"), ggml's name
+            for blocks ("Q4_K").
+        path: the file that holds the bytes.
+        offset: where they begin, in bytes from the start of the file.
+        nbytes: how many there are.
+        scale: the block scales of an fp8 weight (`weight_scale_inv`): dequantized weight =
+            value * scale[i // block_rows, j // block_columns].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    path: Path
+    offset: int
+    nbytes: int
+    scale: "TensorInfo | None" = None
+
+    @property
+    def columns(self) -> int:
+        """Elements of one row: the innermost dimension."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows(self) -> int:
+        """The product of the outer dimensions."""
+        return prod(self.shape[:-1])
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened source: everything about it but the weights.
+
+    Attributes:
+        container: which reader opened it.
+        source: how the user would name it again: a hub id with its revision, or the name of the
+            directory or file.
+        path: the directory, or the (first) GGUF file.
+        config: `config.json`; empty for a GGUF file.
+        metadata: the key-value pairs of a GGUF file; empty for a directory.
+        tensors: by name, in the order of the files.
+    """
+
+    container: Literal["huggingface", "gguf"]
+    source: str
+    path: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Field] = field(default_factory=dict)
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold weights, each once."""
+        return tuple(dict.fromkeys(tensor.path for tensor in self.tensors.values()))
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())

@@ -1,0 +1,59 @@
+"""The errors that qconvert raises on purpose, at a glance.
+
+    QconvertError            one line and a hint; exit code 1
+    |-- CheckpointError      the source cannot be read or cannot be trusted
+    |   `-- HubError         the hub did not give what was asked for
+    |-- UnsupportedError     a family, tokenizer, type or layout that is not known
+    |-- PlanError            the recipe and the checkpoint do not fit together
+    |-- WeightError          a weight is NaN or infinite
+    |-- OutputError          the output cannot be written
+    `-- UsageError           the command line is wrong; exit code 2
+
+The command line's one handler prints `message` and `hint`; everything else is a bug.
+"""
+
+
+class QconvertError(Exception):
+    """A failure that is explained to the user in one line.
+
+    Args:
+        message: what went wrong, one line, naming the file or tensor.
+        hint: what the user can do about it, one line, or nothing.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CheckpointError(QconvertError):
+    """The source cannot be read or cannot be trusted."""
+
+
+class HubError(CheckpointError):
+    """The hub did not give what was asked for."""
+
+
+class UnsupportedError(QconvertError):
+    """A family, tokenizer, type or layout that is not known."""
+
+
+class PlanError(QconvertError):
+    """The recipe and the checkpoint do not fit together."""
+
+
+class WeightError(QconvertError):
+    """A weight is NaN or infinite."""
+
+
+class OutputError(QconvertError):
+    """The output cannot be written."""
+
+
+class UsageError(QconvertError):
+    """The command line is wrong."""
+
+    exit_code = 2

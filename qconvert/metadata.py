@@ -1,0 +1,62 @@
+"""GGUF's typed key-value pairs, as plain data that every room can pass on.
+
+Source: the GGUF specification (ggml/docs/gguf.md).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gguf import GGUFValueType
+
+
+class Field(NamedTuple):
+    """A value with its GGUF type.
+
+    Attributes:
+        type: the value's type; ARRAY for a list.
+        value: a bool, int, float, str, or a sequence of them.
+        item: for an array, the type of its items.
+    """
+
+    type: GGUFValueType
+    value: Any
+    item: GGUFValueType | None = None
+
+
+def u32(value: int) -> Field:
+    return Field(GGUFValueType.UINT32, int(value))
+
+
+def u64(value: int) -> Field:
+    return Field(GGUFValueType.UINT64, int(value))
+
+
+def f32(value: float) -> Field:
+    return Field(GGUFValueType.FLOAT32, float(value))
+
+
+def flag(value: bool) -> Field:
+    return Field(GGUFValueType.BOOL, bool(value))
+
+
+def text(value: str) -> Field:
+    return Field(GGUFValueType.STRING, str(value))
+
+
+def texts(values: Sequence[str]) -> Field:
+    return Field(GGUFValueType.ARRAY, list(values), GGUFValueType.STRING)
+
+
+def i32s(values: Sequence[int]) -> Field:
+    return Field(GGUFValueType.ARRAY, list(values), GGUFValueType.INT32)
+
+
+def f32s(values: Sequence[float]) -> Field:
+    return Field(GGUFValueType.ARRAY, list(values), GGUFValueType.FLOAT32)
+
+
+def flags(values: Sequence[bool]) -> Field:
+    return Field(GGUFValueType.ARRAY, list(values), GGUFValueType.BOOL)
+
+
+Metadata = dict[str, Field]
