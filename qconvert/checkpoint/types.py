@@ -22,7 +22,10 @@ class TensorInfo:
         offset: where they begin, in bytes from the start of the file.
         nbytes: how many there are.
         scale: the block scales of an fp8 weight (`weight_scale_inv`): dequantized weight =
-            value * scale[i // block_rows, j // block_columns].
+            value * scale[i // block[0], j // block[1]], the outer dimensions of both alike.
+        block: the rows and columns that share one of `scale`'s values.
+        strides: in elements, of a tensor that a pickle stores transposed or as a view; None for
+            the usual: row after row, without gaps.
     """
 
     name: str
@@ -32,6 +35,8 @@ class TensorInfo:
     offset: int
     nbytes: int
     scale: "TensorInfo | None" = None
+    block: tuple[int, int] = (1, 1)
+    strides: tuple[int, ...] | None = None
 
     @property
     def columns(self) -> int:

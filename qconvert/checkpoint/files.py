@@ -1,0 +1,120 @@
+"""Small guards between a checkpoint's files and the rest: what is read is hostile until checked."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from qconvert.errors import CheckpointError
+
+MAX_JSON = 100_000_000
+
+
+def file_size(path: Path) -> int:
+    """The size in bytes of a regular file.
+
+    Raises:
+        CheckpointError: it is missing, unreadable, or no regular file (a pipe would block).
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path} is not a regular file")
+    return status.st_size
+
+
+def read_bytes_at(path: Path, offset: int, count: int) -> bytes:
+    """Bytes `offset` to `offset + count` of a file; fewer where it ends before that."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            parts = []
+            while count > 0:
+                part = os.pread(file.fileno(), count, offset)
+                if not part:
+                    break
+                parts.append(part)
+                offset += len(part)
+                count -= len(part)
+    except (OSError, OverflowError) as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parse_json(text: bytes, what: str) -> Any:
+    """Strict JSON: UTF-8, no key twice.
+
+    Raises:
+        CheckpointError: it is anything else; `what` names it in the message.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        if b"\\u" in text:
+            # Half of a surrogate pair is valid JSON, and cannot be written or shown anywhere.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except RecursionError as error:
+        raise CheckpointError(f"{what}: JSON is nested too deeply") from error
+    except ValueError as error:
+        raise CheckpointError(f"{what}: not valid JSON: {error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds."""
+    size = file_size(path)
+    if size > MAX_JSON:
+        raise CheckpointError(f"{path} is too large for a JSON file: {size} bytes")
+    value = parse_json(read_bytes_at(path, 0, size), str(path))
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return value
+
+
+def inside(directory: Path, name: object, where: Path) -> Path:
+    """The path of a file that an index names, once it is known to stay in its directory.
+
+    A hub's cache is the one exception: a snapshot's files are links to `blobs` of the same
+    repository (`models--org--name/snapshots/<commit>/file -> ../../blobs/<hash>`).
+
+    Raises:
+        CheckpointError: the name is not a plain file name, or links to somewhere else.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or len(os.fsencode(name)) > 255:
+        raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
+    if any(character in name for character in "/\\\0"):
+        raise CheckpointError(
+            f"{where}: {name!r:.80} points outside the directory",
+            "an index may only name files beside itself",
+        )
+    path = directory / name
+    try:
+        home, target = directory.resolve(), path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    allowed = [home]
+    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
+        allowed.append(home.parent.parent / "blobs")
+    if not any(target.is_relative_to(folder) for folder in allowed):
+        raise CheckpointError(
+            f"{path} is a link to a file outside its directory",
+            "put the file itself into the directory",
+        )
+    return path
+
+
+def reason(error: BaseException) -> str:
+    """The part of an operating system's error that tells the user something."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r:.80} appears twice")
+    return result

@@ -1,0 +1,101 @@
+"""fp8 weights and the scales beside them.
+
+A weight `X` of F8_E4M3 or F8_E5M2 comes with `X_scale_inv` (DeepSeek-V3's layout: one value per
+128 x 128 block) or `X_scale` (one value per tensor or per row). Both are multiplied.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from qconvert.checkpoint.dtypes import FP8
+from qconvert.checkpoint.types import TensorInfo
+from qconvert.errors import CheckpointError, UnsupportedError
+
+FLOAT_METHODS = ("fp8", "fbgemm_fp8")
+SUFFIXES = ("_scale_inv", "_scale")
+# Scales of activations: they do not change what the weights are.
+ACTIVATION = (".input_scale", ".activation_scale")
+
+
+def check_method(quantization: Any) -> None:
+    """Refuse sources whose weights are integer codes.
+
+    Args:
+        quantization: `quantization_config` of config.json, or None.
+
+    Raises:
+        UnsupportedError: weights that cannot be read back here.
+        CheckpointError: it is no object.
+    """
+    if quantization is None:
+        return
+    if not isinstance(quantization, dict):
+        raise CheckpointError("config.json: quantization_config is not an object")
+    method = quantization.get("quant_method")
+    if method in FLOAT_METHODS:
+        return
+    if method == "compressed-tensors" and quantization.get("format") == "float-quantized":
+        return
+    raise UnsupportedError(
+        f"the checkpoint is already quantized ({method!r:.60}), and that is not read",
+        "start from the original checkpoint, in f32, f16, bf16 or fp8",
+    )
+
+
+def attach_scales(tensors: Mapping[str, TensorInfo], quantization: Any) -> dict[str, TensorInfo]:
+    """Give each fp8 weight its scale, and leave out the scales as tensors of their own.
+
+    Args:
+        tensors: by name.
+        quantization: `quantization_config` of config.json, or None.
+
+    Raises:
+        CheckpointError: a scale is missing or its shape does not fit.
+    """
+    block = _block_size(quantization)
+    result, used = {}, set()
+    for name, tensor in tensors.items():
+        scale = None
+        if tensor.dtype in FP8:
+            scale = next((tensors[name + s] for s in SUFFIXES if name + s in tensors), None)
+        if scale is not None:
+            used.add(scale.name)
+            result[name] = _with_scale(tensor, scale, block)
+        elif tensor.dtype in FP8 and quantization is not None:
+            raise CheckpointError(f"the fp8 tensor {name!r:.200} has no scale beside it")
+        else:
+            result[name] = tensor
+    return {
+        name: tensor
+        for name, tensor in result.items()
+        if name not in used and not (used and name.endswith(ACTIVATION))
+    }
+
+
+def _block_size(quantization: Any) -> tuple[int, int]:
+    block = (quantization or {}).get("weight_block_size") or [128, 128]
+    if (
+        not isinstance(block, list)
+        or len(block) != 2
+        or not all(type(value) is int and 0 < value < 1 << 31 for value in block)
+    ):
+        raise CheckpointError(f"config.json: impossible weight_block_size: {block!r:.80}")
+    return block[0], block[1]
+
+
+def _with_scale(tensor: TensorInfo, scale: TensorInfo, block: tuple[int, int]) -> TensorInfo:
+    if scale.strides is not None or tensor.strides is not None:
+        raise UnsupportedError(f"the fp8 tensor {tensor.name!r:.200} is stored transposed")
+    *outer, rows, columns = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
+    blocks = (*outer, -(-rows // block[0]), -(-columns // block[1]))
+    if scale.name.endswith("_inv") and scale.shape == blocks:
+        return replace(tensor, scale=scale, block=block)
+    if scale.shape in ((), (1,), (1, 1)) and not outer:
+        return replace(tensor, scale=replace(scale, shape=(1, 1)), block=(max(rows, 1), columns))
+    if scale.shape in ((*outer, rows, 1), (*outer, rows)):
+        return replace(tensor, scale=replace(scale, shape=(*outer, rows, 1)), block=(1, columns))
+    raise CheckpointError(
+        f"the scale {scale.name!r:.200} of shape {list(scale.shape)} does not fit its weight "
+        f"of shape {list(tensor.shape)}"
+    )

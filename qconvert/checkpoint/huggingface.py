@@ -1,0 +1,161 @@
+"""Hugging Face directories: config.json and weights in one file or in shards.
+
+config.json
+model.safetensors          or  model.safetensors.index.json and its shards
+pytorch_model.bin          or  pytorch_model.bin.index.json and its shards
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qconvert.checkpoint.files import inside, read_json_object, reason
+from qconvert.checkpoint.fp8 import attach_scales, check_method
+from qconvert.checkpoint.pickles import read_pickle
+from qconvert.checkpoint.safetensors import read_safetensors
+from qconvert.checkpoint.types import Checkpoint, TensorInfo
+from qconvert.errors import CheckpointError, UnsupportedError
+
+# In transformers' order of preference.
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+
+
+def open_directory(path: Path, source: str) -> Checkpoint:
+    """Index a directory.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or one that cannot be trusted.
+        UnsupportedError: its weights are of a kind that is not read.
+    """
+    if not any(_entries(path)):
+        raise CheckpointError(f"{path} is an empty directory")
+    config = _read_config(path)
+    for name in SINGLE:
+        if (path / name).exists():
+            return _checkpoint(path, source, config, _read(inside(path, name, path)))
+        if (path / (name + INDEX)).exists():
+            return _checkpoint(path, source, config, _read_index(path, name + INDEX))
+    raise CheckpointError(*_no_weights(path))
+
+
+def open_weights(path: Path, source: str) -> Checkpoint:
+    """Index one file of weights, with the config.json beside it."""
+    for index in (path.parent / (name + INDEX) for name in SINGLE):
+        if index.exists() and path.name in _weight_map(index).values():
+            raise CheckpointError(
+                f"{path} is one shard of several", f"name the directory: {path.parent}"
+            )
+    config = _read_config(path.parent)
+    return _checkpoint(path.parent, source, config, _read(path))
+
+
+def _checkpoint(
+    path: Path, source: str, config: dict[str, Any], tensors: Mapping[str, TensorInfo]
+) -> Checkpoint:
+    if not tensors:
+        raise CheckpointError(f"{path}: the checkpoint has no tensors")
+    packed = next((name for name in tensors if name.endswith((".qweight", ".weight_packed"))), None)
+    if packed is not None:
+        raise UnsupportedError(
+            f"{path}: tensor {packed!r:.200} holds packed integer codes, and these are not read",
+            "start from the original checkpoint, in f32, f16, bf16 or fp8",
+        )
+    tensors = attach_scales(tensors, _quantization(config))
+    return Checkpoint("huggingface", source, path, config=config, tensors=tensors)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{directory} has no config.json",
+            "name a directory as save_pretrained writes it, or a .gguf file",
+        )
+    config = read_json_object(inside(directory, path.name, directory))
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise CheckpointError(
+            f"{path} does not name its architectures",
+            'add the class that the weights belong to, such as "architectures": '
+            '["LlamaForCausalLM"]',
+        )
+    check_method(_quantization(config))
+    return config
+
+
+def _quantization(config: Mapping[str, Any]) -> Any:
+    inner = config.get("text_config")
+    found = config.get("quantization_config")
+    if found is None and isinstance(inner, dict):
+        found = inner.get("quantization_config")
+    return found
+
+
+def _read(path: Path) -> dict[str, TensorInfo]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_pickle(path)
+
+
+def _weight_map(path: Path) -> dict[str, Any]:
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} has no weight_map")
+    return weight_map
+
+
+def _read_index(directory: Path, name: str) -> dict[str, TensorInfo]:
+    index = directory / name
+    weight_map = _weight_map(inside(directory, name, directory))
+    shards = {shard: inside(directory, shard, index) for shard in _shards(weight_map, index)}
+    missing = [shard for shard, path in shards.items() if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CheckpointError(
+            f"{directory}: {len(missing)} of {len(shards)} shards missing: "
+            f"{', '.join(missing[:3])}{more}",
+            "the download may be incomplete: fetch the missing files",
+        )
+    tensors: dict[str, TensorInfo] = {}
+    for shard, path in shards.items():
+        for tensor in _read(path).values():
+            if weight_map.get(tensor.name) != shard:
+                raise CheckpointError(
+                    f"{path}: tensor {tensor.name!r:.200} is not what {name} promises",
+                    "index and shards are of different checkpoints, or one was edited",
+                )
+            tensors[tensor.name] = tensor
+    absent = next((key for key in weight_map if key not in tensors), None)
+    if absent is not None:
+        raise CheckpointError(
+            f"{shards[weight_map[absent]]}: tensor {absent!r:.200} is missing, though {name} "
+            "promises it",
+            "index and shards are of different checkpoints, or one was edited",
+        )
+    return tensors
+
+
+def _shards(weight_map: Mapping[str, Any], index: Path) -> list[str]:
+    for shard in weight_map.values():
+        if not isinstance(shard, str):
+            raise CheckpointError(f"{index}: {shard!r:.80} is not a file name")
+    return sorted(set(weight_map.values()))
+
+
+def _entries(path: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+
+
+def _no_weights(path: Path) -> tuple[str, str]:
+    names = _entries(path)
+    message = f"{path} has no {' or '.join(SINGLE)} and no index of shards"
+    files = [n for n in names if n.endswith((".safetensors", ".gguf", ".bin"))]
+    if any("-of-" in name for name in files):
+        return message, "the index (*.index.json) of the shards is missing: fetch it"
+    if files:
+        return message, f"name the file itself: {path / files[0]}"
+    return message, "the download may be incomplete: fetch the weights"

@@ -1,0 +1,67 @@
+"""Which reader opens what the user names."""
+
+import re
+from pathlib import Path
+
+from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.checkpoint.gguf import open_gguf
+from qconvert.checkpoint.huggingface import open_directory, open_weights
+from qconvert.checkpoint.types import Checkpoint
+from qconvert.errors import CheckpointError
+
+HUB_ID = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:[:/](?P<file>[^@:]+\.gguf))?(?:@(?P<revision>[^@:]+))?"
+)
+
+
+def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
+    """Open a checkpoint, reading headers alone.
+
+    Args:
+        model: a directory, a .gguf file (of several shards, the first), a .safetensors or .bin
+            file with a config.json beside it, or a hub id: org/name, org/name@revision,
+            org/name:file.gguf. A path that exists goes before a hub id.
+        progress: show downloads on standard error; None does so on a terminal.
+
+    Raises:
+        CheckpointError: it cannot be read or cannot be trusted.
+        HubError: the hub did not give it.
+        UnsupportedError: a layout that is not read.
+    """
+    path = Path(model)
+    if _exists(path):
+        return _open_path(path)
+    match = HUB_ID.fullmatch(model)
+    if match is None or model.startswith((".", "~", "/")):
+        raise CheckpointError(
+            f"{model!r:.300}: no such file or directory",
+            "name a directory, a .gguf file or a hub id (org/name)",
+        )
+    from qconvert.checkpoint.hub import fetch
+
+    source, local = fetch(match["repo"], match["file"], match["revision"], progress)
+    return open_gguf(local, source) if local.is_file() else open_directory(local, source)
+
+
+def _open_path(path: Path) -> Checkpoint:
+    name = path.resolve().name
+    if path.is_dir():
+        return open_directory(path, name)
+    if path.name.endswith(".index.json") or path.name == "config.json":
+        raise CheckpointError(f"{path} is not a checkpoint", f"name its directory: {path.parent}")
+    if path.suffix in (".safetensors", ".bin"):
+        return open_weights(path, name)
+    file_size(path)
+    if path.suffix == ".gguf" or read_bytes_at(path, 0, 4) == b"GGUF":
+        return open_gguf(path, name)
+    raise CheckpointError(
+        f"{path} is no kind of checkpoint that is known",
+        "name a directory, a .gguf or .safetensors file, or a hub id (org/name)",
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
