@@ -1,0 +1,50 @@
+# make demo    a real model through the whole program
+# make test    the whole test suite
+# make check   lint, format and types
+# make bench   speed and memory, side by side with llama.cpp
+# make readme  write help texts and tables anew into README.md
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: setup demo test check format bench readme clean
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Builds from source, some minutes on two cores; pip keeps the wheel for the next environment.
+$(VENV)/.llama: $(VENV)/.setup
+	@echo "installing llama-cpp-python (the first time it is compiled: some minutes)"
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,llama]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.llama
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.llama
+	$(BIN)/python tests/benchmarks/speed.py
+
+readme: setup
+	$(BIN)/python tests/readme.py README.md
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

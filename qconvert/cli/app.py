@@ -1,0 +1,103 @@
+"""The command line: one file per subcommand, one handler for all errors.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (as shells expect).
+"""
+
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Annotated
+
+import click
+import typer
+
+from qconvert import __version__
+from qconvert.cli.export import export
+from qconvert.cli.inspect import inspect
+from qconvert.cli.quantize import quantize
+from qconvert.errors import QconvertError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="qconvert",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(inspect)
+app.command()(quantize)
+app.command()(export)
+
+
+@dataclass
+class Session:
+    """What the handler has to know of the command line."""
+
+    traceback: bool = False
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"qconvert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Turn Hugging Face checkpoints into small files that run elsewhere.
+
+    MODEL is a directory, a hub id (org/name, org/name@revision) or a GGUF file.
+    """
+    context.obj.traceback = show_traceback
+
+
+def main() -> None:
+    """The entry point `qconvert`."""
+    session = Session()
+    try:
+        code = app(obj=session, standalone_mode=False)
+    except QconvertError as error:
+        _explain(error, session)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    except Exception as error:
+        _confess(error, session)
+        code = 1
+    sys.exit(code or 0)
+
+
+def _explain(error: QconvertError, session: Session) -> None:
+    if session.traceback:
+        traceback.print_exc()
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _confess(error: Exception, session: Session) -> None:
+    """A bug: one line all the same, and the way to the rest."""
+    if session.traceback:
+        traceback.print_exc()
+        return
+    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    print("hint: this is a fault of qconvert; --traceback shows where", file=sys.stderr)

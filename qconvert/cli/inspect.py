@@ -1,0 +1,158 @@
+"""`qconvert inspect`: what a checkpoint is, and what it would weigh."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qconvert.cli import options, render
+
+if TYPE_CHECKING:
+    from qconvert.inspection import Inspection
+    from qconvert.metadata import Field
+
+ITEMS_SHOWN = 4
+TEXT_SHOWN = 60
+
+
+def inspect(
+    model: options.Model,
+    as_json: options.Json = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    file_type: Annotated[
+        str | None,
+        typer.Option("--type", "-t", metavar="TYPE", help="Only this file type, in detail."),
+    ] = None,
+) -> None:
+    """Show what MODEL is, and what each file type would weigh.
+
+    Reads headers only.
+    """
+    from qconvert.checkpoint import open_checkpoint
+    from qconvert.inspection import look_at
+    from qconvert.recipes.file_types import find_file_type
+
+    kinds = (find_file_type(file_type),) if file_type else None
+    found = look_at(open_checkpoint(model), kinds)
+    if as_json:
+        render.print_json(as_data(found))
+        return
+    show_overview(found)
+    if found.checkpoint.container == "gguf":
+        show_metadata(found)
+    if tensors:
+        show_tensors(found)
+    show_file_types(found)
+    if file_type:
+        for line in [line for plan in found.plans for line in render.fallback_lines(plan)]:
+            print(line)
+    for problem in found.problems:
+        render.say(problem)
+
+
+def as_data(found: "Inspection") -> dict[str, Any]:
+    """The JSON form."""
+    return {
+        "source": found.checkpoint.source,
+        "container": found.checkpoint.container,
+        "architecture": found.architecture,
+        "parameters": found.parameters,
+        "size_bytes": found.checkpoint.nbytes,
+        "context_length": found.context_length,
+        "tokenizer": found.tokenizer,
+        "dtypes": {
+            name: {"tensors": count, "bytes": size} for name, (count, size) in found.dtypes.items()
+        },
+        "metadata": {key: _shown(field, cut=False) for key, field in found.metadata.items()},
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "bytes": tensor.nbytes,
+            }
+            for tensor in found.checkpoint.tensors.values()
+        ],
+        "file_types": [
+            {
+                "name": plan.recipe.file_type.name,
+                "bytes": plan.nbytes,
+                "bits_per_weight": round(plan.bits_per_weight, 4),
+                "fallbacks": [tensor.name for tensor in plan.fallbacks],
+            }
+            for plan in found.plans
+        ],
+        "problems": list(found.problems),
+    }
+
+
+def show_overview(found: "Inspection") -> None:
+    checkpoint = found.checkpoint
+    rows = {
+        "architecture": found.architecture,
+        "parameters": f"{render.human_count(found.parameters)} ({found.parameters})",
+        "context": str(found.context_length or "not said"),
+        "tokenizer": found.tokenizer or "none",
+        "tensors": f"{len(checkpoint.tensors)} in {len(checkpoint.files)} files, "
+        f"{render.human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
+        "dtypes": ", ".join(
+            f"{name}: {count} tensors, {render.human_bytes(size)}"
+            for name, (count, size) in found.dtypes.items()
+        ),
+    }
+    print(checkpoint.source)
+    for key, value in rows.items():
+        print(f"  {key:<13} {value}")
+
+
+def show_metadata(found: "Inspection") -> None:
+    print("  metadata")
+    for key, field in found.checkpoint.metadata.items():
+        print(f"    {key} = {_shown(field, cut=True)}")
+
+
+def _shown(field: "Field", cut: bool) -> Any:
+    """A value; long arrays and texts shortened, for JSON arrays only counted when very long."""
+    value = field.value
+    if isinstance(value, str):
+        line = " ".join(value.split()) if cut else value
+        return f"{line[:TEXT_SHOWN]}..." if cut and len(line) > TEXT_SHOWN else line
+    if not isinstance(value, Sequence) and not hasattr(value, "tolist"):
+        return value
+    first = [item.item() if hasattr(item, "item") else item for item in value[:ITEMS_SHOWN]]
+    if len(value) <= ITEMS_SHOWN:
+        return first
+    return f"{len(value)} items: {', '.join(map(str, first))}, ..."
+
+
+def show_tensors(found: "Inspection") -> None:
+    planned = {}
+    if len(found.plans) == 1:
+        planned = {tensor.name: tensor for tensor in found.plans[0].tensors}
+    table = render.make_table("tensor", "shape", "dtype", ">bytes")
+    for info in found.checkpoint.tensors.values():
+        shape = " x ".join(map(str, info.shape))
+        table.add_row(info.name, shape, info.dtype, str(info.nbytes))
+    render.print_table(table)
+    if not planned:
+        return
+    table = render.make_table("written as", "type", ">bytes")
+    for tensor in planned.values():
+        table.add_row(tensor.name, tensor.format, str(tensor.nbytes))
+    render.print_table(table)
+
+
+def show_file_types(found: "Inspection") -> None:
+    if not found.plans:
+        return
+    table = render.make_table(">type", ">size", ">bytes", ">bits per weight", ">fallbacks")
+    for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
+        count = len(plan.fallbacks)
+        table.add_row(
+            plan.recipe.file_type.name,
+            render.human_bytes(plan.nbytes),
+            str(plan.nbytes),
+            f"{plan.bits_per_weight:.2f}",
+            f"{count} of {len(plan.tensors)} tensors" if count else "",
+        )
+    render.print_table(table)

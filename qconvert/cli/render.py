@@ -1,0 +1,193 @@
+"""What people see: sizes, tables, progress. Results go to standard output, the rest to error."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from qconvert.pipeline import Watcher
+    from qconvert.plan import Plan
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two lines of progress in a log."""
+
+NAMES_SHOWN = 3
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units, three digits: '105 MB'."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} GB" if abs(count) < 999.5 else f"{count / 1000:.3g} TB"
+
+
+def human_count(count: float) -> str:
+    """'135M', '8.03B'."""
+    for unit in ("", "k", "M"):
+        if count < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g}B"
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(table: "Table") -> None:
+    """To standard output, as wide as it needs when that is no terminal."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def make_table(*columns: str, title: str | None = None) -> "Table":
+    """A table; columns whose name begins with '>' are right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if right else "left")
+    return table
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first few names."""
+    rest = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def fallback_lines(plan: "Plan") -> list[str]:
+    """The fallbacks of a plan: how many, which, why, and what they cost."""
+    fallbacks = plan.fallbacks
+    if not fallbacks:
+        return []
+    extra = sum(tensor.extra_bytes for tensor in fallbacks)
+    lines = [
+        f"{len(fallbacks)} of {len(plan.tensors)} tensors fall back to another type, "
+        f"{extra / 1e6:+.1f} MB:"
+    ]
+    for key in dict.fromkeys((t.wanted, t.format, t.reason) for t in fallbacks):
+        group = [t for t in fallbacks if (t.wanted, t.format, t.reason) == key]
+        wanted, format_, reason = key
+        cost = sum(tensor.extra_bytes for tensor in group) / 1e6
+        names = shorten([tensor.name for tensor in group])
+        lines.append(f"  {len(group)} x {wanted} -> {format_}, {cost:+.1f} MB: {reason} ({names})")
+    return lines
+
+
+def make_watcher(quiet: bool) -> "Watcher":
+    """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
+    if quiet:
+        return SilentWatcher()
+    if sys.stderr.isatty():
+        return BarWatcher()
+    return PlainWatcher(lines=bool(os.environ.get("CI")))
+
+
+@dataclass
+class SilentWatcher:
+    """Says nothing."""
+
+    def begin(self, total: int, done: int) -> None:
+        pass
+
+    def advance(self, weights: int, tensor: str) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class PlainWatcher:
+    """Notes always; a line of progress every few seconds if `lines`."""
+
+    lines: bool = True
+    total: int = 0
+    done: int = 0
+    resumed: int = 0
+    started: float = field(default_factory=time.monotonic)
+    spoke: float = field(default_factory=time.monotonic)
+
+    def begin(self, total: int, done: int) -> None:
+        self.total, self.done, self.resumed = total, done, done
+        self.started = time.monotonic()
+        if done:
+            self.note(f"going on where an earlier run stopped, {done / total:.0%} are written")
+
+    def advance(self, weights: int, tensor: str) -> None:
+        self.done += weights
+        now = time.monotonic()
+        if self.lines and now - self.spoke >= PLAIN_INTERVAL:
+            self.spoke = now
+            speed = (self.done - self.resumed) / (now - self.started)
+            left = (self.total - self.done) / speed
+            self.note(f"{self.done / self.total:4.0%}  {tensor}  {left:.0f} s left")
+
+    def note(self, message: str) -> None:
+        say(message)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class BarWatcher:
+    """A bar with speed and time left."""
+
+    progress: "Progress | None" = None
+    task: Any = None
+
+    def begin(self, total: int, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        if done:
+            self.note(f"going on where an earlier run stopped, {done / total:.0%} are written")
+        self.task = self.progress.add_task("", total=total, completed=done, speed="")
+        self.progress.start()
+
+    def advance(self, weights: int, tensor: str) -> None:
+        assert self.progress is not None
+        speed = self.progress.tasks[0].speed
+        shown = f"{human_count(speed)} weights/s" if speed else ""
+        self.progress.update(self.task, advance=weights, description=tensor, speed=shown)
+
+    def note(self, message: str) -> None:
+        if self.progress is not None and self.progress.live.is_started:
+            self.progress.console.print(message, markup=False, highlight=False)
+        else:
+            say(message)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()

@@ -1,0 +1,172 @@
+"""GGUF files: the header first, then every tensor behind it, aligned.
+
+    "GGUF" u32 version  u64 tensors  u64 pairs
+    pairs:    key string, u32 type, value
+    tensors:  name string, u32 dimensions, u64 sizes (innermost first), u32 type, u64 offset
+    padding to the alignment
+    data:     each tensor padded to the alignment
+
+The `gguf` package writes the header. A model may be cut into shards as llama.cpp's own tool does:
+`NAME-00001-of-0000N.gguf`, the first with all metadata. Source: ggml/docs/gguf.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from qconvert.metadata import Field, Metadata
+
+ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
+
+SCALAR_BYTES = {
+    GGUFValueType.UINT8: 1,
+    GGUFValueType.INT8: 1,
+    GGUFValueType.BOOL: 1,
+    GGUFValueType.UINT16: 2,
+    GGUFValueType.INT16: 2,
+    GGUFValueType.UINT32: 4,
+    GGUFValueType.INT32: 4,
+    GGUFValueType.FLOAT32: 4,
+    GGUFValueType.UINT64: 8,
+    GGUFValueType.INT64: 8,
+    GGUFValueType.FLOAT64: 8,
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor's place: name, row-major shape, ggml type, and bytes without padding."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    nbytes: int
+
+    @property
+    def padded(self) -> int:
+        return padded(self.nbytes)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its path, metadata and tensors, in order."""
+
+    path: Path
+    metadata: Metadata
+    slots: tuple[Slot, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file."""
+        return header_size(self.metadata, self.slots) + sum(slot.padded for slot in self.slots)
+
+
+def padded(count: int) -> int:
+    """`count` rounded up to the alignment."""
+    return ceil(count / ALIGNMENT) * ALIGNMENT
+
+
+def lay_out(
+    path: Path, metadata: Metadata, slots: Sequence[Slot], split_max_size: int | None = None
+) -> tuple[Shard, ...]:
+    """The files to write.
+
+    Args:
+        path: the output; with several shards `NAME.gguf` becomes `NAME-00001-of-0000N.gguf`.
+        split_max_size: bytes of tensor data that a shard may hold, as llama.cpp counts it; a
+            single larger tensor gets a shard of its own.
+    """
+    groups = _split(slots, split_max_size)
+    if split_max_size is None:
+        return (Shard(path, metadata, tuple(slots)),)
+    shards = []
+    for number, group in enumerate(groups):
+        place = Path(path.parent, f"{path.stem}-{number + 1:05d}-of-{len(groups):05d}.gguf")
+        split: Metadata = {
+            "split.no": Field(GGUFValueType.UINT16, number),
+            "split.count": Field(GGUFValueType.UINT16, len(groups)),
+            "split.tensors.count": Field(GGUFValueType.INT32, len(slots)),
+        }
+        shards.append(Shard(place, {**metadata, **split} if number == 0 else split, group))
+    return tuple(shards)
+
+
+def _split(slots: Sequence[Slot], limit: int | None) -> list[tuple[Slot, ...]]:
+    groups: list[list[Slot]] = [[]]
+    filled = 0
+    for slot in slots:
+        if limit is not None and groups[-1] and filled + slot.padded > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(slot)
+        filled += slot.padded
+    return [tuple(group) for group in groups]
+
+
+def header_bytes(metadata: Metadata, slots: Sequence[Slot]) -> bytes:
+    """Everything before the data, padded to the alignment."""
+    writer = GGUFWriter(None, "")
+    for values in writer.kv_data:
+        values.clear()
+    for key, field in metadata.items():
+        if not is_empty(field):
+            writer.add_key_value(key, field.value, field.type, field.item)
+    for slot in slots:
+        writer.tensors[0][slot.name] = _tensor_info(slot)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "header.gguf")
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        data = path.read_bytes()
+    return data.ljust(padded(len(data)), b"\0")
+
+
+def _tensor_info(slot: Slot):  # type: ignore[no-untyped-def]
+    """The writer's own record; its `add_tensor_info` wants byte shapes and refuses some types."""
+    from gguf.gguf_writer import TensorInfo
+
+    return TensorInfo(shape=slot.shape, dtype=slot.type, nbytes=slot.nbytes)
+
+
+def is_empty(field: Field) -> bool:
+    """Whether it is an empty array, which GGUF writers leave out."""
+    return field.type is GGUFValueType.ARRAY and len(field.value) == 0
+
+
+def header_size(metadata: Metadata, slots: Sequence[Slot]) -> int:
+    """The length of `header_bytes`, without making it."""
+    pairs = sum(
+        string_size(key) + 4 + field_size(field)
+        for key, field in metadata.items()
+        if not is_empty(field)
+    )
+    infos = sum(string_size(slot.name) + 4 + 8 * len(slot.shape) + 4 + 8 for slot in slots)
+    return padded(24 + pairs + infos)
+
+
+def string_size(value: str | bytes) -> int:
+    return 8 + len(value.encode() if isinstance(value, str) else value)
+
+
+def field_size(field: Field) -> int:
+    """Bytes of a value as it is stored, without key and type."""
+    if field.type is GGUFValueType.STRING:
+        return string_size(field.value)
+    if field.type is not GGUFValueType.ARRAY:
+        return SCALAR_BYTES[field.type]
+    if field.item is GGUFValueType.STRING:
+        return 12 + sum(map(string_size, field.value))
+    assert field.item is not None
+    return 12 + len(field.value) * SCALAR_BYTES[field.item]
+
+
+def metadata_from_writer(writer: GGUFWriter) -> Metadata:
+    """What was added to a writer of the `gguf` package, as plain fields."""
+    pairs: Mapping = writer.kv_data[0]
+    return {key: Field(value.type, value.value, value.sub_type) for key, value in pairs.items()}

@@ -1,0 +1,254 @@
+"""The plan: every output tensor with its sources, format and bytes, before anything is read.
+
+    checkpoint + recipe + importance -> Plan
+
+`inspect`, `--dry-run`, disk checks, fallbacks and resuming all come from it; what cannot work is
+said here.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from qconvert import __version__
+from qconvert.architectures import find_architecture, map_tensors, tokenizer_metadata
+from qconvert.architectures.general import general_metadata
+from qconvert.architectures.types import Rows, TensorMap
+from qconvert.calibration.imatrix import Importance, check_importance
+from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.containers.gguf import Shard, Slot, header_size, lay_out
+from qconvert.formats import FORMATS
+from qconvert.metadata import Metadata, text, u32
+from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
+from qconvert.recipes.types import Recipe
+
+QUANTIZATION_VERSION = 2
+"""ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
+
+REPLACED_KEYS = ("general.alignment", "general.file_type", "split.", "quantize.imatrix.")
+"""Keys of a GGUF source that describe that file and not the model."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint as GGUF sees it, whatever its container: nothing about types is decided yet.
+
+    Attributes:
+        checkpoint: where the weights are.
+        architecture: `general.architecture`.
+        tensors: how each GGUF tensor is made.
+        metadata: all keys that do not depend on the output's types.
+        notices: what the user should know (tensors left out, requantizing).
+    """
+
+    checkpoint: Checkpoint
+    architecture: str
+    tensors: tuple[TensorMap, ...]
+    metadata: Metadata
+    notices: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Weights that the checkpoint holds; computed tables are not counted."""
+        return sum(tensor.elements for tensor in self.tensors if tensor.value is None)
+
+    def source_type(self, tensor: TensorMap) -> str:
+        """The dtype of the stored weights that a tensor is made of."""
+        if not tensor.parts:
+            return "F32"
+        return self.checkpoint.tensors[tensor.parts[0].source].dtype
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One output tensor.
+
+    Attributes:
+        map: where its rows come from.
+        format: what is written.
+        wanted: what the recipe asked for before the fallback.
+        reason: why they differ; empty if they do not.
+        importance: float32 [matrices, columns], or None.
+    """
+
+    map: TensorMap
+    format: str
+    wanted: str
+    reason: str = ""
+    importance: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        return self.map.name
+
+    @property
+    def nbytes(self) -> int:
+        return FORMATS[self.format].nbytes(self.map.elements)
+
+    @property
+    def is_fallback(self) -> bool:
+        return self.format != self.wanted
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the fallback costs, against the wanted format's bits per weight."""
+        wanted = FORMATS[self.wanted]
+        return self.nbytes - round(self.map.elements * wanted.block_bytes / wanted.block)
+
+    @property
+    def slot(self) -> Slot:
+        type_ = GGMLQuantizationType[self.format]
+        return Slot(self.name, self.map.shape, type_, self.nbytes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about the output but its weights."""
+
+    model: Model
+    recipe: Recipe
+    tensors: tuple[TensorPlan, ...]
+    metadata: Metadata
+    notices: tuple[str, ...] = ()
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(tensor.slot for tensor in self.tensors)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """The exact size of the file, unsplit."""
+        return header_size(self.metadata, self.slots) + sum(slot.padded for slot in self.slots)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data over weights, as llama.cpp counts them."""
+        weights = sum(tensor.map.elements for tensor in self.tensors)
+        return 8 * sum(tensor.nbytes for tensor in self.tensors) / weights
+
+    @property
+    def fallbacks(self) -> tuple[TensorPlan, ...]:
+        return tuple(tensor for tensor in self.tensors if tensor.is_fallback)
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """How many tensors get each format, the most bytes first."""
+        sizes: Counter[str] = Counter()
+        for tensor in self.tensors:
+            sizes[tensor.format] += tensor.nbytes
+        counts = Counter(tensor.format for tensor in self.tensors)
+        return {name: counts[name] for name, _ in sizes.most_common()}
+
+    def shards(self, path: Path, split_max_size: int | None = None) -> tuple[Shard, ...]:
+        """The files to write."""
+        return lay_out(path, self.metadata, self.slots, split_max_size)
+
+
+def read_model(checkpoint: Checkpoint) -> Model:
+    """The checkpoint's tensors and metadata under GGUF's names.
+
+    Raises:
+        UnsupportedError: an unknown family or tokenizer.
+        PlanError: tensors are missing or do not fit the configuration.
+    """
+    if checkpoint.container == "gguf":
+        return _read_gguf(checkpoint)
+    architecture = find_architecture(checkpoint.config)
+    tensors, unused = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
+    config = checkpoint.config
+    metadata = {
+        **general_metadata(checkpoint.path, checkpoint.source, architecture.name, config, tensors),
+        **architecture.metadata(config),
+        **tokenizer_metadata(checkpoint.path, config, architecture.name),
+    }
+    notices = (_notice_unused(unused),) if unused else ()
+    return Model(checkpoint, architecture.name, tensors, metadata, notices)
+
+
+def _notice_unused(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} tensors have no place in GGUF and are left out: {shown}"
+
+
+def _read_gguf(checkpoint: Checkpoint) -> Model:
+    tensors = tuple(
+        TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
+        for info in checkpoint.tensors.values()
+    )
+    metadata = {
+        key: field
+        for key, field in checkpoint.metadata.items()
+        if not key.startswith(REPLACED_KEYS) and field.item is not GGUFValueType.ARRAY
+    }
+    quantized = {info.dtype for info in checkpoint.tensors.values()} - {"F32", "F16", "BF16", "F64"}
+    notice = (
+        f"the source is quantized already ({', '.join(sorted(quantized))}): what it lost stays lost"
+    )
+    architecture = checkpoint.metadata["general.architecture"].value
+    return Model(checkpoint, architecture, tensors, metadata, (notice,) if quantized else ())
+
+
+def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None) -> Plan:
+    """Decide what every tensor becomes.
+
+    Raises:
+        PlanError: a pattern matches nothing, the importance belongs to another model, or a
+            fallback is needed and the recipe refuses it.
+    """
+    listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
+    facts = facts_from_metadata(model.metadata)
+    warnings: tuple[str, ...] = ()
+    if importance:
+        warnings = tuple(check_importance(importance, [(name, shape) for name, shape, _ in listed]))
+    known = importance.values if importance else None
+    choices = choose_formats(recipe, facts, listed, known)
+    tensors = tuple(
+        _plan_tensor(tensor, choice, known)
+        for tensor, choice in zip(model.tensors, choices, strict=True)
+    )
+    metadata = {**model.metadata, **_made_by(model, recipe, importance)}
+    return Plan(model, recipe, tensors, metadata, (*model.notices, *warnings))
+
+
+def _plan_tensor(
+    tensor: TensorMap, choice: Choice, importance: Mapping[str, np.ndarray] | None
+) -> TensorPlan:
+    values = importance.get(tensor.name) if importance else None
+    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values)
+
+
+def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:
+    """What a later reader needs to know how the file came to be."""
+    keys = {
+        "general.file_type": u32(recipe.file_type.ftype),
+        "general.quantization_version": u32(QUANTIZATION_VERSION),
+        "general.quantized_by": text(f"qconvert {__version__}"),
+        "qconvert.version": text(__version__),
+        "qconvert.source": text(model.checkpoint.source),
+        "qconvert.source.fingerprint": text(fingerprint(model.checkpoint)),
+        "qconvert.file_type": text(recipe.file_type.name),
+    }
+    if importance is None:
+        return keys
+    return {
+        **keys,
+        "quantize.imatrix.file": text(importance.path.name),
+        "quantize.imatrix.dataset": text(", ".join(importance.datasets)),
+        "quantize.imatrix.entries_count": u32(len(importance.values)),
+        "quantize.imatrix.chunks_count": u32(importance.chunk_count),
+        "qconvert.importance.sha256": text(_sha256(importance.path)),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()

