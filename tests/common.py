@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
         _sizes(160, 6, 2, 24, 224, 3, num_local_experts=5, num_experts_per_tok=2),
         _WIDE_HEADS | {"num_local_experts": 8},
     ),
-    "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", _sizes(240, 6, 2, None, 416, 3), _WIDE),
+    "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", _sizes(320, 8, 2, None, 416, 3), _WIDE),
     "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", _sizes(288, 6, 2, 40, 416, 3), _WIDE_HEADS),
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
@@ -115,7 +115,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(
         "Phi3ForCausalLM",
         "Phi3Config",
-        _sizes(240, 6, 2, None, 416, 3)
+        _sizes(320, 8, 2, None, 416, 3)
         | {
             "original_max_position_embeddings": 512,
             "rope_parameters": {
@@ -132,11 +132,11 @@ FAMILIES: dict[str, Family] = {
         {"n_embd": 240, "n_head": 6, "n_inner": 416, "n_layer": 3, "n_positions": 96},
         {"n_embd": 256, "n_head": 8, "n_inner": 512, "n_layer": 8},
     ),
-    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", _sizes(240, 6, 2, None, 416, 3), _WIDE),
+    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", _sizes(192, 8, 2, None, 416, 3), _WIDE),
     "granite": Family(
         "GraniteForCausalLM",
         "GraniteConfig",
-        _sizes(240, 6, 2, None, 416, 3)
+        _sizes(320, 8, 4, None, 416, 3)
         | {
             "attention_multiplier": 0.11,
             "embedding_multiplier": 7.0,
@@ -152,8 +152,8 @@ FAMILIES: dict[str, Family] = {
         "BertModel",
         "BertConfig",
         {
-            "hidden_size": 240,
-            "num_attention_heads": 6,
+            "hidden_size": 320,
+            "num_attention_heads": 8,
             "intermediate_size": 416,
             "num_hidden_layers": 3,
             "max_position_embeddings": 96,
@@ -188,27 +188,33 @@ def tiny_model(family: str, *, tied: bool = False, wide: bool = False, **changes
     config = getattr(transformers, entry.config)(vocab_size=VOCABULARY, **ids, **settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, entry.model)(config).float().eval()
-    spread_weights(model, zero_centred=family == "gemma3")
+    spread_weights(model, family)
     with torch.no_grad():
         model.tie_weights()
     return model
 
 
-def spread_weights(model: Any, *, zero_centred: bool = False) -> None:
+def spread_weights(model: Any, family: str) -> None:
     """Draw weights that make every part of a model matter: norms round one (or zero, where the
-    model adds the one), biases that are not zero, logits that are well apart."""
+    model adds the one), biases that are not zero, logits that are well apart, and routers that
+    know what they want."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
+    scales_embedding = family in ("gemma3", "granite")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             random = torch.randn(weight.shape, generator=draw)
-            if weight.dim() > 1:
+            if name.endswith(("embed_tokens.weight", "wte.weight")) and not scales_embedding:
+                weight.copy_(0.3 * random)
+            elif name.endswith(".gate.weight"):
+                weight.copy_(0.4 * random)
+            elif weight.dim() > 1:
                 weight.copy_(0.06 * random)
             elif name.endswith("bias"):
                 weight.copy_(0.1 * random)
             else:
-                weight.copy_(0.2 * random + (0.0 if zero_centred else 1.0))
+                weight.copy_(0.2 * random + (0.0 if family == "gemma3" else 1.0))
 
 
 def save_model(

@@ -1,0 +1,36 @@
+"""Granite 3 (dense): a Llama with four multipliers."""
+
+from qconvert.architectures import llama
+from qconvert.architectures.common import decoder_metadata, head_size, prefixed, real
+from qconvert.architectures.parts import IGNORED
+from qconvert.architectures.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.architectures.types import Architecture, Config
+from qconvert.metadata import Metadata, f32, u32
+
+NAME = "granite"
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    multipliers = {
+        "attention.scale": f32(real(config, "attention_multiplier", default=1.0)),
+        "embedding_scale": f32(real(config, "embedding_multiplier", default=1.0)),
+        "residual_scale": f32(real(config, "residual_multiplier", default=1.0)),
+        "logit_scale": f32(real(config, "logits_scaling", default=1.0)),
+        "rope.dimension_count": u32(head_size(config)),
+    }
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, known=(*ROPE_TYPES, "llama3")),
+        **prefixed(NAME, multipliers),
+    }
+
+
+GRANITE = Architecture(
+    name=NAME,
+    classes=("GraniteForCausalLM",),
+    metadata=metadata,
+    rules=llama.rules,
+    constants=llama3_factors,
+    ignored=IGNORED,
+)

@@ -1,0 +1,48 @@
+"""OLMo 2 (arXiv 2501.00656): norms behind attention and feed-forward, and over all query and all
+key heads together."""
+
+from qconvert.architectures.common import decoder_metadata, expect
+from qconvert.architectures.parts import (
+    EMBEDDING,
+    FEED_FORWARD,
+    IGNORED,
+    LAYER,
+    OUTPUT,
+    QK_NORMS,
+    attention,
+)
+from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.metadata import Metadata
+
+NAME = "olmo2"
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    expect(config, "attention_bias", (False,))
+    return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    # llama.cpp does not fall back to the embedding here, so a tied output is written out.
+    tied = (Rule("output.weight", "model.embed_tokens.weight"),)
+    return (
+        *EMBEDDING,
+        *attention(),
+        *QK_NORMS,
+        Rule("blk.{i}.post_attention_norm.weight", LAYER + "post_attention_layernorm.weight"),
+        *FEED_FORWARD,
+        Rule("blk.{i}.post_ffw_norm.weight", LAYER + "post_feedforward_layernorm.weight"),
+        *OUTPUT,
+        *(tied if config.get("tie_word_embeddings") else ()),
+    )
+
+
+OLMO2 = Architecture(
+    name=NAME,
+    classes=("Olmo2ForCausalLM",),
+    metadata=metadata,
+    rules=rules,
+    ignored=IGNORED,
+)

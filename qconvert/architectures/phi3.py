@@ -1,0 +1,113 @@
+"""Phi-3, Phi-3.5 and Phi-4: fused query, key and value, and fused gate and up, both kept so.
+
+The long-context models turn their heads by LongRoPE (arXiv 2402.13753): one table of factors for
+sequences within the original context, one for longer ones.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qconvert.architectures.common import (
+    decoder_metadata,
+    head_count,
+    prefixed,
+    real,
+    whole,
+)
+from qconvert.architectures.parts import EMBEDDING, IGNORED, LAYER, NORMS, OUTPUT
+from qconvert.architectures.rope import PLAIN, rope_metadata, rope_parameters
+from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.errors import CheckpointError
+from qconvert.metadata import Metadata, f32, u32
+
+NAME = "phi3"
+LONG = ("longrope", "su")
+"""Names of LongRoPE."""
+
+
+def metadata(config: Config) -> Metadata:
+    longest = whole(config, "max_position_embeddings")
+    keys = {
+        "rope.dimension_count": u32(_turned(config)),
+        "rope.scaling.original_context_length": u32(_original(config)),
+        # llama.cpp tells Phi-4, which has no window, by the zero.
+        "attention.sliding_window": u32(config.get("sliding_window") or 0),
+    }
+    if _is_long(config):
+        keys["rope.scaling.attn_factor"] = f32(_magnitude(config, longest))
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, known=(*PLAIN, *LONG)),
+        **prefixed(NAME, keys),
+    }
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    return (
+        *EMBEDDING,
+        *NORMS,
+        Rule("blk.{i}.attn_qkv.weight", LAYER + "self_attn.qkv_proj.weight"),
+        Rule("blk.{i}.attn_output.weight", LAYER + "self_attn.o_proj.weight"),
+        Rule("blk.{i}.ffn_up.weight", LAYER + "mlp.gate_up_proj.weight"),
+        Rule("blk.{i}.ffn_down.weight", LAYER + "mlp.down_proj.weight"),
+        *OUTPUT,
+    )
+
+
+def constants(config: Config) -> dict[str, np.ndarray]:
+    """`rope_factors_{long,short}.weight`, float32 [turned elements of a head / 2]."""
+    if not _is_long(config):
+        return {}
+    rope = rope_parameters(config)
+    return {
+        "rope_factors_long.weight": _factors(rope.get("long_factor"), _turned(config) // 2),
+        "rope_factors_short.weight": _factors(rope.get("short_factor"), _turned(config) // 2),
+    }
+
+
+def _is_long(config: Config) -> bool:
+    return rope_parameters(config)["rope_type"] in LONG
+
+
+def _turned(config: Config) -> int:
+    """The elements of each head that turn."""
+    part = real(rope_parameters(config), "partial_rotary_factor")
+    return int(part * whole(config, "hidden_size")) // head_count(config)
+
+
+def _original(config: Config) -> int:
+    """The context before it was stretched."""
+    rope = rope_parameters(config)
+    longest = whole(config, "max_position_embeddings")
+    return whole(rope, "original_max_position_embeddings", default=longest)
+
+
+def _magnitude(config: Config, longest: int) -> float:
+    """What queries and keys are scaled by, as transformers computes it."""
+    rope = rope_parameters(config)
+    if rope.get("attention_factor") is not None:
+        return real(rope, "attention_factor")
+    original = _original(config)
+    factor = real(rope, "factor", default=longest / original)
+    if factor <= 1.0 or original <= 1:
+        return 1.0
+    return math.sqrt(1.0 + math.log(factor) / math.log(original))
+
+
+def _factors(values: Any, size: int) -> np.ndarray:
+    usable = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    if not usable or len(values) != size:
+        raise CheckpointError(f"config.json: LongRoPE needs lists of {size} factors")
+    return np.array(values, dtype=np.float32)
+
+
+PHI3 = Architecture(
+    name=NAME,
+    classes=("Phi3ForCausalLM", "Phi3Model"),
+    metadata=metadata,
+    rules=rules,
+    constants=constants,
+    ignored=IGNORED,
+)

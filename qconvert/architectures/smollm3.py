@@ -1,0 +1,46 @@
+"""SmolLM3: a Llama that leaves out rotary embeddings in every fourth layer."""
+
+from qconvert.architectures import llama
+from qconvert.architectures.common import block_count, decoder_metadata, head_size, prefixed
+from qconvert.architectures.parts import IGNORED
+from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.types import Architecture, Config
+from qconvert.errors import UnsupportedError
+from qconvert.metadata import Metadata, u32
+
+NAME = "smollm3"
+THETA = 2_000_000.0
+INTERVAL = 4
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    _check_layers(config)
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, THETA),
+        **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
+    }
+
+
+def _check_layers(config: Config) -> None:
+    """llama.cpp has the pattern built in; `no_rope_layers` holds 1 where there is rotation."""
+    usual = [int((layer + 1) % INTERVAL != 0) for layer in range(block_count(config))]
+    stated = config.get("no_rope_layers")
+    if stated is None:
+        interval = config.get("no_rope_layer_interval") or INTERVAL
+        stated = usual if interval == INTERVAL else []
+    if stated != usual or config.get("use_sliding_window"):
+        raise UnsupportedError(
+            "config.json: llama.cpp runs SmolLM3 only without rotation in every fourth layer and "
+            "with full attention"
+        )
+
+
+SMOLLM3 = Architecture(
+    name=NAME,
+    classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
+    metadata=metadata,
+    rules=llama.rules,
+    ignored=IGNORED,
+)
