@@ -44,13 +44,14 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
         return _half_to_float(_aligned(raw, "<u2"))
     if dtype == "BF16":
         return _bfloat_to_float(_aligned(raw, "<u2"))
-    if dtype in ("F8_E4M3", "F8_E5M2"):
-        return _float8_to_float(raw, _e4m3_table() if dtype == "F8_E4M3" else _e5m2_table())
+    if dtype in _FLOAT8_TABLES:
+        return _float8_to_float(raw, _FLOAT8_TABLES[dtype]())
     if dtype in _BY_CAST:
         with np.errstate(over="ignore", invalid="ignore"):
             return _aligned(raw, _BY_CAST[dtype]).astype(np.float32)
     raise UnsupportedError(
-        f"dtype {dtype} cannot be read", "known are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 and integers"
+        f"dtype {dtype} cannot be read",
+        "known are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 and integers",
     )
 
 
@@ -105,6 +106,14 @@ def _e4m3_table() -> np.ndarray:
 def _e5m2_table() -> np.ndarray:
     """The 256 values of e5m2, which is the upper half of a binary16."""
     return (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
+
+
+def _e8m0_table() -> np.ndarray:
+    """The 256 values of e8m0: powers of two from -127 on, the last one NaN."""
+    return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
+
+
+_FLOAT8_TABLES = {"F8_E4M3": _e4m3_table, "F8_E5M2": _e5m2_table, "F8_E8M0": _e8m0_table}
 
 
 def _quantize_f32(x: Weights, importance: Importance) -> Packed:

@@ -5,6 +5,8 @@ every processor and give what its own instructions would give. bfloat16 is the u
 float32. float8 (OCP 8-bit floating point specification: e4m3fn, e5m2) is looked up.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 import numpy as np
 from numba import njit
 
@@ -14,19 +16,19 @@ _TINY16 = np.float32(2.0**-14)
 
 
 @njit(cache=True, nogil=True)
-def bits_of(value):  # type: ignore[no-untyped-def]
+def bits_of(value):
     """The 32 bits of a float32."""
     return np.float32(value).view(np.uint32)
 
 
 @njit(cache=True, nogil=True)
-def float_of(bits):  # type: ignore[no-untyped-def]
+def float_of(bits):
     """The float32 of 32 bits."""
     return np.uint32(bits).view(np.float32)
 
 
 @njit(cache=True, nogil=True)
-def half_bits(value):  # type: ignore[no-untyped-def]
+def half_bits(value):
     """The float16 nearest to a float32 (ties to even), as 16 bits; from 65520 on infinity."""
     bits = bits_of(value)
     a = np.uint32(bits & 0x7FFFFFFF)
@@ -40,7 +42,7 @@ def half_bits(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def half_value(half):  # type: ignore[no-untyped-def]
+def half_value(half):
     """The float32 that 16 bits of a float16 stand for, exactly."""
     a = np.uint32((np.uint32(half) & 0x7FFF) << 13)
     normal = np.uint32(a + 0x38000000)
@@ -52,28 +54,28 @@ def half_value(half):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def half_to_float(halves, out):  # type: ignore[no-untyped-def]
+def half_to_float(halves, out):
     """uint16 [n] -> float32 [n]."""
     for i in range(halves.size):
         out[i] = half_value(halves[i])
 
 
 @njit(cache=True, nogil=True)
-def float_to_half(x, out):  # type: ignore[no-untyped-def]
+def float_to_half(x, out):
     """float32 [n] -> uint16 [n]."""
     for i in range(x.size):
         out[i] = half_bits(x[i])
 
 
 @njit(cache=True, nogil=True)
-def bfloat_to_float(upper, out):  # type: ignore[no-untyped-def]
+def bfloat_to_float(upper, out):
     """uint16 [n], bfloat16 -> uint32 [n], the bits of float32."""
     for i in range(upper.size):
         out[i] = np.uint32(np.uint32(upper[i]) << 16)
 
 
 @njit(cache=True, nogil=True)
-def float_to_bfloat(bits, out):  # type: ignore[no-untyped-def]
+def float_to_bfloat(bits, out):
     """uint32 [n], the bits of float32 -> uint16 [n], rounded to nearest, ties to even."""
     for i in range(bits.size):
         b = bits[i]
@@ -84,14 +86,14 @@ def float_to_bfloat(bits, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def look_up(codes, table, out):  # type: ignore[no-untyped-def]
+def look_up(codes, table, out):
     """uint8 [n], float32 [256] -> float32 [n]."""
     for i in range(codes.size):
         out[i] = table[codes[i]]
 
 
 @njit(cache=True, nogil=True)
-def count_nonfinite(bits):  # type: ignore[no-untyped-def]
+def count_nonfinite(bits):
     """uint32 [n], the bits of float32 -> how many are NaN or infinite."""
     count = 0
     for i in range(bits.size):

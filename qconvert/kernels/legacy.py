@@ -7,10 +7,12 @@ count their codes from the middle. The caller says which by `zero` (the code of 
 No fastmath: these bytes equal ggml's, rounding by rounding.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 import numpy as np
 from numba import njit
 
-from qconvert.kernels.floats import bits_of, float_of, half_bits, half_value
+from qconvert.kernels.floats import half_bits, half_value
 
 BLOCK = 32
 _ONE = np.float32(1)
@@ -22,19 +24,19 @@ _CODE_LIMIT = np.float32(256)
 
 
 @njit(cache=True, nogil=True)
-def stored(value):  # type: ignore[no-untyped-def]
+def stored(value):
     """A float32 as its float16 gives it back."""
     return half_value(half_bits(value))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def reciprocal(d):  # type: ignore[no-untyped-def]
+def reciprocal(d):
     """1 / d, and 0 for 0; infinite where d is too small."""
     return _ONE / d if d != _ZERO else _ZERO
 
 
 @njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
-def _range(x, first, size):  # type: ignore[no-untyped-def]
+def _range(x, first, size):
     """The smallest and largest weight of a run. The flags let it vectorize; the sign of a zero
     and the meaning of a NaN are then open, and the callers' to settle."""
     low = x[first]
@@ -46,7 +48,7 @@ def _range(x, first, size):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _extreme(x, first):  # type: ignore[no-untyped-def]
+def _extreme(x, first):
     """The first weight of the largest absolute value, with its sign; +0 where all are zero."""
     low, high = _range(x, first, BLOCK)
     if high == -low:
@@ -57,7 +59,7 @@ def _extreme(x, first):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _first_zero(x, first):  # type: ignore[no-untyped-def]
+def _first_zero(x, first):
     """The first zero of a block, which may be -0."""
     for j in range(first, first + BLOCK):
         if x[j] == _ZERO:
@@ -66,19 +68,28 @@ def _first_zero(x, first):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fit_block(x, first, zero, top):  # type: ignore[no-untyped-def]
+def _fit_block(x, first, zero, top):
     """The unrounded scale and minimum of a block."""
     if zero:
         return _extreme(x, first) / -np.float32(zero), _ZERO
     low, high = _range(x, first, BLOCK)
     if low == _ZERO:
         low = _first_zero(x, first)
-    # A sum that starts from +0 is never -0, as ggml's is not: its zeros are one and the same.
-    return (high - low) / np.float32(top), low
+    width = high - low
+    # The sign of a zero is open above; ggml subtracts one zero from itself, which gives +0.
+    width = width if width != _ZERO else _ZERO
+    return width / np.float32(top), low
 
 
 @njit(cache=True, nogil=True)
-def _code(x, low, id, offset, top):  # type: ignore[no-untyped-def]
+def round_half_away(v):
+    """The nearest integer, as int32; 0 for what no code can be, as ggml has it on x86."""
+    v = v if abs(v) < _CODE_LIMIT else _ZERO
+    return np.int32(v + (_ALMOST_HALF if v >= _ZERO else -_ALMOST_HALF))
+
+
+@njit(cache=True, nogil=True)
+def _code(x, low, id, offset, top):
     """The code of a weight. Where a tiny d has an infinite reciprocal, ggml's is 0."""
     v = (x - low) * id + offset
     v = v if abs(v) < _CODE_LIMIT else _ZERO
@@ -86,30 +97,30 @@ def _code(x, low, id, offset, top):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _put16(out, at, value):  # type: ignore[no-untyped-def]
+def put16(out, at, value):
     out[at] = np.uint8(value & 0xFF)
     out[at + 1] = np.uint8(value >> 8)
 
 
 @njit(cache=True, nogil=True)
-def _get16(packed, at):  # type: ignore[no-untyped-def]
+def get16(packed, at):
     return np.uint16(packed[at] | (np.uint32(packed[at + 1]) << 8))
 
 
 @njit(cache=True, nogil=True)
-def _put_block(codes, first, d, m, bits, minima, out, at):  # type: ignore[no-untyped-def]
+def _put_block(codes, first, d, m, bits, minima, out, at):
     """Lay out one block: d, m, the fifth bits, the low nibbles."""
-    _put16(out, at, half_bits(d))
+    put16(out, at, half_bits(d))
     at += 2
     if minima:
-        _put16(out, at, half_bits(m))
+        put16(out, at, half_bits(m))
         at += 2
     if bits == 5:
         high = np.uint32(0)
         for j in range(BLOCK):
             high |= np.uint32(codes[first + j] >> 4) << np.uint32(j)
-        _put16(out, at, high & 0xFFFF)
-        _put16(out, at + 2, high >> 16)
+        put16(out, at, high & 0xFFFF)
+        put16(out, at + 2, high >> 16)
         at += 4
     for j in range(BLOCK // 2):
         low = codes[first + j] & 15
@@ -117,7 +128,7 @@ def _put_block(codes, first, d, m, bits, minima, out, at):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def quantize(x, zero, bits, minima, out):  # type: ignore[no-untyped-def]
+def quantize(x, zero, bits, minima, out):
     """float32 [blocks * 32] -> uint8 [blocks * size]."""
     blocks = x.size // BLOCK
     size = out.size // max(blocks, 1)
@@ -133,7 +144,7 @@ def quantize(x, zero, bits, minima, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def fit(x, zero, bits, d, m, id, low):  # type: ignore[no-untyped-def]
+def fit(x, zero, bits, d, m, id, low):
     """float32 [blocks * 32] -> float32 [blocks] each: d and m as stored, what rounds by them."""
     top = np.int32((1 << bits) - 1)
     for b in range(d.size):
@@ -145,7 +156,7 @@ def fit(x, zero, bits, d, m, id, low):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def round_codes(x, zero, bits, id, low, codes):  # type: ignore[no-untyped-def]
+def round_codes(x, zero, bits, id, low, codes):
     """float32 [blocks * 32] -> uint8 [blocks * 32]."""
     top = np.int32((1 << bits) - 1)
     offset = np.float32(zero) + _HALF
@@ -155,7 +166,7 @@ def round_codes(x, zero, bits, id, low, codes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def pack(codes, bits, minima, d, m, out):  # type: ignore[no-untyped-def]
+def pack(codes, bits, minima, d, m, out):
     """uint8 [blocks * 32] -> uint8 [blocks * size]."""
     size = out.size // max(d.size, 1)
     for b in range(d.size):
@@ -163,61 +174,55 @@ def pack(codes, bits, minima, d, m, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def dequantize(packed, zero, bits, minima, out):  # type: ignore[no-untyped-def]
+def dequantize(packed, zero, bits, minima, out):
     """uint8 [blocks * size] -> float32 [blocks * 32]."""
     blocks = out.size // BLOCK
     size = packed.size // max(blocks, 1)
     for b in range(blocks):
         at = b * size
-        d = half_value(_get16(packed, at))
+        d = half_value(get16(packed, at))
         at += 2
         m = -_ZERO  # the one addend that changes nothing, not even the sign of a zero
         if minima:
-            m = half_value(_get16(packed, at))
+            m = half_value(get16(packed, at))
             at += 2
         high = np.uint32(0)
         if bits == 5:
-            high = np.uint32(_get16(packed, at) | (np.uint32(_get16(packed, at + 2)) << 16))
+            high = np.uint32(get16(packed, at) | (np.uint32(get16(packed, at + 2)) << 16))
             at += 4
-        for j in range(BLOCK):
-            byte = packed[at + (j & 15)]
-            code = np.int32((byte >> 4) if j >= BLOCK // 2 else (byte & 15))
-            fifth = np.int32(((high >> np.uint32(j)) & 1) << 4)
-            out[b * BLOCK + j] = d * np.float32(np.int32(code + fifth - zero)) + m
+        for j in range(BLOCK // 2):
+            byte = np.uint32(packed[at + j])
+            low = np.int32((byte & 15) | (((high >> np.uint32(j)) << 4) & 16))
+            up = np.int32((byte >> 4) | ((high >> np.uint32(j + 12)) & 16))
+            out[b * BLOCK + j] = d * np.float32(np.int32(low - zero)) + m
+            out[b * BLOCK + 16 + j] = d * np.float32(np.int32(up - zero)) + m
 
 
 @njit(cache=True, nogil=True)
-def magnitude(x, first, size):  # type: ignore[no-untyped-def]
+def magnitude(x, first, size):
     """The largest absolute value of a run."""
     low, high = _range(x, first, size)
     return abs(max(high, -low))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _q8_scale(x, first):  # type: ignore[no-untyped-def]
+def _q8_scale(x, first):
     return magnitude(x, first, BLOCK) / np.float32(127)
 
 
 @njit(cache=True, nogil=True)
-def _q8_code(x, id):  # type: ignore[no-untyped-def]
-    v = x * id
-    v = v if abs(v) < _CODE_LIMIT else _ZERO
-    return np.int8(np.int32(v + (_ALMOST_HALF if v >= _ZERO else -_ALMOST_HALF)))
-
-
-@njit(cache=True, nogil=True)
-def quantize_q8_0(x, out):  # type: ignore[no-untyped-def]
+def quantize_q8_0(x, out):
     """float32 [blocks * 32] -> uint8 [blocks * 34]."""
     for b in range(x.size // BLOCK):
         d = _q8_scale(x, b * BLOCK)
         id = reciprocal(d)
-        _put16(out, b * 34, half_bits(d))
+        put16(out, b * 34, half_bits(d))
         for j in range(BLOCK):
-            out[b * 34 + 2 + j] = np.uint8(_q8_code(x[b * BLOCK + j], id))
+            out[b * 34 + 2 + j] = np.uint8(round_half_away(x[b * BLOCK + j] * id))
 
 
 @njit(cache=True, nogil=True)
-def fit_q8_0(x, d, id):  # type: ignore[no-untyped-def]
+def fit_q8_0(x, d, id):
     """float32 [blocks * 32] -> float32 [blocks] each: d as stored, and what rounds by it."""
     for b in range(d.size):
         scale = _q8_scale(x, b * BLOCK)
@@ -226,26 +231,26 @@ def fit_q8_0(x, d, id):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def round_q8_0(x, id, codes):  # type: ignore[no-untyped-def]
+def round_q8_0(x, id, codes):
     """float32 [blocks * 32] -> int8 [blocks * 32]."""
     for b in range(id.size):
         for j in range(b * BLOCK, (b + 1) * BLOCK):
-            codes[j] = _q8_code(x[j], id[b])
+            codes[j] = np.int8(round_half_away(x[j] * id[b]))
 
 
 @njit(cache=True, nogil=True)
-def pack_q8_0(codes, d, out):  # type: ignore[no-untyped-def]
+def pack_q8_0(codes, d, out):
     """int8 [blocks * 32] -> uint8 [blocks * 34]."""
     for b in range(d.size):
-        _put16(out, b * 34, half_bits(d[b]))
+        put16(out, b * 34, half_bits(d[b]))
         for j in range(BLOCK):
             out[b * 34 + 2 + j] = np.uint8(codes[b * BLOCK + j])
 
 
 @njit(cache=True, nogil=True)
-def dequantize_q8_0(packed, out):  # type: ignore[no-untyped-def]
+def dequantize_q8_0(packed, out):
     """uint8 [blocks * 34] -> float32 [blocks * 32]."""
     for b in range(out.size // BLOCK):
-        d = half_value(_get16(packed, b * 34))
+        d = half_value(get16(packed, b * 34))
         for j in range(BLOCK):
             out[b * BLOCK + j] = np.float32(np.int8(packed[b * 34 + 2 + j])) * d
