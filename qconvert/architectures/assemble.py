@@ -51,7 +51,8 @@ def _gather(
     rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if tensor.order:
         group = len(tensor.order)
-        grouped = rows.reshape(-1, group, rows.shape[-1])
+        count = tensor.columns if len(tensor.shape) == 1 else len(rows)
+        grouped = rows.reshape(count // group, group, -1)
         rows = grouped[:, np.array(tensor.order)].reshape(rows.shape)
     return rows
 

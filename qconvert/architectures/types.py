@@ -64,6 +64,7 @@ class TensorMap:
             `transpose`, one part that names a whole 2-D tensor.
         order: within each group of `len(order)` output rows, row k comes from source row
             `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
+            Of a tensor with one dimension (a bias), elements are grouped in place of rows.
         add: added to every element.
         transpose: the source is [columns, rows].
         value: for tensors that no source holds (rotary factors): the float32 values, flat.
