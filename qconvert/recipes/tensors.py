@@ -70,6 +70,8 @@ _LEFT_ALONE_PARTS = (
     "mm.a.code_embd",
 )
 
+_LEFT_ALONE = re.compile("|".join(map(re.escape, _LEFT_ALONE_PARTS)))
+
 _LEFT_ALONE_IN = {
     "glm5-next": (
         "hc_",
@@ -122,13 +124,12 @@ def can_be_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bo
 
     Leading dimensions of 1 do not count: ggml does not see them.
     """
-    matrix = any(size > 1 for size in shape[:-1])
-    left_alone = (*_LEFT_ALONE_PARTS, *_LEFT_ALONE_IN.get(architecture, ()))
     return (
-        matrix
+        any(size > 1 for size in shape[:-1])
         and name.endswith("weight")
         and name not in _LEFT_ALONE_WHOLE
-        and not any(part in name for part in left_alone)
+        and _LEFT_ALONE.search(name) is None
+        and not any(part in name for part in _LEFT_ALONE_IN.get(architecture, ()))
     )
 
 
