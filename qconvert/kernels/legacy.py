@@ -15,6 +15,7 @@ from numba import njit
 from qconvert.kernels.floats import half_bits, half_value
 
 BLOCK = 32
+HALF_BLOCK = 16
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
 _HALF = np.float32(0.5)
@@ -23,19 +24,19 @@ _ALMOST_HALF = np.float32(0.49999997)
 _CODE_LIMIT = np.float32(256)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def stored(value):
     """A float32 as its float16 gives it back."""
     return half_value(half_bits(value))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def reciprocal(d):
     """1 / d, and 0 for 0; infinite where d is too small."""
     return _ONE / d if d != _ZERO else _ZERO
 
 
-@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+@njit(cache=True, nogil=True, forceinline=True, fastmath={"nnan", "nsz"})
 def _range(x, first, size):
     """The smallest and largest weight of a run. The flags let it vectorize; the sign of a zero
     and the meaning of a NaN are then open, and the callers' to settle."""
@@ -47,7 +48,7 @@ def _range(x, first, size):
     return low, high
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _extreme(x, first):
     """The first weight of the largest absolute value, with its sign; +0 where all are zero."""
     low, high = _range(x, first, BLOCK)
@@ -58,7 +59,7 @@ def _extreme(x, first):
     return high if high > -low else low
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _first_zero(x, first):
     """The first zero of a block, which may be -0."""
     for j in range(first, first + BLOCK):
@@ -67,7 +68,7 @@ def _first_zero(x, first):
     return _ZERO
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _fit_block(x, first, zero, top):
     """The unrounded scale and minimum of a block."""
     if zero:
@@ -81,14 +82,14 @@ def _fit_block(x, first, zero, top):
     return width / np.float32(top), low
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def round_half_away(v):
     """The nearest integer, as int32; 0 for what no code can be, as ggml has it on x86."""
     v = v if abs(v) < _CODE_LIMIT else _ZERO
     return np.int32(v + (_ALMOST_HALF if v >= _ZERO else -_ALMOST_HALF))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _code(x, low, id, offset, top):
     """The code of a weight. Where a tiny d has an infinite reciprocal, ggml's is 0."""
     v = (x - low) * id + offset
@@ -96,35 +97,36 @@ def _code(x, low, id, offset, top):
     return np.uint8(max(min(np.int32(v), top), np.int32(0)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def put16(out, at, value):
     out[at] = np.uint8(value & 0xFF)
     out[at + 1] = np.uint8(value >> 8)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def get16(packed, at):
     return np.uint16(packed[at] | (np.uint32(packed[at + 1]) << 8))
 
 
-@njit(cache=True, nogil=True)
-def _put_block(codes, first, d, m, bits, minima, out, at):
-    """Lay out one block: d, m, the fifth bits, the low nibbles."""
+@njit(cache=True, nogil=True, forceinline=True)
+def _put32(out, at, value):
+    put16(out, at, value & 0xFFFF)
+    put16(out, at + 2, value >> 16)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _put_params(out, at, d, m, minima):
+    """Write d and, if stored, m; gives where the codes start."""
     put16(out, at, half_bits(d))
-    at += 2
     if minima:
-        put16(out, at, half_bits(m))
-        at += 2
-    if bits == 5:
-        high = np.uint32(0)
-        for j in range(BLOCK):
-            high |= np.uint32(codes[first + j] >> 4) << np.uint32(j)
-        put16(out, at, high & 0xFFFF)
-        put16(out, at + 2, high >> 16)
-        at += 4
-    for j in range(BLOCK // 2):
-        low = codes[first + j] & 15
-        out[at + j] = np.uint8(low | ((codes[first + BLOCK // 2 + j] & 15) << 4))
+        put16(out, at + 2, half_bits(m))
+    return at + (4 if minima else 2)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _fifth_bits(p, q, j):
+    """The upper bits of two codes, of weights j and j + 16, where qh has them."""
+    return np.uint32(np.uint32((p >> 4) << np.uint32(j)) | ((q >> 4) << np.uint32(j + 16)))
 
 
 @njit(cache=True, nogil=True)
@@ -134,13 +136,24 @@ def quantize(x, zero, bits, minima, out):
     size = out.size // max(blocks, 1)
     top = np.int32((1 << bits) - 1)
     offset = np.float32(zero) + _HALF
-    codes = np.empty(BLOCK, np.uint8)
     for b in range(blocks):
         d, low = _fit_block(x, b * BLOCK, zero, top)
         id = reciprocal(d)
-        for j in range(BLOCK):
-            codes[j] = _code(x[b * BLOCK + j], low, id, offset, top)
-        _put_block(codes, 0, d, low, bits, minima, out, b * size)
+        at = _put_params(out, b * size, d, low, minima)
+        first = b * BLOCK
+        high = np.uint32(0)
+        if bits == 5:
+            for j in range(HALF_BLOCK):
+                p = np.uint32(_code(x[first + j], low, id, offset, top))
+                q = np.uint32(_code(x[first + HALF_BLOCK + j], low, id, offset, top))
+                high |= _fifth_bits(p, q, j)
+                out[at + 4 + j] = np.uint8((p & 15) | ((q & 15) << 4))
+            _put32(out, at, high)
+        else:
+            for j in range(HALF_BLOCK):
+                p = np.uint32(_code(x[first + j], low, id, offset, top))
+                q = np.uint32(_code(x[first + HALF_BLOCK + j], low, id, offset, top))
+                out[at + j] = np.uint8(p | (q << 4))
 
 
 @njit(cache=True, nogil=True)
@@ -170,7 +183,20 @@ def pack(codes, bits, minima, d, m, out):
     """uint8 [blocks * 32] -> uint8 [blocks * size]."""
     size = out.size // max(d.size, 1)
     for b in range(d.size):
-        _put_block(codes, b * BLOCK, d[b], m[b], bits, minima, out, b * size)
+        at = _put_params(out, b * size, d[b], m[b], minima)
+        first = b * BLOCK
+        if bits == 5:
+            high = np.uint32(0)
+            for j in range(HALF_BLOCK):
+                high |= _fifth_bits(
+                    np.uint32(codes[first + j]), np.uint32(codes[first + HALF_BLOCK + j]), j
+                )
+            _put32(out, at, high)
+            at += 4
+        for j in range(HALF_BLOCK):
+            p = codes[first + j] & 15
+            q = codes[first + HALF_BLOCK + j] & 15
+            out[at + j] = np.uint8(p | (q << 4))
 
 
 @njit(cache=True, nogil=True)
@@ -190,22 +216,22 @@ def dequantize(packed, zero, bits, minima, out):
         if bits == 5:
             high = np.uint32(get16(packed, at) | (np.uint32(get16(packed, at + 2)) << 16))
             at += 4
-        for j in range(BLOCK // 2):
+        for j in range(HALF_BLOCK):
             byte = np.uint32(packed[at + j])
             low = np.int32((byte & 15) | (((high >> np.uint32(j)) << 4) & 16))
             up = np.int32((byte >> 4) | ((high >> np.uint32(j + 12)) & 16))
             out[b * BLOCK + j] = d * np.float32(np.int32(low - zero)) + m
-            out[b * BLOCK + 16 + j] = d * np.float32(np.int32(up - zero)) + m
+            out[b * BLOCK + HALF_BLOCK + j] = d * np.float32(np.int32(up - zero)) + m
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def magnitude(x, first, size):
     """The largest absolute value of a run."""
     low, high = _range(x, first, size)
     return abs(max(high, -low))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
 def _q8_scale(x, first):
     return magnitude(x, first, BLOCK) / np.float32(127)
 

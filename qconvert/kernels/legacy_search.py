@@ -67,7 +67,7 @@ def _search(xs, ws, minima, bottom, top, trials, nudges, unit, base):
         sum_x += ws[k] * xs[k]
     width = high - low if minima else (high if high > -low else low)
     if width == _ZERO:
-        return _ZERO, low + base
+        return _ZERO, lane(float16(splat((low + base) * unit)), 0) / unit
     best = _INFINITE
     d_fit = _ZERO
     m_sums = (sum_x, _ZERO)
