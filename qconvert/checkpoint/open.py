@@ -29,7 +29,7 @@ def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
         UnsupportedError: a layout that is not read.
     """
     path = Path(model)
-    if _exists(path):
+    if model and _exists(path):
         return _open_path(path)
     match = HUB_ID.fullmatch(model)
     if match is None or model.startswith((".", "~", "/")):

@@ -238,10 +238,9 @@ def _reduce(state: State, _: Any) -> None:
     if not isinstance(function, Name):
         raise ValueError("a call of something that is no function")
     arguments = _tuple(arguments)
-    if function.text in ORDERED:
+    if function.text in ORDERED and not arguments:
+        # With arguments, a small pickle could copy one list of items many times over.
         state.stack.append({})
-        pairs = arguments[0] if arguments else []
-        _set_items(state, [item for pair in pairs for item in _pair(pair)])
     elif function.text in (TENSOR, TENSOR_ANY):
         state.stack.append(_rebuild(function.text, arguments))
     elif function.text == PARAMETER and arguments and isinstance(arguments[0], Tensor):
@@ -283,12 +282,6 @@ def _natural(value: Any) -> int:
 def _tuple(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple):
         raise ValueError("arguments that are no tuple")
-    return value
-
-
-def _pair(value: Any) -> tuple[Any, ...] | list[Any]:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError("items that are no pairs")
     return value
 
 

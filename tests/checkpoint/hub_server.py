@@ -1,0 +1,157 @@
+"""A hub on loopback: the part of the Hugging Face hub's HTTP protocol that downloads use.
+
+GET  /api/models/{repo}[/revision/{rev}]          commit and files
+GET  /api/models/{repo}/tree/{rev}?recursive=true  files with sizes
+HEAD /{repo}/resolve/{rev}/{file}                  ETag, size and commit
+GET  /{repo}/resolve/{rev}/{file}                  bytes, or the range asked for
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repo:
+    """One repository: commits by name of branch, tag or commit.
+
+    Attributes:
+        revisions: revision -> files (name -> bytes). Equal files are one commit.
+        token: that a request must carry; empty for a public repository.
+        gated: whether access is refused although the repository is known.
+    """
+
+    revisions: dict[str, dict[str, bytes]]
+    token: str = ""
+    gated: bool = False
+
+    def commit(self, revision: str) -> str | None:
+        for name, files in self.revisions.items():
+            digest = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+            if revision in (name, digest):
+                return digest
+        return None
+
+    def files(self, revision: str) -> dict[str, bytes]:
+        commit = self.commit(revision)
+        return next(f for name, f in self.revisions.items() if self.commit(name) == commit)
+
+
+@dataclass
+class Hub:
+    """A running server.
+
+    Attributes:
+        url: for HF_ENDPOINT.
+        repos: "org/name" -> repository.
+        requests: "METHOD path" of each request, in order.
+        failing: answer everything with this status; 0 for none.
+    """
+
+    url: str = ""
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    failing: int = 0
+
+    def downloads(self) -> list[str]:
+        """The files that were fetched, by name."""
+        found = (re.fullmatch(r"GET /.*/resolve/[^/]+/(.*)", line) for line in self.requests)
+        return sorted(match[1] for match in found if match)
+
+
+@contextmanager
+def running(repos: dict[str, Repo]) -> Iterator[Hub]:
+    """Serve on a free port of loopback until the block ends."""
+    hub = Hub(repos=repos)
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.failing:
+            return self._send(self.hub.failing, b"", {}, body)
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        match = api or file
+        if match is None:
+            return self._send(404, b"", {}, body)
+        repo = self.hub.repos.get(match[1])
+        if repo is None or (repo.token and self._token() != repo.token):
+            return self._send(401, b"", {"X-Error-Code": "RepoNotFound"}, body)
+        if repo.gated:
+            return self._send(403, b"", {"X-Error-Code": "GatedRepo"}, body)
+        revision = (api[3] or "main") if api else match[2]
+        commit = repo.commit(revision)
+        if commit is None:
+            return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
+        files = repo.files(revision)
+        if api:
+            listed = _tree(files) if api[2] == "tree" else _info(match[1], commit, files)
+            return self._send(200, json.dumps(listed).encode(), {}, body)
+        assert file is not None
+        if file[3] not in files:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+        return self._send_file(files[file[3]], commit, body)
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _send_file(self, data: bytes, commit: str, body: bool) -> None:
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit}
+        headers["Accept-Ranges"] = "bytes"
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if match is None:
+            return self._send(200, data, headers, body)
+        first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        return self._send(206, data[first : last + 1], headers, body)
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+def _info(repo: str, commit: str, files: dict[str, bytes]) -> dict[str, object]:
+    return {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+
+
+def _tree(files: dict[str, bytes]) -> list[dict[str, object]]:
+    return [
+        {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        for name, data in files.items()
+    ]
