@@ -3,6 +3,8 @@
 Heads (pooler, masked language model, next sentence) have no place in GGUF.
 """
 
+from typing import Any
+
 from qconvert.architectures.common import (
     block_count,
     expect,
@@ -11,7 +13,9 @@ from qconvert.architectures.common import (
     real,
     whole,
 )
+from qconvert.architectures.keys import Keys
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata, f32, flag, u32
 
 NAME = "bert"
@@ -70,10 +74,30 @@ def _norm(gguf: str, hf: str) -> tuple[Rule, ...]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    types = checkpoint.tensors.get("token_types.weight")
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "vocab_size": keys.vocabulary,
+        "hidden_size": keys.whole("embedding_length"),
+        "intermediate_size": keys.whole("feed_forward_length"),
+        "num_hidden_layers": keys.blocks,
+        "num_attention_heads": keys.whole("attention.head_count"),
+        "max_position_embeddings": keys.whole("context_length"),
+        "type_vocab_size": types.rows if types else 1,
+        "layer_norm_eps": keys.real("attention.layer_norm_epsilon"),
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+    }
+
+
 BERT = Architecture(
     name=NAME,
     classes=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     metadata=metadata,
     rules=rules,
     ignored=(r"(bert\.)?embeddings\.position_ids", r"(bert\.)?pooler\..*", r"cls\..*"),
+    config=config_json,
 )

@@ -17,6 +17,7 @@ from qconvert.architectures.common import (
     text_config,
     whole,
 )
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import EMBEDDING, FEED_FORWARD, IGNORED, LAYER, attention
 from qconvert.architectures.rope import (
     PLAIN,
@@ -24,7 +25,9 @@ from qconvert.architectures.rope import (
     sliding_theta,
     whole_heads_turn,
 )
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.metadata import Metadata, f32, flags, u32
 
@@ -124,10 +127,52 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    settings = decoder_config(keys, "Gemma3ForCausalLM", "gemma3_text")
+    sliding = _stored_pattern(keys)
+    scalar = keys.head_size
+    if keys.blocks == SCALED_BY_WIDTH:
+        scalar = settings["hidden_size"] // settings["num_attention_heads"]
+    config = {
+        **settings,
+        **rope_config(keys, THETA),
+        "head_dim": keys.head_size,
+        "hidden_activation": ACTIVATIONS[0],
+        "attention_bias": False,
+        "query_pre_attn_scalar": scalar,
+        "layer_types": [KINDS[is_sliding] for is_sliding in sliding],
+        "rope_local_base_freq": keys.real("rope.freq_base_swa", default=SLIDING_THETA),
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+    }
+    del config["hidden_act"]
+    if any(sliding):
+        config["sliding_window"] = keys.whole("attention.sliding_window")
+    if keys.has("final_logit_softcapping"):
+        config["final_logit_softcapping"] = keys.real("final_logit_softcapping")
+    return config
+
+
+def _stored_pattern(keys: Keys) -> list[bool]:
+    """Which layers see a window only: a list, an interval, or llama.cpp's own idea of it."""
+    pattern = keys.value("attention.sliding_window_pattern")
+    if not keys.has("attention.sliding_window"):
+        return [False] * keys.blocks
+    if pattern is None or type(pattern) is int:
+        return _every(keys.whole("attention.sliding_window_pattern", default=6), keys.blocks)
+    if not isinstance(pattern, list) or len(pattern) != keys.blocks:
+        raise CheckpointError(
+            f"{NAME}.attention.sliding_window_pattern is no list of {keys.blocks} flags"
+        )
+    return [bool(is_sliding) for is_sliding in pattern]
+
+
 GEMMA3 = Architecture(
     name=NAME,
     classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
     ignored=(*IGNORED, r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
+    config=config_json,
 )

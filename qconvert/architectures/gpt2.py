@@ -1,7 +1,11 @@
 """GPT-2: learned positions, biases everywhere, and matrices stored [in, out] (Conv1D)."""
 
+from typing import Any
+
 from qconvert.architectures.common import MOST_BLOCKS, expect, prefixed, real, whole
+from qconvert.architectures.keys import Keys
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata, f32, u32
 
 NAME = "gpt2"
@@ -48,6 +52,23 @@ def _pair(gguf: str, hf: str, transpose: bool = False) -> tuple[Rule, Rule]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": keys.vocabulary,
+        "n_embd": keys.whole("embedding_length"),
+        "n_inner": keys.whole("feed_forward_length"),
+        "n_layer": keys.blocks,
+        "n_head": keys.whole("attention.head_count"),
+        "n_positions": keys.whole("context_length"),
+        "layer_norm_epsilon": keys.real("attention.layer_norm_epsilon"),
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": not keys.has_tensor("output.weight"),
+    }
+
+
 GPT2 = Architecture(
     name=NAME,
     classes=("GPT2LMHeadModel", "GPT2Model"),
@@ -55,4 +76,5 @@ GPT2 = Architecture(
     rules=rules,
     # Causal masks that old versions stored.
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
+    config=config_json,
 )

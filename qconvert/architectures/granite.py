@@ -1,10 +1,15 @@
 """Granite 3 (dense): a Llama with four multipliers."""
 
+from typing import Any
+
 from qconvert.architectures import llama
 from qconvert.architectures.common import decoder_metadata, head_size, prefixed, real
+from qconvert.architectures.keys import Keys, bias_flag, decoder_config
 from qconvert.architectures.parts import IGNORED
 from qconvert.architectures.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata, f32, u32
 
 NAME = "granite"
@@ -26,6 +31,20 @@ def metadata(config: Config) -> Metadata:
     }
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "GraniteForCausalLM", "granite"),
+        **rope_config(keys),
+        "attention_bias": bias_flag(keys, llama.ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, llama.FEED_FORWARD_BIAS_NAMES),
+        "attention_multiplier": keys.real("attention.scale", default=1.0),
+        "embedding_multiplier": keys.real("embedding_scale", default=1.0),
+        "residual_multiplier": keys.real("residual_scale", default=1.0),
+        "logits_scaling": keys.real("logit_scale", default=1.0),
+    }
+
+
 GRANITE = Architecture(
     name=NAME,
     classes=("GraniteForCausalLM",),
@@ -33,4 +52,5 @@ GRANITE = Architecture(
     rules=llama.rules,
     constants=llama3_factors,
     ignored=IGNORED,
+    config=config_json,
 )

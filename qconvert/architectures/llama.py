@@ -1,5 +1,7 @@
 """Llama (1 to 3.3) and what is built like it. Rotary pairs are neighbours in llama.cpp."""
 
+from typing import Any
+
 from qconvert.architectures.common import (
     decoder_metadata,
     head_count,
@@ -7,6 +9,7 @@ from qconvert.architectures.common import (
     kv_head_count,
     prefixed,
 )
+from qconvert.architectures.keys import Keys, bias_flag, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     FEED_FORWARD,
@@ -18,7 +21,9 @@ from qconvert.architectures.parts import (
     attention,
 )
 from qconvert.architectures.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata, u32
 
 NAME = "llama"
@@ -45,6 +50,21 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
+ATTENTION_BIASES = tuple(f"blk.{{i}}.attn_{part}.bias" for part in ("q", "k", "v", "output"))
+FEED_FORWARD_BIAS_NAMES = tuple(f"blk.{{i}}.ffn_{part}.bias" for part in ("gate", "up", "down"))
+
+
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A Mistral comes back as the Llama that it is to llama.cpp; their sums are the same."""
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "LlamaForCausalLM", "llama"),
+        **rope_config(keys),
+        "attention_bias": bias_flag(keys, ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, FEED_FORWARD_BIAS_NAMES),
+    }
+
+
 LLAMA = Architecture(
     name=NAME,
     classes=("LlamaForCausalLM", "LlamaModel"),
@@ -52,4 +72,5 @@ LLAMA = Architecture(
     rules=rules,
     constants=llama3_factors,
     ignored=IGNORED,
+    config=config_json,
 )

@@ -48,7 +48,7 @@ def map_tensors(
     sources = _sources(tensors, tied=settings.get("tie_word_embeddings") is True)
     constants = architecture.constants(settings).items()
     mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
-    for name, rules in _in_file_order(architecture.rules(settings), sizes["blocks"]):
+    for name, rules in in_file_order(architecture.rules(settings), sizes["blocks"]):
         made = _make(name, rules, sources, architecture.name, sizes)
         if made is not None:
             mapped.append(made)
@@ -78,7 +78,7 @@ def _bare(name: str) -> str:
     return name
 
 
-def _in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+def in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """Each GGUF name with its alternatives; block by block where the table says `{i}`."""
     alternatives: dict[str, tuple[Rule, ...]] = {}
     for rule in rules:

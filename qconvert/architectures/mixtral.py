@@ -1,7 +1,10 @@
 """Mixtral: a Llama whose feed-forward layers are experts, `w1` the gate, `w3` up, `w2` down."""
 
+from typing import Any
+
 from qconvert.architectures import llama
 from qconvert.architectures.common import head_count, kv_head_count, prefixed, text_config, whole
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     IGNORED,
@@ -13,7 +16,9 @@ from qconvert.architectures.parts import (
     fused_experts,
 )
 from qconvert.architectures.rope import llama3_factors
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata, u32
 
 NAME = llama.NAME
@@ -46,6 +51,17 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "MixtralForCausalLM", "mixtral"),
+        **rope_config(keys),
+        "num_local_experts": keys.whole("expert_count"),
+        "num_experts_per_tok": keys.whole("expert_used_count"),
+        "sliding_window": None,
+    }
+
+
 MIXTRAL = Architecture(
     name=NAME,
     classes=("MixtralForCausalLM", "MixtralModel"),
@@ -53,4 +69,5 @@ MIXTRAL = Architecture(
     rules=rules,
     constants=llama3_factors,
     ignored=IGNORED,
+    config=config_json,
 )

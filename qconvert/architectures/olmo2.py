@@ -1,7 +1,10 @@
 """OLMo 2 (arXiv 2501.00656): norms behind attention and feed-forward, and over all query and all
 key heads together."""
 
+from typing import Any
+
 from qconvert.architectures.common import decoder_metadata, expect
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     FEED_FORWARD,
@@ -12,7 +15,9 @@ from qconvert.architectures.parts import (
     attention,
 )
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata
 
 NAME = "olmo2"
@@ -39,10 +44,20 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "Olmo2ForCausalLM", "olmo2"),
+        **rope_config(keys),
+        "attention_bias": False,
+    }
+
+
 OLMO2 = Architecture(
     name=NAME,
     classes=("Olmo2ForCausalLM",),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
+    config=config_json,
 )

@@ -16,9 +16,12 @@ from qconvert.architectures.common import (
     real,
     whole,
 )
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import EMBEDDING, IGNORED, LAYER, NORMS, OUTPUT
 from qconvert.architectures.rope import PLAIN, rope_metadata, rope_parameters
+from qconvert.architectures.rope_config import read_factors, rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError
 from qconvert.metadata import Metadata, f32, u32
 
@@ -103,6 +106,43 @@ def _factors(values: Any, size: int) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    turned = keys.whole("rope.dimension_count", default=keys.head_size)
+    original = keys.whole(
+        "rope.scaling.original_context_length", default=keys.whole("context_length")
+    )
+    config = {
+        **decoder_config(keys, "Phi3ForCausalLM", "phi3"),
+        **rope_config(keys),
+        "partial_rotary_factor": turned / keys.head_size,
+        "original_max_position_embeddings": original,
+        "sliding_window": None,
+        "attention_bias": False,
+    }
+    if keys.value("attention.sliding_window"):  # zero stands for none
+        config["sliding_window"] = keys.whole("attention.sliding_window")
+    if keys.has_tensor("rope_factors_long.weight"):
+        config["rope_scaling"] = _longrope(keys, original)
+    return config
+
+
+def _longrope(keys: Keys, original: int) -> dict[str, Any]:
+    """The two tables, in the fewest digits that give the stored float32."""
+    scaling: dict[str, Any] = {"rope_type": "longrope", "type": "longrope"}
+    for name in ("long", "short"):
+        values = read_factors(keys, f"rope_factors_{name}.weight")
+        scaling[f"{name}_factor"] = [float(str(value)) for value in values]
+    factor = keys.whole("context_length") / original
+    usual = 1.0
+    if factor > 1.0 and original > 1:
+        usual = math.sqrt(1.0 + math.log(factor) / math.log(original))
+    stored = keys.real("rope.scaling.attn_factor", default=1.0)
+    if not math.isclose(stored, usual, rel_tol=1e-6):
+        scaling["attention_factor"] = stored
+    return scaling
+
+
 PHI3 = Architecture(
     name=NAME,
     classes=("Phi3ForCausalLM", "Phi3Model"),
@@ -110,4 +150,5 @@ PHI3 = Architecture(
     rules=rules,
     constants=constants,
     ignored=IGNORED,
+    config=config_json,
 )

@@ -1,6 +1,9 @@
 """Qwen2 and Qwen2.5 (dense)."""
 
+from typing import Any
+
 from qconvert.architectures.common import decoder_metadata
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     FEED_FORWARD,
@@ -10,7 +13,9 @@ from qconvert.architectures.parts import (
     attention,
 )
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata
 
 NAME = "qwen2"
@@ -25,10 +30,20 @@ def rules(config: Config) -> tuple[Rule, ...]:
     return (*EMBEDDING, *NORMS, *attention(), *FEED_FORWARD, *OUTPUT)
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "Qwen2ForCausalLM", "qwen2"),
+        **rope_config(keys),
+        "use_sliding_window": False,
+    }
+
+
 QWEN2 = Architecture(
     name=NAME,
     classes=("Qwen2ForCausalLM", "Qwen2Model"),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
+    config=config_json,
 )

@@ -1,6 +1,9 @@
 """Qwen3 (dense): Qwen2 with a norm over each query and key head."""
 
+from typing import Any
+
 from qconvert.architectures.common import decoder_metadata, text_config
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     FEED_FORWARD,
@@ -11,7 +14,9 @@ from qconvert.architectures.parts import (
     attention,
 )
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata
 
 NAME = "qwen3"
@@ -28,10 +33,22 @@ def rules(config: Config) -> tuple[Rule, ...]:
     return (*EMBEDDING, *NORMS, *attention(), *QK_NORMS, *FEED_FORWARD, *OUTPUT)
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "Qwen3ForCausalLM", "qwen3"),
+        **rope_config(keys),
+        "head_dim": keys.head_size,
+        "attention_bias": False,
+        "use_sliding_window": False,
+    }
+
+
 QWEN3 = Architecture(
     name=NAME,
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
+    config=config_json,
 )

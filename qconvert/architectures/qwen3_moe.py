@@ -1,6 +1,9 @@
 """Qwen3-MoE: Qwen3 whose feed-forward layers are all experts, without a shared one."""
 
+from typing import Any
+
 from qconvert.architectures.common import decoder_metadata, expect, prefixed, whole
+from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
     IGNORED,
@@ -12,7 +15,9 @@ from qconvert.architectures.parts import (
     fused_experts,
 )
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config, Rule
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.metadata import Metadata, u32
 
@@ -56,10 +61,28 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "Qwen3MoeForCausalLM", "qwen3_moe"),
+        **rope_config(keys),
+        "head_dim": keys.head_size,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "num_experts": keys.whole("expert_count"),
+        "num_experts_per_tok": keys.whole("expert_used_count"),
+        "moe_intermediate_size": keys.whole("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
 QWEN3_MOE = Architecture(
     name=NAME,
     classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
+    config=config_json,
 )

@@ -1,10 +1,15 @@
 """SmolLM3: a Llama that leaves out rotary embeddings in every fourth layer."""
 
+from typing import Any
+
 from qconvert.architectures import llama
 from qconvert.architectures.common import block_count, decoder_metadata, head_size, prefixed
+from qconvert.architectures.keys import Keys, bias_flag, decoder_config
 from qconvert.architectures.parts import IGNORED
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
+from qconvert.architectures.rope_config import rope_config
 from qconvert.architectures.types import Architecture, Config
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.metadata import Metadata, u32
 
@@ -37,10 +42,26 @@ def _check_layers(config: Config) -> None:
         )
 
 
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    rotated = [int((layer + 1) % INTERVAL != 0) for layer in range(keys.blocks)]
+    return {
+        **decoder_config(keys, "SmolLM3ForCausalLM", "smollm3"),
+        **rope_config(keys, THETA),
+        "attention_bias": bias_flag(keys, llama.ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, llama.FEED_FORWARD_BIAS_NAMES),
+        "no_rope_layers": rotated,
+        "no_rope_layer_interval": INTERVAL,
+        "layer_types": ["full_attention"] * keys.blocks,
+        "use_sliding_window": False,
+    }
+
+
 SMOLLM3 = Architecture(
     name=NAME,
     classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
     metadata=metadata,
     rules=llama.rules,
     ignored=IGNORED,
+    config=config_json,
 )

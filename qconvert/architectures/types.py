@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.metadata import Metadata
 
 Config = Mapping[str, Any]
@@ -103,7 +104,7 @@ class Architecture:
         constants: config -> tensors that no checkpoint holds (name -> float32 values).
         ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
             no place for (rotary tables, pooling heads).
-        config: GGUF metadata -> `config.json`, where the family can be written back.
+        config: an opened GGUF file -> `config.json`, where the family can be written back.
     """
 
     name: str
@@ -112,4 +113,4 @@ class Architecture:
     rules: Callable[[Config], tuple[Rule, ...]]
     constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
     ignored: tuple[str, ...] = ()
-    config: Callable[[Metadata], dict[str, Any]] | None = None
+    config: Callable[[Checkpoint], dict[str, Any]] | None = None
