@@ -13,6 +13,7 @@ from typing import Any
 
 import common
 import gguf
+import numpy as np
 import pytest
 
 from qconvert.recipes.facts import ModelFacts
@@ -23,23 +24,27 @@ _LINE = re.compile(
 )
 
 
+Tensor = tuple[str, tuple[int, ...], str]
+"""Name, row-major shape, and type in a 16-bit file."""
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """A model's header: tensors as (name, row-major shape, type in a 16-bit file)."""
+    """A model's header."""
 
     architecture: str
     blocks: int
     heads: int
     kv_heads: int
     experts: int
-    tensors: tuple[tuple[str, tuple[int, ...], str], ...]
+    tensors: tuple[Tensor, ...]
 
     @property
     def facts(self) -> ModelFacts:
         return ModelFacts(self.architecture, self.blocks, self.heads, self.kv_heads, self.experts)
 
     @property
-    def as_checkpoint(self) -> list[tuple[str, tuple[int, ...], str]]:
+    def as_checkpoint(self) -> list[Tensor]:
         """The tensors as a bfloat16 Hugging Face checkpoint would have them."""
         return [(name, shape, "BF16") for name, shape, _ in self.tensors]
 
@@ -66,7 +71,7 @@ def model_shape(
 ) -> ModelShape:
     """A decoder of that shape. `fused` has attn_qkv; `shared` a shared expert beside the others;
     `extra` are float32 tensors outside the blocks."""
-    tensors: list[tuple[str, tuple[int, ...], str]] = [("token_embd.weight", (320, width), "BF16")]
+    tensors: list[Tensor] = [("token_embd.weight", (320, width), "BF16")]
     if not tied:
         tensors.append(("output.weight", (320, width), "BF16"))
     tensors += [(name, shape, "F32") for name, shape in (extra or {}).items()]
@@ -110,7 +115,7 @@ SHAPES: dict[str, ModelShape] = {
     "mixtral": model_shape("llama", 32, 8, 2, experts=8),
     "mixtral of 4 experts": model_shape("llama", 24, 8, 4, experts=4),
     "qwen2": model_shape("qwen2", 24, 14, 2, width=896, ffn=4864, tied=True, biases=True),
-    "qwen2 of 80 blocks": model_shape("qwen2", 80, 8, 8, biases=True),
+    "qwen2 of 80 blocks": model_shape("qwen2", 80, 8, 8),
     "qwen2moe": model_shape("qwen2moe", 24, 16, 16, experts=60, ffn=352, shared=True),
     "qwen3": model_shape("qwen3", 36, 16, 8, tied=True),
     "qwen3moe": model_shape("qwen3moe", 48, 32, 4, experts=128, ffn=768),
@@ -154,8 +159,7 @@ SHAPES: dict[str, ModelShape] = {
 
 def write_header(path: Path, shape: ModelShape) -> Path:
     """A GGUF file of that shape whose weights are a hole in the file."""
-    name = shape.architecture
-    writer = gguf.GGUFWriter(path, name)
+    writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_block_count(shape.blocks)
     writer.add_context_length(512)
     writer.add_embedding_length(shape.tensors[0][1][-1])
@@ -168,7 +172,7 @@ def write_header(path: Path, shape: ModelShape) -> Path:
     writer.add_layer_norm_eps(1e-5)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(320)
-    writer.add_causal_attention(name != "bert")
+    writer.add_causal_attention(shape.architecture != "bert")
     writer.add_sliding_window(128)
     writer.add_logit_scale(1.0)
     if shape.experts:
@@ -176,12 +180,17 @@ def write_header(path: Path, shape: ModelShape) -> Path:
         writer.add_expert_used_count(2)
         writer.add_expert_feed_forward_length(512)
         writer.add_expert_shared_feed_forward_length(512)
+    return write_hollow(writer, path, shape.tensors)
+
+
+def write_hollow(writer: gguf.GGUFWriter, path: Path, tensors: Sequence[Tensor]) -> Path:
+    """Finish a file whose weights are a hole: the header, and then as many bytes as they need."""
     size = 0
-    for tensor, dims, kind in shape.tensors:
+    for name, dims, kind in tensors:
+        nbytes = prod(dims) * (4 if kind == "F32" else 2)
         raw = gguf.GGMLQuantizationType[kind]
-        item = 4 if kind == "F32" else 2
-        writer.add_tensor_info(tensor, dims, _dtype(kind), prod(dims) * item, raw_dtype=raw)
-        size += -(-prod(dims) * item // 32) * 32
+        writer.add_tensor_info(name, dims, np.dtype(np.float32), nbytes, raw_dtype=raw)
+        size += -(-nbytes // 32) * 32
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -189,12 +198,6 @@ def write_header(path: Path, shape: ModelShape) -> Path:
     with path.open("r+b") as file:
         file.truncate(-(-path.stat().st_size // 32) * 32 + size)
     return path
-
-
-def _dtype(kind: str) -> Any:
-    import numpy as np
-
-    return np.dtype(np.float32 if kind == "F32" else np.float16)
 
 
 @pytest.fixture(params=SHAPES)
@@ -222,6 +225,11 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path if path.exists() else write_header(path, SHAPES[name])
 
     return header
+
+
+@pytest.fixture(scope="session")
+def hollow() -> Callable[..., Path]:
+    return write_hollow
 
 
 LlamaTypes = Callable[..., dict[str, str]]

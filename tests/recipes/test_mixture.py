@@ -41,16 +41,17 @@ def test_with_importances_too(shape, shape_name, headers, llama_types):
         assert formats(Recipe(kind), shape, importance) == theirs, kind.name
 
 
-def test_pure_is_llama_quantizes_pure(shape, shape_name, headers, llama_types):
-    path = headers(shape_name)
+SOME = ["llama", "llama tied", "mixtral", "gpt2", "rows of 40"]
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_pure_is_llama_quantizes_pure(name, shapes, headers, llama_types):
     for kind in QUANTIZED:
-        theirs = llama_types(path, kind.ftype, pure=True)
-        assert formats(Recipe(kind, pure=True), shape) == theirs, kind.name
+        theirs = llama_types(headers(name), kind.ftype, pure=True)
+        assert formats(Recipe(kind, pure=True), shapes[name]) == theirs, kind.name
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "llama tied", "mixtral", "gpt2", "rows of 40"], ids=lambda name: str(name)
-)
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("role", ["output", "embedding", "both"])
 def test_types_for_the_output_and_the_embeddings_are_llama_quantizes(
     name, role, shapes, headers, llama_types
