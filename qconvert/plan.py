@@ -14,25 +14,38 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from qconvert import __version__
-from qconvert.architectures import find_architecture, map_tensors, tokenizer_metadata
+from qconvert.architectures import find_architecture, map_tensors, pooling_metadata
 from qconvert.architectures.general import general_metadata
+from qconvert.architectures.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.architectures.types import Rows, TensorMap
 from qconvert.calibration.imatrix import Importance, check_importance
 from qconvert.checkpoint import Checkpoint, fingerprint
-from qconvert.containers.gguf import Shard, Slot, header_size, lay_out
-from qconvert.formats import FORMATS
-from qconvert.metadata import Metadata, text, u32
+from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
+from qconvert.metadata import Field, Metadata, text, u32
 from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.recipes.types import Recipe
 
 QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
 
-REPLACED_KEYS = ("general.alignment", "general.file_type", "split.", "quantize.imatrix.")
-"""Keys of a GGUF source that describe that file and not the model."""
+FILE_KEYS = (
+    "general.alignment",
+    "general.file_type",
+    "general.quantization_version",
+    "general.quantized_by",
+    "quantize.imatrix.",
+    "qconvert.",
+    "split.",
+)
+"""How the keys begin that describe a file and not the model in it."""
+
+
+def block_sizes(name: str) -> tuple[int, int]:
+    """Weights and bytes of one block of any of ggml's types."""
+    return GGML_QUANT_SIZES[GGMLQuantizationType[name]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,17 @@ class Model:
     metadata: Metadata
     notices: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def pairs_size(self) -> int:
+        """Bytes of the metadata in a file."""
+        return pairs_size(self.metadata)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the weights and the configuration."""
+        return fingerprint(self.checkpoint)
+
+    @cached_property
     def parameters(self) -> int:
         """Weights that the checkpoint holds; computed tables are not counted."""
         return sum(tensor.elements for tensor in self.tensors if tensor.value is None)
@@ -89,7 +112,8 @@ class TensorPlan:
 
     @property
     def nbytes(self) -> int:
-        return FORMATS[self.format].nbytes(self.map.elements)
+        block, block_bytes = block_sizes(self.format)
+        return self.map.elements // block * block_bytes
 
     @property
     def is_fallback(self) -> bool:
@@ -98,8 +122,8 @@ class TensorPlan:
     @property
     def extra_bytes(self) -> int:
         """What the fallback costs, against the wanted format's bits per weight."""
-        wanted = FORMATS[self.wanted]
-        return self.nbytes - round(self.map.elements * wanted.block_bytes / wanted.block)
+        block, block_bytes = block_sizes(self.wanted)
+        return self.nbytes - round(self.map.elements * block_bytes / block)
 
     @property
     def slot(self) -> Slot:
@@ -109,13 +133,22 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about the output but its weights."""
+    """Everything about the output but its weights.
+
+    Attributes:
+        made_by: the metadata that says how the file came to be, beside the model's.
+        notices: what the user should know.
+    """
 
     model: Model
     recipe: Recipe
     tensors: tuple[TensorPlan, ...]
-    metadata: Metadata
+    made_by: Metadata
     notices: tuple[str, ...] = ()
+
+    @property
+    def metadata(self) -> Metadata:
+        return {**self.model.metadata, **self.made_by}
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -124,7 +157,7 @@ class Plan:
     @cached_property
     def nbytes(self) -> int:
         """The exact size of the file, unsplit."""
-        return header_size(self.metadata, self.slots) + sum(slot.padded for slot in self.slots)
+        return file_size(self.model.pairs_size + pairs_size(self.made_by), self.slots)
 
     @property
     def bits_per_weight(self) -> float:
@@ -161,14 +194,20 @@ def read_model(checkpoint: Checkpoint) -> Model:
         return _read_gguf(checkpoint)
     architecture = find_architecture(checkpoint.config)
     tensors, unused = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
-    config = checkpoint.config
+    path, config, name = checkpoint.path, checkpoint.config, architecture.name
+    notices = [_notice_unused(unused)] if unused else []
+    if has_tokenizer(path):
+        tokenizer = tokenizer_metadata(path, config, name)
+    else:
+        tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
+        notices.append("there is no tokenizer beside the weights: the file will have none")
     metadata = {
-        **general_metadata(checkpoint.path, checkpoint.source, architecture.name, config, tensors),
+        **general_metadata(path, checkpoint.source, name, config, tensors),
         **architecture.metadata(config),
-        **tokenizer_metadata(checkpoint.path, config, architecture.name),
+        **pooling_metadata(path, name),
+        **tokenizer,
     }
-    notices = (_notice_unused(unused),) if unused else ()
-    return Model(checkpoint, architecture.name, tensors, metadata, notices)
+    return Model(checkpoint, name, tensors, _of_the_model(metadata), tuple(notices))
 
 
 def _notice_unused(names: tuple[str, ...]) -> str:
@@ -181,17 +220,22 @@ def _read_gguf(checkpoint: Checkpoint) -> Model:
         TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
         for info in checkpoint.tensors.values()
     )
-    metadata = {
-        key: field
-        for key, field in checkpoint.metadata.items()
-        if not key.startswith(REPLACED_KEYS) and field.item is not GGUFValueType.ARRAY
-    }
     quantized = {info.dtype for info in checkpoint.tensors.values()} - {"F32", "F16", "BF16", "F64"}
     notice = (
         f"the source is quantized already ({', '.join(sorted(quantized))}): what it lost stays lost"
     )
     architecture = checkpoint.metadata["general.architecture"].value
+    metadata = _of_the_model(checkpoint.metadata)
     return Model(checkpoint, architecture, tensors, metadata, (notice,) if quantized else ())
+
+
+def _of_the_model(metadata: Mapping[str, Field]) -> Metadata:
+    """Without what describes a file, and without nested arrays, for which there is no writer."""
+    return {
+        key: field
+        for key, field in metadata.items()
+        if not key.startswith(FILE_KEYS) and field.item is not GGUFValueType.ARRAY
+    }
 
 
 def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None) -> Plan:
@@ -207,13 +251,14 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
     if importance:
         warnings = tuple(check_importance(importance, [(name, shape) for name, shape, _ in listed]))
     known = importance.values if importance else None
-    choices = choose_formats(recipe, facts, listed, known)
+    from_gguf = model.checkpoint.container == "gguf"
+    choices = choose_formats(recipe, facts, listed, known, from_gguf=from_gguf)
     tensors = tuple(
         _plan_tensor(tensor, choice, known)
         for tensor, choice in zip(model.tensors, choices, strict=True)
     )
-    metadata = {**model.metadata, **_made_by(model, recipe, importance)}
-    return Plan(model, recipe, tensors, metadata, (*model.notices, *warnings))
+    made_by = _made_by(model, recipe, importance)
+    return Plan(model, recipe, tensors, made_by, (*model.notices, *warnings))
 
 
 def _plan_tensor(
@@ -231,7 +276,7 @@ def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Met
         "general.quantized_by": text(f"qconvert {__version__}"),
         "qconvert.version": text(__version__),
         "qconvert.source": text(model.checkpoint.source),
-        "qconvert.source.fingerprint": text(fingerprint(model.checkpoint)),
+        "qconvert.source.fingerprint": text(model.fingerprint),
         "qconvert.file_type": text(recipe.file_type.name),
     }
     if importance is None:

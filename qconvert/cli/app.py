@@ -8,7 +8,6 @@ import traceback
 from dataclasses import dataclass
 from typing import Annotated
 
-import click
 import typer
 
 from qconvert import __version__
@@ -17,12 +16,11 @@ from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
 from qconvert.errors import QconvertError
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="qconvert",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
@@ -58,32 +56,22 @@ def common(
 ) -> None:
     """Turn Hugging Face checkpoints into small files that run elsewhere.
 
-    MODEL is a directory, a hub id (org/name, org/name@revision) or a GGUF file.
+    MODEL is a directory, a hub id (org/name or org/name@revision) or a GGUF file.
     """
     context.obj.traceback = show_traceback
 
 
 def main() -> None:
-    """The entry point `qconvert`."""
+    """The entry point `qconvert`. Wrong usage and Ctrl-C are typer's to answer."""
     session = Session()
     try:
-        code = app(obj=session, standalone_mode=False)
+        app(obj=session)
     except QconvertError as error:
         _explain(error, session)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
+        sys.exit(error.exit_code)
     except Exception as error:
         _confess(error, session)
-        code = 1
-    sys.exit(code or 0)
+        sys.exit(1)
 
 
 def _explain(error: QconvertError, session: Session) -> None:

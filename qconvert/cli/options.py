@@ -10,13 +10,15 @@ from qconvert.errors import UsageError
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A directory, a hub id (org/name[@revision]) or a GGUF file."
+        metavar="MODEL",
+        help="A directory, a hub id (org/name or org/name@revision) or a GGUF file.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Cores to use; all by default. The bytes do not change.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Cores to use; all by default. The bytes do not change."),
 ]
 AllowNan = Annotated[
     bool, typer.Option("--allow-nan", help="Go on where weights are NaN or infinite.")

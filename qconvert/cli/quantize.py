@@ -35,7 +35,12 @@ def quantize(
     file_type: FileTypeOption,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file; by default NAME-TYPE.gguf in this folder."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file; by default NAME-TYPE.gguf in this folder.",
+        ),
     ] = None,
     importance: Annotated[
         Path | None,
@@ -80,12 +85,10 @@ def quantize(
     An interrupted run is taken up again by the same command. The file appears when it is
     complete.
 
+    \b
     Examples:
-
       qconvert quantize ./SmolLM2-135M-Instruct -t q4_k_m
-
       qconvert quantize org/name -t q5_k_m -o model.gguf --importance imatrix.gguf
-
       qconvert quantize ./model -t q4_k_m --override 'blk.*.ffn_down.weight=q6_k' --dry-run
     """
     from qconvert.recipes.types import make_recipe
@@ -107,7 +110,7 @@ def quantize(
     from qconvert.checkpoint import open_checkpoint
     from qconvert.plan import make_plan, read_model
 
-    checkpoint = open_checkpoint(model, quiet=quiet)
+    checkpoint = open_checkpoint(model, progress=False if quiet else None)
     matrix = read_importance(importance) if importance else None
     plan = make_plan(read_model(checkpoint), recipe, matrix)
     path = output or default_path(plan)
@@ -144,6 +147,9 @@ def write_plan(
     watcher = render.make_watcher(quiet)
     try:
         result = convert(plan, shards, threads or default_threads(), watcher)
+    except KeyboardInterrupt:
+        watcher.note("interrupted: the same command goes on where this one stopped")
+        raise
     finally:
         watcher.close()
     show_result(plan, result, as_json=as_json, quiet=quiet)

@@ -10,7 +10,7 @@ The `gguf` package writes the header. A model may be cut into shards as llama.cp
 `NAME-00001-of-0000N.gguf`, the first with all metadata. Source: ggml/docs/gguf.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -62,7 +62,10 @@ class Shard:
     @property
     def nbytes(self) -> int:
         """The exact size of the file."""
-        return header_size(self.metadata, self.slots) + sum(slot.padded for slot in self.slots)
+        return file_size(pairs_size(self.metadata), self.slots)
+
+    def header(self) -> bytes:
+        return header_bytes(self.metadata, self.slots)
 
 
 def padded(count: int) -> int:
@@ -139,19 +142,30 @@ def is_empty(field: Field) -> bool:
     return field.type is GGUFValueType.ARRAY and len(field.value) == 0
 
 
-def header_size(metadata: Metadata, slots: Sequence[Slot]) -> int:
-    """The length of `header_bytes`, without making it."""
-    pairs = sum(
+def pairs_size(metadata: Metadata) -> int:
+    """Bytes of the key-value pairs."""
+    return sum(
         string_size(key) + 4 + field_size(field)
         for key, field in metadata.items()
         if not is_empty(field)
     )
+
+
+def header_size(pairs: int, slots: Sequence[Slot]) -> int:
+    """The length of `header_bytes`, without making it; `pairs` is the metadata's `pairs_size`."""
     infos = sum(string_size(slot.name) + 4 + 8 * len(slot.shape) + 4 + 8 for slot in slots)
     return padded(24 + pairs + infos)
 
 
+def file_size(pairs: int, slots: Sequence[Slot]) -> int:
+    """The exact size of a file with these pairs and tensors."""
+    return header_size(pairs, slots) + sum(slot.padded for slot in slots)
+
+
 def string_size(value: str | bytes) -> int:
-    return 8 + len(value.encode() if isinstance(value, str) else value)
+    if isinstance(value, str) and not value.isascii():
+        value = value.encode()
+    return 8 + len(value)
 
 
 def field_size(field: Field) -> int:
@@ -164,9 +178,3 @@ def field_size(field: Field) -> int:
         return 12 + sum(map(string_size, field.value))
     assert field.item is not None
     return 12 + len(field.value) * SCALAR_BYTES[field.item]
-
-
-def metadata_from_writer(writer: GGUFWriter) -> Metadata:
-    """What was added to a writer of the `gguf` package, as plain fields."""
-    pairs: Mapping = writer.kv_data[0]
-    return {key: Field(value.type, value.value, value.sub_type) for key, value in pairs.items()}

@@ -8,7 +8,6 @@ adds a sparse checkpoint of the shape of an 8B Llama for the peak of memory.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -19,10 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import peer
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from checkpoints import LLAMA_8B, LLAMA_465M, Llama, write_llama
 
 TYPES = ("q4_k_m", "q5_k_m", "q6_k", "iq4_xs", "iq4_nl", "q8_0", "bf16")
 GOALS = {"q4_k_m": 5, "q5_k_m": 5, "q6_k": 5, "iq4_xs": 8, "iq4_nl": 8, "q8_0": 2.5, "bf16": 2.5}
@@ -35,22 +36,6 @@ class Run:
 
     seconds: float
     peak: int
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A Llama's sizes."""
-
-    width: int
-    layers: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-
-
-SMALL = Shape(2048, 6, 8192, 16, 4, 49152)
-LARGE = Shape(4096, 32, 14336, 32, 8, 128256)
 
 
 def run(command: list[str]) -> Run:
@@ -76,101 +61,15 @@ def best(runs: list[Run]) -> Run:
     return Run(statistics.median(r.seconds for r in runs), max(r.peak for r in runs))
 
 
-def tensors(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the checkpoint, its tied embedding last: the largest at the end."""
-    kv = shape.width // shape.heads * shape.kv_heads
-    found: dict[str, tuple[int, ...]] = {}
-    for i in range(shape.layers):
-        block = f"model.layers.{i}."
-        found[f"{block}self_attn.q_proj.weight"] = (shape.width, shape.width)
-        found[f"{block}self_attn.k_proj.weight"] = (kv, shape.width)
-        found[f"{block}self_attn.v_proj.weight"] = (kv, shape.width)
-        found[f"{block}self_attn.o_proj.weight"] = (shape.width, shape.width)
-        found[f"{block}mlp.gate_proj.weight"] = (shape.ffn, shape.width)
-        found[f"{block}mlp.up_proj.weight"] = (shape.ffn, shape.width)
-        found[f"{block}mlp.down_proj.weight"] = (shape.width, shape.ffn)
-        found[f"{block}input_layernorm.weight"] = (shape.width,)
-        found[f"{block}post_attention_layernorm.weight"] = (shape.width,)
-    found["model.norm.weight"] = (shape.width,)
-    found["model.embed_tokens.weight"] = (shape.vocabulary, shape.width)
-    return found
-
-
-def write_model(folder: Path, shape: Shape, tokenizer: Path, sparse: bool) -> None:
-    """A checkpoint in bf16: random, or sparse shards of zeros (but for the norms)."""
+def write_model(folder: Path, shape: Llama, tokenizer: Path, sparse: bool) -> None:
+    """A checkpoint with a tokenizer, if it is not there yet."""
     if (folder / "config.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     for file in tokenizer.iterdir():
-        if file.name.startswith(
-            ("tokenizer", "special_tokens", "chat_template", "vocab", "merges")
-        ):
+        if file.name.startswith(("tokenizer", "special_tokens", "chat_template")):
             (folder / file.name).write_bytes(file.read_bytes())
-    shards = write_shards(folder, tensors(shape), 4 << 30, sparse)
-    index = {"metadata": {"total_size": 0}, "weight_map": shards}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": shape.width,
-        "intermediate_size": shape.ffn,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.width // shape.heads,
-        "vocab_size": shape.vocabulary,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def write_shards(
-    folder: Path, shapes: dict[str, tuple[int, ...]], limit: int, sparse: bool
-) -> dict[str, str]:
-    groups: list[dict[str, tuple[int, ...]]] = [{}]
-    size = 0
-    for name, shape in shapes.items():
-        nbytes = 2 * int(np.prod(shape))
-        if size and size + nbytes > limit:
-            groups.append({})
-            size = 0
-        groups[-1][name] = shape
-        size += nbytes
-    where = {}
-    random = np.random.default_rng(0)
-    for number, group in enumerate(groups):
-        file = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        where |= dict.fromkeys(group, file)
-        write_shard(folder / file, group, random, sparse)
-    return where
-
-
-def write_shard(
-    path: Path, shapes: dict[str, tuple[int, ...]], random: np.random.Generator, sparse: bool
-) -> None:
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        end = offset + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        if sparse:
-            file.truncate(8 + len(text) + offset)
-            return
-        for shape in shapes.values():
-            for rows in np.array_split(np.empty(shape, np.int8), max(int(np.prod(shape)) >> 22, 1)):
-                values = random.standard_normal(rows.shape, np.float32)
-                values = values * 0.02 if len(shape) > 1 else 1 + 0.1 * values
-                bits = values.astype(np.float32).view(np.uint32)
-                file.write(((bits + 0x8000) >> 16).astype(np.uint16).tobytes())
+    write_llama(folder, shape, sparse=sparse)
 
 
 def tokenizer_of_smollm2(cache: Path) -> Path:
@@ -241,7 +140,7 @@ def ours_command(model: Path, out: Path, kind: str, threads: int) -> list[str]:
 def peak_of_large(cache: Path, tokenizer: Path, threads: int, console: Console) -> None:
     """Peak memory on a checkpoint of 16 GB."""
     model, out = cache / "llama-8b", cache / "out-8b.gguf"
-    write_model(model, LARGE, tokenizer, sparse=True)
+    write_model(model, LLAMA_8B, tokenizer, sparse=True)
     mine = fresh(out, lambda: ours_command(model, out, "q4_k_m", threads))
     out.unlink(missing_ok=True)
     console.print(f"8B, q4_k_m: {mine.seconds:.0f} s, peak {mine.peak / MEGABYTE:.0f} MB")
@@ -262,7 +161,7 @@ def main() -> None:
     console = Console()
     tokenizer = tokenizer_of_smollm2(options.cache)
     model = options.cache / "llama-465m"
-    write_model(model, SMALL, tokenizer, sparse=False)
+    write_model(model, LLAMA_465M, tokenizer, sparse=False)
     compare(model, options.cache, options.types, options.threads, options.repeat, console)
     if options.large:
         peak_of_large(options.cache, tokenizer, options.threads, console)

