@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def inside(directory: Path, name: object, where: Path) -> Path:
+def inside(directory: Path, name: str, where: Path) -> Path:
     """The path of a file that an index names, once it is known to stay in its directory.
 
     A hub's cache is the one exception: a snapshot's files are links to `blobs` of the same
@@ -81,13 +82,13 @@ def inside(directory: Path, name: object, where: Path) -> Path:
     Raises:
         CheckpointError: the name is not a plain file name, or links to somewhere else.
     """
-    if not isinstance(name, str) or name in ("", ".", "..") or len(os.fsencode(name)) > 255:
-        raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
     if any(character in name for character in "/\\\0"):
         raise CheckpointError(
             f"{where}: {name!r:.80} points outside the directory",
             "an index may only name files beside itself",
         )
+    if name in ("", ".", "..") or not name.isprintable() or len(os.fsencode(name)) > 255:
+        raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
     path = directory / name
     try:
         home, target = directory.resolve(), path.resolve()
@@ -102,6 +103,14 @@ def inside(directory: Path, name: object, where: Path) -> Path:
             "put the file itself into the directory",
         )
     return path
+
+
+def check_tensor(path: Path, name: str, shape: Sequence[int]) -> None:
+    """Refuse names that would garble what is printed, and empty tensors of absurd extent."""
+    if not name or not name.isprintable():
+        raise CheckpointError(f"{path}: {name!r:.200} is no name for a tensor")
+    if 0 in shape and max(shape) >= 1 << 31:
+        raise CheckpointError(f"{path}: tensor {name!r:.200} has an impossible shape")
 
 
 def reason(error: BaseException) -> str:

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.checkpoint.files import check_tensor, file_size, read_bytes_at
 from qconvert.checkpoint.gguf_values import Cursor, NeedMoreError, read_text, read_value
 from qconvert.checkpoint.types import Checkpoint, TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.metadata import Field, Metadata
 
 FIRST_READ = 16 << 20
-MAX_HEADER = 1 << 30
+MAX_HEADER = 256 << 20
 MAX_ALIGNMENT = 1 << 20
 MAX_NAME = 64
 MAX_KEY = 65535
@@ -75,8 +75,8 @@ def _parse(path: Path, cursor: Cursor) -> tuple[Metadata, dict[str, TensorInfo]]
     metadata: Metadata = {}
     for _ in range(pair_count):
         key = read_text(cursor, MAX_KEY)
-        if not key or key in metadata:
-            raise CheckpointError(f"{path}: the key {key!r:.80} is empty or appears twice")
+        if not key or not key.isprintable() or key in metadata:
+            raise CheckpointError(f"{path}: {key!r:.80} is no key, or appears twice")
         metadata[key] = _read_field(cursor, key)
     alignment = _alignment(path, metadata)
     entries = [_read_tensor(path, cursor) for _ in range(tensor_count)]
@@ -135,12 +135,11 @@ def _read_tensor(
     path: Path, cursor: Cursor
 ) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int]:
     name = read_text(cursor, MAX_NAME)
-    if not name:
-        raise CheckpointError(f"{path}: a tensor without a name")
     dimensions = cursor.u32()
     if dimensions > MAX_DIMENSIONS:
         raise CheckpointError(f"{path}: tensor {name!r:.80} has {dimensions} dimensions")
     shape = tuple(reversed([cursor.u64() for _ in range(dimensions)]))
+    check_tensor(path, name, shape)
     code = cursor.u32()
     if code not in TYPES:
         raise UnsupportedError(
@@ -184,18 +183,20 @@ def _read_shards(
             f"{path} is one of {count} shards, and its name does not say which",
             f"shards are named as {path.stem}-00001-of-{count:05}.gguf",
         )
-    paths = [path.with_name(f"{match['stem']}-{i:05}-of-{count:05}.gguf") for i in range(1, count)]
-    paths.append(path.with_name(f"{match['stem']}-{count:05}-of-{count:05}.gguf"))
+    names = [f"{match['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
     if int(match["number"]) != 1:
-        raise CheckpointError(f"{path} is not the first shard", f"name the first: {paths[0]}")
-    missing = [shard.name for shard in paths if not shard.exists()]
+        raise CheckpointError(
+            f"{path} is not the first shard", f"name the first: {path.with_name(names[0])}"
+        )
+    present = {entry.name for entry in path.parent.iterdir()}
+    missing = [name for name in names if name not in present]
     if missing:
         raise CheckpointError(
             f"{len(missing)} of {count} shards missing: {', '.join(missing[:3])}",
             "the download may be incomplete: fetch the missing files",
         )
     result = dict(tensors)
-    for number, shard in enumerate(paths[1:], 1):
+    for number, shard in enumerate(map(path.with_name, names[1:]), 1):
         its, more = read_gguf(shard)
         if _integer(its, "split.no") != number or _integer(its, "split.count") != count:
             raise CheckpointError(f"{shard} does not belong to the shards of {path.name}")

@@ -4,13 +4,13 @@ Endpoint, token, cache and offline mode are that library's: HF_ENDPOINT, HF_TOKE
 HF_HUB_OFFLINE and the rest of its environment.
 """
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from qconvert.checkpoint.files import read_json_object, reason
 from qconvert.checkpoint.gguf import SHARD
@@ -199,8 +199,7 @@ def _line(error: Exception) -> str:
 @contextmanager
 def _bars(show: bool) -> Iterator[None]:
     """The library's progress bars and its warnings, or none of them."""
-    from huggingface_hub import logging
-    from huggingface_hub.utils import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
@@ -209,11 +208,12 @@ def _bars(show: bool) -> Iterator[None]:
     if show or are_progress_bars_disabled():
         yield
         return
-    level: Any = logging.get_verbosity()
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
     disable_progress_bars()
-    logging.set_verbosity_error()
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        logger.setLevel(level)
         enable_progress_bars()

@@ -13,6 +13,7 @@ Source: the description of the format in torch's "Serialization semantics" note.
 is read by `pickle_machine`, which builds plain data and has nothing to call.
 """
 
+import io
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qconvert.checkpoint.dtypes import PLAIN
-from qconvert.checkpoint.files import file_size, read_bytes_at, reason
+from qconvert.checkpoint.files import check_tensor, file_size, read_bytes_at, reason
 from qconvert.checkpoint.pickle_machine import Storage, Tensor, run_pickle
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
-MAX_PICKLE = 100_000_000
+# Some 100 bytes describe a tensor.
+MAX_PICKLE = 16_000_000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 RESAVE = "save the model again as safetensors: model.save_pretrained(directory)"
 LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -54,8 +56,7 @@ def read_pickle(path: Path) -> dict[str, TensorInfo]:
             if zipfile.is_zipfile(file):
                 file.seek(0)
                 return _read_zip(path, size, file)
-            file.seek(0)
-            return _read_legacy(path, size, file)
+        return _read_legacy(path, size)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error
 
@@ -102,8 +103,9 @@ def _extent(path: Path, size: int, entry: zipfile.ZipInfo) -> Extent:
     return Extent(begin, entry.file_size)
 
 
-def _read_legacy(path: Path, size: int, file: BinaryIO) -> dict[str, TensorInfo]:
+def _read_legacy(path: Path, size: int) -> dict[str, TensorInfo]:
     where = str(path)
+    file = io.BytesIO(read_bytes_at(path, 0, min(size, MAX_PICKLE)))
     if run_pickle(file, where) != LEGACY_MAGIC or run_pickle(file, where) != 1001:
         raise CheckpointError(f"{path} is not a file of torch.save", RESAVE)
     system = run_pickle(file, where)
@@ -139,6 +141,7 @@ def _tensors(path: Path, state: Any, extents: Mapping[str, Extent]) -> dict[str,
 
 def _tensor(path: Path, name: str, tensor: Tensor, extents: Mapping[str, Extent]) -> TensorInfo:
     where = f"{path}: tensor {name!r:.200}"
+    check_tensor(path, name, tensor.shape)
     extent = extents.get(tensor.storage.key)
     item = PLAIN[tensor.dtype]
     if extent is None:

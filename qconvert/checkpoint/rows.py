@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qconvert.checkpoint.dtypes import PLAIN, row_bytes, to_float32
+from qconvert.checkpoint.dtypes import PLAIN, decode, row_bytes
 from qconvert.checkpoint.files import reason
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError
@@ -33,7 +33,7 @@ def read_rows(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
     Raises:
         CheckpointError: the file cannot be read or has become too short.
     """
-    values = to_float32(tensor.dtype, read_bytes(tensor, start, stop), tensor.columns)
+    values = decode(tensor.dtype, read_bytes(tensor, start, stop), tensor.columns)
     if tensor.scale is not None:
         _apply_scale(values, tensor, tensor.scale, start, stop)
     return values

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.dtypes import PLAIN
-from qconvert.checkpoint.files import file_size, parse_json, read_bytes_at
+from qconvert.checkpoint.files import check_tensor, file_size, parse_json, read_bytes_at
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
@@ -73,6 +73,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
         raise CheckpointError(
             f"{where}: shape {shape!r:.80} of {dtype} does not fill its {end - begin} bytes"
         )
+    check_tensor(path, name, shape)
     return TensorInfo(name, tuple(shape), dtype, path, data + begin, end - begin)
 
 

@@ -118,6 +118,9 @@ def test_metadata_and_padding_of_the_header_are_accepted(make_directory: Make) -
         (blob({"w": entry(), "v": entry()}, bytes(8)), "overlaps"),
         (blob({"__metadata__": {"a": 1}, "w": entry()}, bytes(8)), "__metadata__"),
         (blob({"__metadata__": []}), "__metadata__"),
+        (blob({"": entry()}, bytes(8)), "no name for a tensor"),
+        (blob({"w\n": entry()}, bytes(8)), "no name for a tensor"),
+        (blob({"w": entry(shape=[0, 1 << 40], offsets=[0, 0])}), "impossible shape"),
         (blob({}), "no tensors"),
     ],
 )
