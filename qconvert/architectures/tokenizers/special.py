@@ -17,7 +17,7 @@ from qconvert.architectures.tokenizers.vocabulary import Vocabulary
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.metadata import Metadata, flag, u32
 
-_KEYS = {
+KEYS = {
     "bos": "tokenizer.ggml.bos_token_id",
     "eos": "tokenizer.ggml.eos_token_id",
     "eot": "tokenizer.ggml.eot_token_id",
@@ -88,7 +88,7 @@ def special_tokens(files: TokenizerFiles, vocabulary: Vocabulary) -> Metadata:
         numbers = [ids[text] for text in texts if text in ids]
         if numbers:
             found[name] = numbers[0]
-    metadata = {_KEYS[name]: u32(number) for name, number in found.items() if number < size}
+    metadata = {KEYS[name]: u32(number) for name, number in found.items() if number < size}
     metadata["tokenizer.ggml.add_bos_token"] = flag(before is not None)
     metadata["tokenizer.ggml.add_eos_token"] = flag(after is not None)
     if separated:

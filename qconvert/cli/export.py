@@ -1,0 +1,244 @@
+"""`qconvert export`: the same weights in the other container."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qconvert.cli import options, render
+from qconvert.errors import UsageError
+
+if TYPE_CHECKING:
+    from qconvert.checkpoint import Checkpoint
+    from qconvert.export import ExportPlan
+    from qconvert.pipeline import Result
+
+AUTO = "auto"
+CHOICES = (AUTO, "f32", "f16", "bf16")
+PART = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def export(
+    model: options.Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .gguf file where MODEL is a Hugging Face checkpoint, a directory where it is "
+            "a GGUF file; by default named after MODEL, in this folder.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE",
+            help="f32, f16, bf16 or auto: the type that holds the source's weights, which for "
+            "quantized ones is f32.",
+            autocompletion=lambda incomplete: [c for c in CHOICES if c.startswith(incomplete)],
+        ),
+    ] = AUTO,
+    split_max_size: options.SplitMaxSize = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Safetensors files of at most this size; 5G by default."),
+    ] = None,
+    allow_nan: options.AllowNan = False,
+    threads: options.Threads = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and write nothing.")
+    ] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Change the container of MODEL and keep its weights.
+
+    A Hugging Face checkpoint becomes a GGUF file; a GGUF file becomes a directory that
+    transformers loads, quantized weights as plain numbers.
+
+    Examples:
+
+      qconvert export org/name --dtype bf16 -o model.gguf
+
+      qconvert export model-Q4_K_M.gguf -o ./model
+    """
+    if dtype.lower() not in CHOICES:
+        raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
+    split, shard = options.parse_size(split_max_size), options.parse_size(max_shard_size)
+    from qconvert.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model, progress=False if quiet else None)
+    flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
+    if checkpoint.container == "gguf":
+        if split is not None:
+            raise UsageError(
+                "--split-max-size is for GGUF files, and this becomes a directory",
+                "use --max-shard-size",
+            )
+        to_directory(checkpoint, output, dtype.lower(), shard, threads, allow_nan, **flags)
+        return
+    if shard is not None:
+        raise UsageError(
+            "--max-shard-size is for directories, and this becomes a GGUF file",
+            "use --split-max-size",
+        )
+    to_gguf(checkpoint, output, dtype.lower(), split, threads, allow_nan, **flags)
+
+
+def to_gguf(
+    checkpoint: "Checkpoint",
+    output: Path | None,
+    dtype: str,
+    split_max_size: int | None,
+    threads: int | None,
+    allow_nan: bool,
+    **flags: bool,
+) -> None:
+    """Hugging Face to GGUF: what `quantize` does with a float type."""
+    from qconvert.cli.quantize import default_path, write_plan
+    from qconvert.plan import make_plan, read_model
+    from qconvert.recipes.types import make_recipe
+
+    if output is not None:
+        options.check_output(output)
+        if output.suffix != ".gguf":
+            raise UsageError(
+                f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",
+                "name a file that ends in .gguf with -o",
+            )
+    model = read_model(checkpoint)
+    name = float_type(checkpoint) if dtype == AUTO else dtype
+    plan = make_plan(model, make_recipe(name, allow_nan=allow_nan))
+    write_plan(plan, output or default_path(plan), split_max_size, threads, **flags)
+
+
+def float_type(checkpoint: "Checkpoint") -> str:
+    """The float type of most of a checkpoint's bytes; f32 for all but f16 and bf16."""
+    sizes: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    most = max(sizes, key=sizes.__getitem__, default="F32")
+    return most.lower() if most in ("F16", "BF16") else "f32"
+
+
+def to_directory(
+    checkpoint: "Checkpoint",
+    output: Path | None,
+    dtype: str,
+    max_shard_size: int | None,
+    threads: int | None,
+    allow_nan: bool,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """GGUF to a Hugging Face directory."""
+    from qconvert.containers.directory import check_directory
+    from qconvert.export import MAX_SHARD_SIZE, make_export_plan, write_directory
+    from qconvert.pipeline import default_threads
+
+    path = output or default_directory(checkpoint)
+    _check_place(path)
+    plan = make_export_plan(checkpoint, dtype)
+    limit = max_shard_size or MAX_SHARD_SIZE
+    if not quiet:
+        for notice in plan.notices:
+            render.say(notice)
+    if dry_run:
+        show_plan(plan, path, limit, as_json)
+        return
+    check_directory(path)
+    watcher = render.make_watcher(quiet)
+    try:
+        result = write_directory(
+            plan, path, limit, threads or default_threads(), watcher, allow_nan=allow_nan
+        )
+    finally:
+        watcher.close()
+    show_result(plan, path, result, as_json=as_json, quiet=quiet)
+
+
+def default_directory(checkpoint: "Checkpoint") -> Path:
+    """The name of the GGUF file, without its ending, in the current directory."""
+    source = checkpoint.source.partition("@")[0].rstrip("/")
+    stem = re.split(r"[/:\\]", source)[-1].removesuffix(".gguf")
+    return Path(PART.sub("", stem).strip(".") or "model")
+
+
+def _check_place(path: Path) -> None:
+    if str(path) == "-":
+        raise UsageError("standard output cannot hold a directory", "name one with -o")
+    if path.suffix == ".gguf" or path.is_file():
+        raise UsageError(
+            f"{path} is a file's name, and a GGUF file is exported to a directory",
+            "name a directory with -o; `qconvert quantize` turns GGUF into GGUF",
+        )
+    if not path.name:
+        raise UsageError(f"{path} cannot be the output", "name a new directory with -o")
+
+
+def describe(plan: "ExportPlan", path: Path) -> dict[str, Any]:
+    """What plan and result have in common, for JSON."""
+    return {
+        "path": str(path),
+        "architecture": plan.description.config["architectures"][0],
+        "parameters": plan.parameters,
+        "tensors": plan.dtypes,
+        "notices": list(plan.notices),
+    }
+
+
+def show_plan(plan: "ExportPlan", path: Path, limit: int, as_json: bool) -> None:
+    """The plan of `--dry-run`: every tensor."""
+    shards = plan.shards(path, limit)
+    if as_json:
+        tensors = [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.map.shape),
+                "source_type": _source_type(plan, tensor.map),
+                "type": tensor.format,
+                "bytes": tensor.nbytes,
+            }
+            for tensor in plan.tensors
+        ]
+        paths = [str(path / name) for name in (*(s.path.name for s in shards), *plan.files)]
+        extra = {"paths": paths, "bytes": plan.nbytes, "plan": tensors}
+        render.print_json({**describe(plan, path), **extra})
+        return
+    table = render.make_table("tensor", "shape", "from", "to", ">bytes")
+    for tensor in plan.tensors:
+        shape = " x ".join(map(str, tensor.map.shape))
+        source = _source_type(plan, tensor.map)
+        table.add_row(tensor.name, shape, source, tensor.format, str(tensor.nbytes))
+    render.print_table(table)
+    print(f"would write {path}: {len(shards)} safetensors files, {summary(plan, plan.nbytes)}")
+
+
+def _source_type(plan: "ExportPlan", tensor: Any) -> str:
+    return plan.checkpoint.tensors[tensor.parts[0].source].dtype
+
+
+def summary(plan: "ExportPlan", nbytes: int) -> str:
+    kinds = ", ".join(f"{count} {name}" for name, count in plan.dtypes.items())
+    return f"{render.human_bytes(nbytes)} ({nbytes} bytes), {kinds}"
+
+
+def show_result(
+    plan: "ExportPlan", path: Path, result: "Result", *, as_json: bool, quiet: bool
+) -> None:
+    if as_json:
+        render.print_json(
+            {
+                **describe(plan, path),
+                "paths": [str(place) for place in result.paths],
+                "bytes": result.nbytes,
+                "seconds": round(result.seconds, 3),
+                "resumed_tensors": result.resumed,
+            }
+        )
+    elif not quiet:
+        print(path)
+        print(f"{summary(plan, result.nbytes)}, {result.seconds:.1f} s")

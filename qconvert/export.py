@@ -1,0 +1,234 @@
+"""GGUF to a Hugging Face directory: the plan, and the writing of it.
+
+    config.json, generation_config.json         from the metadata
+    tokenizer.json and its companions           from the `tokenizer.*` keys
+    model.safetensors, or shards and an index   streamed, slab by slab
+    README.md                                   where it comes from
+
+Everything small is made before a weight is read, so what cannot work is said at once.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qconvert import __version__
+from qconvert.architectures.reverse import Description, describe
+from qconvert.architectures.tokenizers.export import json_bytes, tokenizer_files
+from qconvert.architectures.tokenizers.stored import Stored, read_stored
+from qconvert.architectures.types import TensorMap
+from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.containers.directory import PartialDirectory
+from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
+from qconvert.errors import UsageError
+from qconvert.metadata import Field
+from qconvert.model_card import model_card
+from qconvert.pipeline import Result, Watcher, Work, write_files
+from qconvert.plan import TensorPlan
+
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""safetensors' names, and torch's."""
+
+AUTO = "auto"
+
+MAX_SHARD_SIZE = 5_000_000_000
+
+SAMPLING = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
+"""`general.sampling.*` in GGUF and the names in generation_config.json."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything about the directory but its weights.
+
+    Attributes:
+        checkpoint: the GGUF file.
+        description: what it is in Hugging Face's terms.
+        tensors: each with the dtype that it gets.
+        files: the small files by name.
+        metadata: for the header of each safetensors file.
+        notices: what the user should know.
+    """
+
+    checkpoint: Checkpoint
+    description: Description
+    tensors: tuple[TensorPlan, ...]
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, str]
+    notices: tuple[str, ...]
+
+    @cached_property
+    def dtypes(self) -> dict[str, int]:
+        """How many tensors get each dtype, the most bytes first."""
+        counts = Counter(tensor.format for tensor in self.tensors)
+        return {name: counts[name] for name in _by_bytes(self.tensors)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.map.elements for tensor in self.tensors)
+
+    def shards(self, folder: Path, max_shard_size: int = MAX_SHARD_SIZE) -> tuple[Shard, ...]:
+        """The safetensors files."""
+        slots = [Slot(t.name, t.map.shape, t.format, t.nbytes) for t in self.tensors]
+        return lay_out(folder, slots, self.metadata, max_shard_size)
+
+
+def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
+    """Decide what the directory will hold.
+
+    Args:
+        checkpoint: an opened GGUF file.
+        dtype: "f32", "f16" or "bf16" for all tensors; "auto" keeps each tensor's own float type
+            and makes quantized ones F32, the only type that holds their weights exactly.
+
+    Raises:
+        UnsupportedError: a family or tokenizer that cannot be written.
+        CheckpointError: metadata that cannot be trusted.
+        PlanError: tensors do not fit the metadata.
+        UsageError: another dtype.
+    """
+    description = describe(checkpoint)
+    tensors = tuple(_plan_tensor(checkpoint, map_, dtype) for map_ in description.tensors)
+    stored = read_stored(checkpoint.metadata, description.config["vocab_size"])
+    config = {**description.config, **special_ids(stored)}
+    config["torch_dtype"] = DTYPES[_by_bytes(tensors)[0]]
+    files = {"config.json": json_bytes(config)}
+    notices = [*description.notices, *_lost(checkpoint)]
+    if stored is None:
+        notices.append("the file holds no tokenizer, so the directory will have none")
+    else:
+        notices += stored.notices
+        context = config.get("max_position_embeddings") or config["n_positions"]
+        files.update(tokenizer_files(stored, context))
+    generation = generation_config(stored, checkpoint.metadata)
+    if generation and description.architecture.name != "bert":
+        files["generation_config.json"] = json_bytes(generation)
+    made_by = {
+        "qconvert.version": __version__,
+        "qconvert.source": checkpoint.source,
+        "qconvert.source.fingerprint": fingerprint(checkpoint),
+    }
+    plan = ExportPlan(
+        checkpoint, description, tensors, files, {"format": "pt", **made_by}, tuple(notices)
+    )
+    return replace(plan, files={**files, "README.md": _card(plan).encode()})
+
+
+def _plan_tensor(checkpoint: Checkpoint, map_: TensorMap, dtype: str) -> TensorPlan:
+    wanted = dtype.upper()
+    if dtype == AUTO:
+        stored = {checkpoint.tensors[part.source].dtype for part in map_.parts}
+        wanted = stored.pop() if len(stored) == 1 else "F32"
+        wanted = wanted if wanted in DTYPES else "F32"
+    if wanted not in DTYPES:
+        raise UsageError(f"{dtype!r} is no dtype", "choose auto, f32, f16 or bf16")
+    return TensorPlan(map_, wanted, wanted)
+
+
+def _by_bytes(tensors: tuple[TensorPlan, ...]) -> list[str]:
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[tensor.format] += tensor.nbytes
+    return [name for name, _ in sizes.most_common()]
+
+
+def _lost(checkpoint: Checkpoint) -> list[str]:
+    types = Counter(info.dtype for info in checkpoint.tensors.values())
+    quantized = sorted(set(types) - {*DTYPES, "F64"})
+    if not quantized:
+        return []
+    return [f"the source is quantized ({', '.join(quantized)}): what it lost stays lost"]
+
+
+def special_ids(stored: Stored | None) -> dict[str, int]:
+    """`bos_token_id` and so on, for config.json."""
+    if stored is None:
+        return {}
+    return {
+        f"{name}_token_id": stored.special[name]
+        for name in ("bos", "eos", "pad")
+        if name in stored.special
+    }
+
+
+def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> dict[str, Any]:
+    """`generation_config.json`: where a text begins and ends, and the recommended sampling."""
+    config: dict[str, Any] = dict(special_ids(stored))
+    if stored is not None:
+        ends = [stored.special[name] for name in ("eos", "eot", "eom") if name in stored.special]
+        ends = list(dict.fromkeys(ends))
+        if len(ends) > 1:
+            config["eos_token_id"] = ends
+    for short, name in SAMPLING.items():
+        field = metadata.get(f"general.sampling.{short}")
+        if field is not None and type(field.value) in (int, float):
+            config["do_sample"] = True
+            config[name] = field.value if type(field.value) is int else _shortest(field.value)
+    return config
+
+
+def _shortest(value: float) -> float:
+    """The fewest digits that give the same float32."""
+    return float(f"{value:.7g}")
+
+
+def _card(plan: ExportPlan) -> str:
+    types = Counter(info.dtype for info in plan.checkpoint.tensors.values())
+    facts = {
+        "Source": plan.metadata["qconvert.source"],
+        "Fingerprint": plan.metadata["qconvert.source.fingerprint"],
+        "Class": plan.description.config["architectures"][0],
+        "Parameters": f"{plan.parameters:,}",
+        "Stored as": ", ".join(f"{count} {name}" for name, count in types.most_common()),
+        "Written as": ", ".join(f"{count} {name}" for name, count in plan.dtypes.items()),
+    }
+    is_encoder = plan.description.architecture.name == "bert"
+    task = "feature-extraction" if is_encoder else "text-generation"
+    return model_card(plan.checkpoint.metadata, facts, plan.notices, task)
+
+
+def write_directory(
+    plan: ExportPlan,
+    path: Path,
+    max_shard_size: int,
+    threads: int,
+    watcher: Watcher,
+    *,
+    allow_nan: bool = False,
+) -> Result:
+    """Write the directory; it appears when it is complete.
+
+    Raises:
+        OutputError: something is there already, no room, or it cannot be written. What is done
+            is used by the next run of the same plan.
+        WeightError: a weight is NaN or infinite and `allow_nan` is not given, or too large for
+            F16.
+    """
+    with PartialDirectory(path) as directory:
+        shards = plan.shards(directory.folder, max_shard_size)
+        directory.keep_only({shard.path.name for shard in shards})
+        work = Work(plan.checkpoint, plan.tensors, shards, allow_nan)
+        result = write_files(work, threads, watcher)
+        files = dict(plan.files)
+        if len(shards) > 1:
+            files[INDEX_NAME] = index_json(shards)
+        for name, data in files.items():
+            directory.write(name, data)
+        directory.commit()
+    names = [shard.path.name for shard in shards] + list(files)
+    size = result.nbytes + sum(map(len, files.values()))
+    return replace(result, paths=tuple(path / name for name in names), nbytes=size)
