@@ -74,6 +74,7 @@ def metadata(config: Config) -> Metadata:
 
 def _check(settings: dict[str, Any]) -> None:
     expect(settings, "hidden_activation", ACTIVATIONS)
+    expect(settings, "attention_bias", (False,))
     expect(settings, "use_bidirectional_attention", (False,))
     expect(settings, "attn_logit_softcapping", (), "Gemma 3 has none in llama.cpp")
     scalar = real(settings, "query_pre_attn_scalar")

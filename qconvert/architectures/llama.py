@@ -19,6 +19,7 @@ from qconvert.architectures.parts import (
     OUTPUT,
     OUTPUT_BIAS,
     attention,
+    attention_biases,
 )
 from qconvert.architectures.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
 from qconvert.architectures.rope_config import rope_config
@@ -39,13 +40,15 @@ def metadata(config: Config) -> Metadata:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
+    heads, kv_heads = head_count(config), kv_head_count(config)
+    attention_bias = (*attention_biases(heads, kv_heads), *OUTPUT_BIAS)
     return (
         *EMBEDDING,
         *NORMS,
-        *attention(head_count(config), kv_head_count(config)),
-        *OUTPUT_BIAS,
+        *attention(heads, kv_heads),
+        *(attention_bias if config.get("attention_bias") else ()),
         *FEED_FORWARD,
-        *FEED_FORWARD_BIASES,
+        *(FEED_FORWARD_BIASES if config.get("mlp_bias") else ()),
         *OUTPUT,
     )
 

@@ -20,6 +20,7 @@ from qconvert.errors import PlanError
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
 ROOTS = ("model.", "transformer.", "bert.")
 OUTPUT = "lm_head.weight"
+CAUSAL = re.compile("CausalLM|LMHeadModel")
 
 Sources = Mapping[str, TensorInfo]
 
@@ -218,7 +219,7 @@ def _left_out(
 def _check_output(settings: Config, mapped: Sequence[TensorMap]) -> None:
     """A causal model whose configuration says that its output is not tied must have one."""
     classes = settings.get("architectures") or [""]
-    if settings.get("tie_word_embeddings") is not False or "CausalLM" not in str(classes[0]):
+    if settings.get("tie_word_embeddings") is not False or not CAUSAL.search(str(classes[0])):
         return
     if all(tensor.name != "output.weight" for tensor in mapped):
         raise _missing(OUTPUT)

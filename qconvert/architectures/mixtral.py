@@ -11,7 +11,6 @@ from qconvert.architectures.parts import (
     LAYER,
     NORMS,
     OUTPUT,
-    OUTPUT_BIAS,
     attention,
     fused_experts,
 )
@@ -40,7 +39,6 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         *NORMS,
         *attention(head_count(config), kv_head_count(config)),
-        *OUTPUT_BIAS,
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.ffn_gate_inp.weight", LAYER + "mlp.gate.weight"),
         Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.w1.weight"),

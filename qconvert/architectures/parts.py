@@ -28,18 +28,18 @@ FEED_FORWARD = (
 )
 
 FEED_FORWARD_BIASES = (
-    Rule("blk.{i}.ffn_gate.bias", LAYER + "mlp.gate_proj.bias", optional=True),
-    Rule("blk.{i}.ffn_up.bias", LAYER + "mlp.up_proj.bias", optional=True),
-    Rule("blk.{i}.ffn_down.bias", LAYER + "mlp.down_proj.bias", optional=True),
+    Rule("blk.{i}.ffn_gate.bias", LAYER + "mlp.gate_proj.bias"),
+    Rule("blk.{i}.ffn_up.bias", LAYER + "mlp.up_proj.bias"),
+    Rule("blk.{i}.ffn_down.bias", LAYER + "mlp.down_proj.bias"),
 )
 
-OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias", optional=True),)
+OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias"),)
 
 IGNORED = (r"(.*\.)?rotary_emb\.inv_freq",)
 
 
 def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
-    """The four projections and the biases of three of them.
+    """The four projections.
 
     Args:
         heads, kv_heads: how many to regroup for llama.cpp's neighbouring rotary pairs; 0 for
@@ -48,12 +48,19 @@ def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
     source = LAYER + "self_attn."
     return (
         Rule("blk.{i}.attn_q.weight", source + "q_proj.weight", heads=heads),
-        Rule("blk.{i}.attn_q.bias", source + "q_proj.bias", heads=heads, optional=True),
         Rule("blk.{i}.attn_k.weight", source + "k_proj.weight", heads=kv_heads),
-        Rule("blk.{i}.attn_k.bias", source + "k_proj.bias", heads=kv_heads, optional=True),
         Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
-        Rule("blk.{i}.attn_v.bias", source + "v_proj.bias", optional=True),
         Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
+    )
+
+
+def attention_biases(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
+    """The biases of queries, keys and values."""
+    source = LAYER + "self_attn."
+    return (
+        Rule("blk.{i}.attn_q.bias", source + "q_proj.bias", heads=heads),
+        Rule("blk.{i}.attn_k.bias", source + "k_proj.bias", heads=kv_heads),
+        Rule("blk.{i}.attn_v.bias", source + "v_proj.bias"),
     )
 
 

@@ -36,7 +36,7 @@ def metadata(config: Config) -> Metadata:
         "rope.dimension_count": u32(_turned(config)),
         "rope.scaling.original_context_length": u32(_original(config)),
         # llama.cpp tells Phi-4, which has no window, by the zero.
-        "attention.sliding_window": u32(config.get("sliding_window") or 0),
+        "attention.sliding_window": u32(_window(config)),
     }
     if _is_long(config):
         keys["rope.scaling.attn_factor"] = f32(_magnitude(config, longest))
@@ -68,6 +68,10 @@ def constants(config: Config) -> dict[str, np.ndarray]:
         "rope_factors_long.weight": _factors(rope.get("long_factor"), _turned(config) // 2),
         "rope_factors_short.weight": _factors(rope.get("short_factor"), _turned(config) // 2),
     }
+
+
+def _window(config: Config) -> int:
+    return whole(config, "sliding_window") if config.get("sliding_window") else 0
 
 
 def _is_long(config: Config) -> bool:

@@ -62,7 +62,7 @@ def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
         if settings.get(flag):
             return pooling
     mode = settings.get("pooling_mode")
-    if mode in MODES:
+    if isinstance(mode, str) and mode in MODES:
         return MODES[mode]
     raise UnsupportedError(
         "the model pools in a way that GGUF has no name for",

@@ -11,6 +11,7 @@ from qconvert.architectures.parts import (
     NORMS,
     OUTPUT,
     attention,
+    attention_biases,
 )
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
 from qconvert.architectures.rope_config import rope_config
@@ -27,7 +28,7 @@ def metadata(config: Config) -> Metadata:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    return (*EMBEDDING, *NORMS, *attention(), *FEED_FORWARD, *OUTPUT)
+    return (*EMBEDDING, *NORMS, *attention(), *attention_biases(), *FEED_FORWARD, *OUTPUT)
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qconvert.architectures.common import decoder_metadata, text_config
+from qconvert.architectures.common import decoder_metadata, expect, text_config
 from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
@@ -25,6 +25,7 @@ DEFAULTS = {"head_dim": 128}
 
 def metadata(config: Config) -> Metadata:
     whole_heads_turn(config)
+    expect(config, "attention_bias", (False,))
     settings = text_config(config, DEFAULTS)
     return {**decoder_metadata(NAME, settings), **rope_metadata(NAME, settings)}
 

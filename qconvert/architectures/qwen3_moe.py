@@ -26,6 +26,7 @@ NAME = "qwen3moe"
 
 def metadata(config: Config) -> Metadata:
     whole_heads_turn(config)
+    expect(config, "attention_bias", (False,))
     expect(config, "decoder_sparse_step", (1,), "llama.cpp wants experts in every layer")
     expect(config, "mlp_only_layers", ([],), "llama.cpp wants experts in every layer")
     # transformers takes an absent value for false, and llama.cpp always normalizes.

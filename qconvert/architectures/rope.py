@@ -92,9 +92,9 @@ def whole_heads_turn(config: Config) -> None:
 
 
 def _yarn(rope: Mapping[str, Any], config: Config) -> Metadata:
-    unusual = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-    for key, usual in unusual.items():
-        if rope.get(key, usual) != usual:
+    settled = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+    for key, value in settled.items():
+        if rope.get(key, value) != value:
             raise _unsupported(f"yarn with {key} = {rope[key]!r:.40}")
     factor = _factor(rope)
     original = whole(

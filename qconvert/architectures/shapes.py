@@ -6,6 +6,7 @@ anything is read.
 """
 
 import re
+from collections.abc import Mapping
 
 from qconvert.metadata import Metadata
 
@@ -63,7 +64,7 @@ SPECIAL_SHAPES: dict[tuple[str, str], tuple[str, ...]] = {
 _BLOCK = re.compile(r"blk\.(\d+|\{i\})\.")
 
 
-def expected_shape(architecture: str, name: str, sizes: dict[str, int]) -> tuple[int, ...]:
+def expected_shape(architecture: str, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Row-major.
 
     Args:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from qconvert.architectures import llama
-from qconvert.architectures.common import block_count, decoder_metadata, head_size, prefixed
+from qconvert.architectures.common import block_count, decoder_metadata, expect, head_size, prefixed
 from qconvert.architectures.keys import Keys, bias_flag, decoder_config
 from qconvert.architectures.parts import IGNORED
 from qconvert.architectures.rope import rope_metadata, whole_heads_turn
@@ -20,6 +20,8 @@ INTERVAL = 4
 
 def metadata(config: Config) -> Metadata:
     whole_heads_turn(config)
+    expect(config, "attention_bias", (False,))
+    expect(config, "mlp_bias", (False,))
     _check_layers(config)
     return {
         **decoder_metadata(NAME, config),

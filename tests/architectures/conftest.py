@@ -1,0 +1,48 @@
+"""Configurations and tensor lists of tiny checkpoints, made once."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from common import tiny_model
+
+from qconvert.checkpoint.types import TensorInfo
+
+
+class Listing(NamedTuple):
+    """A checkpoint without weights."""
+
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+    def without(self, *names: str) -> dict[str, TensorInfo]:
+        return {name: info for name, info in self.tensors.items() if name not in names}
+
+    def adding(self, *infos: TensorInfo) -> dict[str, TensorInfo]:
+        return self.tensors | {info.name: info for info in infos}
+
+
+def tensor(name: str, *shape: int) -> TensorInfo:
+    return TensorInfo(name, shape, "F32", Path("model.safetensors"), 0, 0)
+
+
+@cache
+def _listing(family: str, tied: bool) -> Listing:
+    model = tiny_model(family, tied=tied)
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    tensors = {name: tensor(name, *shape) for name, shape in shapes.items()}
+    return Listing(config, {k: v for k, v in tensors.items() if not (tied and "lm_head" in k)})
+
+
+@pytest.fixture(scope="session")
+def listing() -> Callable[..., Listing]:
+    """family -> its tiny checkpoint, as transformers holds it in memory."""
+
+    def make(family: str, tied: bool = False) -> Listing:
+        found = _listing(family, tied)
+        return Listing(dict(found.config), dict(found.tensors))
+
+    return make
