@@ -9,8 +9,9 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,14 +23,17 @@ import numpy as np
 
 from qconvert.architectures.assemble import assemble, assemble_bytes
 from qconvert.checkpoint import Checkpoint
-from qconvert.containers.gguf import Shard, header_bytes
+from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.errors import OutputError, WeightError
 from qconvert.formats import FORMATS
-from qconvert.plan import Plan, TensorPlan
+from qconvert.plan import Plan, TensorPlan, block_sizes
 
 SLAB_WEIGHTS = 1 << 20
 """Weights of a slab: large enough to hide Python's overhead, small enough to stay in the cache."""
+
+F16_LIMIT = 65520.0
+"""The least number that becomes infinite when it is rounded to F16."""
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
@@ -61,6 +65,57 @@ class Result:
     resumed: int
 
 
+class Place(Protocol):
+    """A tensor's place in a file."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def padded(self) -> int:
+        """Bytes with the padding behind it."""
+
+
+class File(Protocol):
+    """A file to write, of any container: a header and then tensors."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def slots(self) -> Sequence[Place]: ...
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size."""
+
+    def header(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to make, and where it goes.
+
+    Attributes:
+        checkpoint: where the rows come from.
+        tensors: every tensor of the files, in any order.
+        files: their order is that of the shards.
+        allow_nan: go on where weights are NaN or infinite.
+    """
+
+    checkpoint: Checkpoint
+    tensors: tuple[TensorPlan, ...]
+    files: Sequence[File]
+    allow_nan: bool = False
+
+    @property
+    def formats(self) -> set[str]:
+        return {tensor.format for tensor in self.tensors}
+
+
 @dataclass(frozen=True)
 class Slab:
     """Rows `start` to `stop` of a tensor."""
@@ -90,95 +145,99 @@ def convert(plan: Plan, shards: tuple[Shard, ...], threads: int, watcher: Watche
         OutputError: no room, or the files cannot be written. What is complete stays beside the
             output and is used by the next run of the same plan.
     """
+    work = Work(plan.model.checkpoint, plan.tensors, shards, plan.recipe.allow_nan)
+    return write_files(work, threads, watcher)
+
+
+def write_files(work: Work, threads: int, watcher: Watcher) -> Result:
+    """Write files, whatever their container. Arguments and errors are those of `convert`."""
     started = time.monotonic()
-    check_room(shards)
-    _compile_kernels(plan, watcher)
+    check_room(work.files)
+    _compile_kernels(work.formats, watcher)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        outs = [stack.enter_context(_open(plan, shard)) for shard in shards]
+        outs = [stack.enter_context(_open(work, file)) for file in work.files]
         try:
-            resumed = _write(plan, shards, outs, pool, 2 * threads, watcher)
+            resumed = _write(work, outs, pool, 2 * threads, watcher)
         except WeightError:
             for out in outs:
                 out.discard()
             raise
         for out in reversed(outs):  # the first shard last: it names the others
             out.commit()
-    size = sum(shard.nbytes for shard in shards)
+    size = sum(file.nbytes for file in work.files)
     return Result(tuple(out.path for out in outs), size, time.monotonic() - started, resumed)
 
 
 def _write(
-    plan: Plan,
-    shards: tuple[Shard, ...],
+    work: Work,
     outs: list[PartialFile],
     pool: ThreadPoolExecutor,
     ahead: int,
     watcher: Watcher,
 ) -> int:
     """Write what is not written yet; the number of tensors that were."""
-    by_name = {tensor.name: tensor for tensor in plan.tensors}
+    by_name = {tensor.name: tensor for tensor in work.tensors}
     todo = [
-        (out, by_name[slot.name])
-        for shard, out in zip(shards, outs, strict=True)
-        for slot in shard.slots[_begin(shard, out) :]
+        (out, by_name[slot.name], slot)
+        for file, out in zip(work.files, outs, strict=True)
+        for slot in file.slots[_begin(file, out) :]
     ]
-    total = sum(tensor.map.elements for tensor in plan.tensors)
-    watcher.begin(total, total - sum(tensor.map.elements for _, tensor in todo))
-    work = [(out, slab) for out, tensor in todo for slab in _slabs(tensor)]
-    make = partial(_make, plan.model.checkpoint, plan.recipe.allow_nan)
-    made = _in_order(pool, make, (slab for _, slab in work), ahead)
+    total = sum(tensor.map.elements for tensor in work.tensors)
+    watcher.begin(total, total - sum(tensor.map.elements for _, tensor, _ in todo))
+    slabs = [(out, slot, slab) for out, tensor, slot in todo for slab in _slabs(tensor)]
+    make = partial(_make, work.checkpoint, work.allow_nan)
+    made = _in_order(pool, make, (slab for _, _, slab in slabs), ahead)
     spoiled: dict[str, int] = {}
-    for (out, slab), (data, nonfinite) in zip(work, made, strict=True):
+    for (out, slot, slab), (data, nonfinite) in zip(slabs, made, strict=True):
         out.append(memoryview(data).cast("B"))
         if nonfinite:
             spoiled[slab.tensor.name] = spoiled.get(slab.tensor.name, 0) + nonfinite
         if slab.is_last:
-            out.append(bytes(slab.tensor.slot.padded - slab.tensor.nbytes))
+            out.append(bytes(slot.padded - slot.nbytes))
             out.mark()
         watcher.advance(slab.weights, slab.tensor.name)
     for name, count in spoiled.items():
         watcher.note(f"{name}: {count} weights are NaN or infinite")
-    return len(plan.tensors) - len(todo)
+    return len(work.tensors) - len(todo)
 
 
-def _begin(shard: Shard, out: PartialFile) -> int:
+def _begin(file: File, out: PartialFile) -> int:
     """Write the header, or find how many tensors an earlier run has completed."""
     if out.marked == 0:
-        out.append(header_bytes(shard.metadata, shard.slots))
+        out.append(file.header())
         out.mark()
         return 0
-    end = shard.nbytes - sum(slot.padded for slot in shard.slots)
-    for index, slot in enumerate(shard.slots):
+    end = file.nbytes - sum(slot.padded for slot in file.slots)
+    for index, slot in enumerate(file.slots):
         if end + slot.padded > out.marked:
             return index
         end += slot.padded
-    return len(shard.slots)
+    return len(file.slots)
 
 
-def _open(plan: Plan, shard: Shard) -> PartialFile:
-    """The shard's partial file, identified by all that its bytes depend on."""
-    digest = sha256(header_bytes(shard.metadata, shard.slots))
-    for path in plan.model.checkpoint.files:
+def _open(work: Work, file: File) -> PartialFile:
+    """The file in the making, identified by all that its bytes depend on."""
+    digest = sha256(file.header())
+    for path in work.checkpoint.files:
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(repr(plan.recipe.allow_nan).encode())
-    return PartialFile(shard.path, digest.hexdigest())
+    digest.update(repr(work.allow_nan).encode())
+    return PartialFile(file.path, digest.hexdigest())
 
 
-def check_room(shards: Iterable[Shard]) -> None:
+def check_room(files: Sequence[File]) -> None:
     """Refuse to start what cannot end.
 
     Raises:
         OutputError: the disk lacks room, or there is no such directory.
     """
-    shards = tuple(shards)
-    folder = shards[0].path.parent
+    folder = files[0].path.parent
     if not folder.is_dir():
         raise OutputError(f"no directory {folder}", "create it first, or choose another with -o")
-    partials = [partial_path(shard.path) for shard in shards]
+    partials = [partial_path(file.path) for file in files]
     present = sum(path.stat().st_size for path in partials if path.exists())
-    needed = sum(shard.nbytes for shard in shards) - present
+    needed = sum(file.nbytes for file in files) - present
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
@@ -212,6 +271,8 @@ def _make(checkpoint: Checkpoint, allow_nan: bool, slab: Slab) -> tuple[np.ndarr
             f"{tensor.name} holds weights that are NaN or infinite",
             "the checkpoint is damaged; --allow-nan goes on all the same",
         )
+    if tensor.format == "F16":
+        _check_range(tensor.name, rows)
     if _is_moved(checkpoint, tensor):
         return assemble_bytes(tensor.map, checkpoint.tensors, slab.start, slab.stop), nonfinite
     format_ = FORMATS[tensor.format]
@@ -220,12 +281,22 @@ def _make(checkpoint: Checkpoint, allow_nan: bool, slab: Slab) -> tuple[np.ndarr
     return format_.quantize(rows, _importance(slab)), nonfinite
 
 
+def _check_range(name: str, rows: np.ndarray) -> None:
+    """Refuse finite weights that would become infinite."""
+    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
+    if largest >= F16_LIMIT:
+        raise WeightError(
+            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
+            "choose bf16 or f32",
+        )
+
+
 def _is_moved(checkpoint: Checkpoint, tensor: TensorPlan) -> bool:
     """Whether the stored blocks can stay as they are."""
     if tensor.map.value is not None or tensor.map.add or tensor.map.transpose:
         return False
     dtypes = {checkpoint.tensors[part.source].dtype for part in tensor.map.parts}
-    return dtypes == {tensor.format} and FORMATS[tensor.format].block > 1
+    return dtypes == {tensor.format} and block_sizes(tensor.format)[0] > 1
 
 
 def _importance(slab: Slab) -> np.ndarray | None:
@@ -253,23 +324,22 @@ def _in_order(
             future.cancel()
 
 
-def _compile_kernels(plan: Plan, watcher: Watcher) -> None:
+def _compile_kernels(formats: Collection[str], watcher: Watcher) -> None:
     """Run each kernel once on one block: compiled now, in one thread, or loaded from the cache."""
     with ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(_run_kernels, plan)
+        compiling = pool.submit(_run_kernels, formats)
         try:
             compiling.result(timeout=COMPILE_PATIENCE)
-        except TimeoutError:
+        except FutureTimeoutError:
             watcher.note("compiling the kernels (once on this machine) ...")
             compiling.result()
 
 
-def _run_kernels(plan: Plan) -> None:
+def _run_kernels(formats: Collection[str]) -> None:
     from qconvert.formats.floats import count_nonfinite
 
     count_nonfinite(np.zeros(1, np.float32))
-    for name in plan.formats:
-        format_ = FORMATS[name]
+    for format_ in (FORMATS[name] for name in formats if name in FORMATS):
         format_.quantize(np.zeros((1, format_.block), np.float32), None)
 
 
