@@ -96,7 +96,7 @@ def inside(directory: Path, name: str, where: Path) -> Path:
         raise CheckpointError(f"{path}: {reason(error)}") from error
     allowed = [home]
     if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
-        allowed.append(home.parent.parent / "blobs")
+        allowed.append((home.parent.parent / "blobs").resolve())
     if not any(target.is_relative_to(folder) for folder in allowed):
         raise CheckpointError(
             f"{path} is a link to a file outside its directory",

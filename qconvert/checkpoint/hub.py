@@ -170,12 +170,12 @@ def _explain(error: Exception, repo: str, revision: str | None) -> HubError:
         return HubError(f"{repo} has no revision {revision!r:.100}", "name a branch, tag or commit")
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubError(
-            f"{repo}: no such model on the hub, or it is private",
+            f"{repo}: no such path here, and no such model on the hub, or it is private",
             "check the name; for a private model log in: hf auth login, or set HF_TOKEN",
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return HubError(
-            f"{where} is not in the cache, and the hub cannot be reached",
+            f"{where} is no path here, not in the cache, and the hub cannot be reached",
             "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE",
         )
     if isinstance(error, errors.HFValidationError):

@@ -44,7 +44,8 @@ def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
 
 
 def _open_path(path: Path) -> Checkpoint:
-    name = path.resolve().name
+    # A link's own name tells more than that of the blob behind it.
+    name = path.name if path.name not in ("", "..") else path.resolve().name
     if path.is_dir():
         return open_directory(path, name)
     if path.name.endswith(".index.json") or path.name == "config.json":

@@ -51,6 +51,16 @@ def test_one_file_with_a_config_beside_it_opens_under_any_name(make_directory: M
     assert "mine.safetensors" in refused(path)
 
 
+def test_the_source_is_the_name_of_a_link_or_of_the_directory(
+    make_directory: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_directory(shards(), "tiny")
+    (tmp_path / "link").symlink_to(path)
+    assert open_checkpoint(str(tmp_path / "link")).source == "link"
+    monkeypatch.chdir(path)
+    assert open_checkpoint(".").source == "tiny"
+
+
 def test_tied_and_untied_outputs_are_listed_as_they_are_stored(make_directory: Make) -> None:
     embedding = torch.randn(4, 8)
     for names in [("model.embed_tokens.weight",), ("model.embed_tokens.weight", "lm_head.weight")]:

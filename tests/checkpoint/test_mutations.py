@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from qconvert.checkpoint import fingerprint, open_checkpoint, read_rows
+from qconvert.checkpoint import fingerprint, open_checkpoint, read_bytes
 from qconvert.errors import QconvertError
 
 Mutate = Callable[[random.Random, bytes], bytes]
@@ -59,7 +59,7 @@ def survives(path: Path, size: int) -> bool:
                 assert tensor.name.isprintable()
                 assert tensor.nbytes <= size
                 assert tensor.offset + (tensor.nbytes if tensor.strides is None else 0) <= size
-                read_rows(tensor, 0, min(tensor.rows, 4))
+                read_bytes(tensor, 0, min(tensor.rows, 4))
         except QconvertError as error:
             message = error.message
     assert message.isprintable()
