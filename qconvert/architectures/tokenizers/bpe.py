@@ -28,7 +28,7 @@ from qconvert.errors import CheckpointError, UnsupportedError
 _CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "RobertaTokenizer": "gpt-2"}
 
 # llama.cpp's own converter writes these names for structures that it treats alike.
-_FAMILY_NAMES = {("smollm", "granite"): "refact", ("smollm", "cohere"): "command-r"}
+_FAMILY_NAMES = {("smollm", "granite"): "refact", ("smollm", "command-r"): "command-r"}
 
 
 def read_bpe(files: TokenizerFiles, architecture: str) -> Vocabulary:
@@ -157,6 +157,7 @@ def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _kinds(step: Mapping[str, Any]) -> list[str]:
-    parts = step.get("pretokenizers") or step.get("decoders") or ()
-    nested = [part for part in parts if isinstance(part, Mapping)]
-    return [str(step.get("type")), *(kind for part in nested for kind in _kinds(part))]
+    parts = step.get("pretokenizers") or step.get("decoders")
+    nested = parts if isinstance(parts, list) else []
+    inner = [kind for part in nested if isinstance(part, Mapping) for kind in _kinds(part)]
+    return [str(step.get("type")), *inner]

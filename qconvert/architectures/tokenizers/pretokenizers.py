@@ -75,8 +75,6 @@ PRETOKENIZERS = (
     Pretokenizer("jais-2", (regexes.JAIS2,)),
     Pretokenizer("exaone-moe", (regexes.EXAONE_MOE,)),
     Pretokenizer("minicpm5", (r"\p{N}{1,3}", regexes.MINICPM5), ignore_merges=True),
-    Pretokenizer("tiny_aya", (regexes.GROUPS_OF_THREE, regexes.GPT4O)),
-    Pretokenizer("youtu", (regexes.YOUTU_SCRIPTS, regexes.YOUTU), ignore_merges=True),
     Pretokenizer("laguna", (r"[^\n]+|[\n]+", regexes.QWEN2)),
 )
 

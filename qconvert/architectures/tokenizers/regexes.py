@@ -35,17 +35,11 @@ TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     rf"|\p{{N}}|{_SLASHED}|{_SPACES}"
 )
-_CASED_WORDS = (
+GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{CONTRACTIONS}?"
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}|{_SLASHED}|{_SPACES}"
 )
-GPT4O = rf"{_CASED_WORDS}|\p{{N}}{{1,3}}|{_SLASHED}|{_SPACES}"
-YOUTU_SCRIPTS = (
-    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c"
-    "\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
-)
-YOUTU = rf"{_CASED_WORDS}|\p{{N}}|{_SLASHED}|{_SPACES}"
-GROUPS_OF_THREE = r"\d{1,3}(?=(?:\d{3})*\b)"
 
 DEEPSEEK_LETTERS = (
     r"\s?["
