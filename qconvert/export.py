@@ -22,10 +22,10 @@ from qconvert.architectures.tokenizers.stored import Stored, read_stored
 from qconvert.architectures.types import TensorMap
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.containers.directory import PartialDirectory
+from qconvert.containers.model_card import model_card
 from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
 from qconvert.errors import UsageError
 from qconvert.metadata import Field
-from qconvert.model_card import model_card
 from qconvert.pipeline import Result, Watcher, Work, write_files
 from qconvert.plan import TensorPlan
 
@@ -108,6 +108,8 @@ def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
     config["torch_dtype"] = DTYPES[_by_bytes(tensors)[0]]
     files = {"config.json": json_bytes(config)}
     notices = [*description.notices, *_lost(checkpoint)]
+    if description.architecture.name == "bert":
+        notices.append("a GGUF file has no pooler: transformers will draw one at random")
     if stored is None:
         notices.append("the file holds no tokenizer, so the directory will have none")
     else:
@@ -154,20 +156,16 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     return [f"the source is quantized ({', '.join(quantized)}): what it lost stays lost"]
 
 
-def special_ids(stored: Stored | None) -> dict[str, int]:
-    """`bos_token_id` and so on, for config.json."""
-    if stored is None:
-        return {}
-    return {
-        f"{name}_token_id": stored.special[name]
-        for name in ("bos", "eos", "pad")
-        if name in stored.special
-    }
+def special_ids(stored: Stored | None) -> dict[str, int | None]:
+    """`bos_token_id` and so on, for config.json; null keeps out a family's own defaults."""
+    special = stored.special if stored is not None else {}
+    return {f"{name}_token_id": special.get(name) for name in ("bos", "eos", "pad")}
 
 
 def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> dict[str, Any]:
     """`generation_config.json`: where a text begins and ends, and the recommended sampling."""
-    config: dict[str, Any] = dict(special_ids(stored))
+    known = special_ids(stored).items()
+    config: dict[str, Any] = {name: number for name, number in known if number is not None}
     if stored is not None:
         ends = [stored.special[name] for name in ("eos", "eot", "eom") if name in stored.special]
         ends = list(dict.fromkeys(ends))

@@ -58,14 +58,18 @@ FEED_FORWARD_BIAS_NAMES = tuple(f"blk.{{i}}.ffn_{part}.bias" for part in ("gate"
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A Mistral comes back as the Llama that it is to llama.cpp; their sums are the same."""
+    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same. But
+    transformers' Llama wants a width that its heads divide; then it is called a Mistral."""
     keys = Keys(checkpoint, NAME)
-    return {
-        **decoder_config(keys, "LlamaForCausalLM", "llama"),
-        **rope_config(keys),
+    config = {**decoder_config(keys, "LlamaForCausalLM", "llama"), **rope_config(keys)}
+    biases = {
         "attention_bias": bias_flag(keys, ATTENTION_BIASES),
         "mlp_bias": bias_flag(keys, FEED_FORWARD_BIAS_NAMES),
     }
+    if config["hidden_size"] % config["num_attention_heads"] and not any(biases.values()):
+        mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+        return {**config, **mistral, "sliding_window": None}
+    return {**config, **biases}
 
 
 LLAMA = Architecture(

@@ -34,7 +34,6 @@ _ALIKE = {
     "gpt-4o": "llama4 kanana2 talkie minimax-m2",
     "deepseek-v3": "hunyuan-dense joyai-llm hy_v4",
     "bloom": "poro-chat gpt3-finnish",
-    "tiny_aya": "cohere2moe",
 }
 ALIASES = {name: original for original, names in _ALIKE.items() for name in names.split()}
 """Names that llama.cpp treats like another one."""
@@ -216,17 +215,22 @@ def unigram(stored: Stored) -> Parts:
     charsmap = stored.metadata.get("tokenizer.ggml.precompiled_charsmap")
     if charsmap is not None:
         normalizer.append({"type": "Precompiled", "precompiled_charsmap": _base64(charsmap.value)})
-    if stored.flag("remove_extra_whitespaces", False):
+    prefix = stored.flag("add_space_prefix", DEFAULTS["t5"]["add_space_prefix"])
+    merged = stored.flag("remove_extra_whitespaces", False)
+    if merged:
         normalizer.append({"type": "Strip", "strip_left": False, "strip_right": True})
         normalizer.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": SPACE})
-    prefix = stored.flag("add_space_prefix", DEFAULTS["t5"]["add_space_prefix"])
+    elif prefix:
+        # Metaspace would not put a space before one that is there.
+        normalizer.append({"type": "Prepend", "prepend": SPACE})
     metaspace = {
         "type": "Metaspace",
         "replacement": SPACE,
-        "prepend_scheme": "always" if prefix else "never",
+        "prepend_scheme": "always" if prefix and merged else "never",
         "split": True,
     }
-    return Parts(model, _sequence("normalizers", normalizer), metaspace, metaspace)
+    decoder = {**metaspace, "prepend_scheme": "always" if prefix else "never"}
+    return Parts(model, _sequence("normalizers", normalizer), metaspace, decoder)
 
 
 def _base64(values: Any) -> str:

@@ -39,12 +39,12 @@ def read_unigram(files: TokenizerFiles) -> Vocabulary:
     if files.model.get("byte_fallback"):
         raise UnsupportedError("a unigram tokenizer with byte fallback has no like in llama.cpp")
     pieces = _pieces(files.model.get("vocab"))
-    charsmap, merged = _normalizer(block(files.tokenizer, "normalizer"))
+    charsmap, merged, prepended = _normalizer(block(files.tokenizer, "normalizer"))
     prefix, words = _splitter(block(files.tokenizer, "pre_tokenizer"))
     unknown = files.model.get("unk_id")
     if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
         raise CheckpointError("tokenizer.json names no unknown token")
-    return unigram_vocabulary(files, pieces, unknown, (prefix, merged or words, charsmap))
+    return unigram_vocabulary(files, pieces, unknown, (prefix or prepended, merged or words, charsmap))
 
 
 def unigram_vocabulary(
@@ -95,10 +95,11 @@ def _pieces(vocab: Any) -> list[tuple[str, float]]:
     return pieces
 
 
-def _normalizer(normalizer: Mapping[str, Any]) -> tuple[bytes, bool]:
-    """The compiled normalization, and whether runs of spaces become one."""
+def _normalizer(normalizer: Mapping[str, Any]) -> tuple[bytes, bool, bool]:
+    """The compiled normalization, whether runs of spaces become one, and whether a space is put
+    before the text."""
     charsmap = b""
-    merged = False
+    merged = prepended = False
     for step in flat_steps(normalizer, "normalizers"):
         kind = step.get("type")
         pattern = block(step, "pattern")
@@ -108,11 +109,13 @@ def _normalizer(normalizer: Mapping[str, Any]) -> tuple[bytes, bool]:
             merged = True
         elif kind == "Replace" and (pattern.get("String"), step.get("content")) == (" ", SPACE):
             continue
+        elif kind == "Prepend" and step.get("prepend") == SPACE:
+            prepended = True
         elif kind not in (None, "Strip"):
             raise UnsupportedError(
                 f"tokenizer.json changes text in a way that llama.cpp does not: {kind}"
             )
-    return charsmap, merged
+    return charsmap, merged, prepended
 
 
 def _charsmap(encoded: object) -> bytes:
