@@ -233,34 +233,19 @@ def save_model(
 
 
 def convert_model(directory: Path, path: Path, file_type: str) -> Any:
-    """Write a checkpoint as GGUF with the program's own pipeline, but without a tokenizer: tiny
-    models have none. Returns the plan."""
+    """Write a checkpoint as GGUF, as the program does it. Returns the plan.
+
+    Without a tokenizer beside them, as tiny models are, files are written without one, which
+    llama.cpp accepts.
+    """
+    from qconvert.checkpoint import open_checkpoint
     from qconvert.pipeline import convert
-    from qconvert.plan import make_plan
+    from qconvert.plan import make_plan, read_model
     from qconvert.recipes.types import make_recipe
 
-    plan = make_plan(bare_model(directory), make_recipe(file_type))
+    plan = make_plan(read_model(open_checkpoint(str(directory))), make_recipe(file_type))
     convert(plan, plan.shards(path), 2, Silent())
     return plan
-
-
-def bare_model(directory: Path) -> Any:
-    """A checkpoint as GGUF sees it, with `no_vocab` for a tokenizer, which llama.cpp accepts."""
-    from qconvert.architectures import find_architecture, map_tensors, pooling_metadata
-    from qconvert.checkpoint import open_checkpoint
-    from qconvert.metadata import text
-    from qconvert.plan import Model
-
-    checkpoint = open_checkpoint(str(directory))
-    architecture = find_architecture(checkpoint.config)
-    tensors, unused = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
-    metadata = {
-        "general.architecture": text(architecture.name),
-        "tokenizer.ggml.model": text("no_vocab"),
-        **architecture.metadata(checkpoint.config),
-        **pooling_metadata(directory, architecture.name),
-    }
-    return Model(checkpoint, architecture.name, tensors, metadata, unused)
 
 
 class Silent:

@@ -15,17 +15,14 @@ from qconvert.architectures.qwen2 import QWEN2
 from qconvert.architectures.qwen3 import QWEN3
 from qconvert.architectures.qwen3_moe import QWEN3_MOE
 from qconvert.architectures.smollm3 import SMOLLM3
-from qconvert.architectures.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.architectures.types import Architecture, Config
 from qconvert.errors import CheckpointError, UnsupportedError
 
 __all__ = [
     "ARCHITECTURES",
     "find_architecture",
-    "has_tokenizer",
     "map_tensors",
     "pooling_metadata",
-    "tokenizer_metadata",
 ]
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -187,7 +187,7 @@ def test_the_language_model_of_a_multimodal_gemma3_is_taken(wrapper: str, tmp_pa
 
     change_config(tmp_path / "model", rewrite)
     plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
-    assert plan.notices == ("vision_tower.encoder.weight",)
+    assert any("vision_tower.encoder.weight" in notice for notice in plan.notices)
     assert_same_logits(model, tmp_path / "f32.gguf")
 
 
@@ -206,7 +206,7 @@ def test_an_output_that_is_stored_but_tied_is_not_written(tmp_path: Path) -> Non
     stale = {"lm_head.weight": np.zeros((VOCABULARY, 320), np.float32)}
     save_file({**load_file(weights), **stale}, weights, metadata={"format": "pt"})
     plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
-    assert plan.notices == ("lm_head.weight",)
+    assert any("lm_head.weight" in notice for notice in plan.notices)
     assert_same_logits(model, tmp_path / "f32.gguf")
 
 
