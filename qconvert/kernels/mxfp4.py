@@ -19,6 +19,7 @@ _ZERO = np.float32(0)
 _VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 # Midway between neighbouring values.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (np.float32(v) for v in (0.5, 1.5, 2.5, 3.5, 5, 7, 10))
+_OVERFLOWING = np.float32(2.0**125)
 
 
 @njit(cache=True, nogil=True)
@@ -47,6 +48,8 @@ def _code(x, d):
     code = np.int32(a > _T1 * d) + np.int32(a > _T2 * d) + np.int32(a > _T3 * d)
     code += np.int32(a > _T4 * d) + np.int32(a > _T5 * d) + np.int32(a > _T6 * d)
     code += np.int32(a > _T7 * d)
+    # The largest exponent of all puts 8 and 12 beyond float32.
+    code = min(code, np.int32(7 if d < _OVERFLOWING else 5))
     return np.uint8(code + (8 if x < _ZERO and code > 0 else 0))
 
 

@@ -51,3 +51,22 @@ def test_importance_has_no_say_where_it_has_none_in_ggml(name):
     importance = rng.gamma(0.5, 1.0, 512).astype(np.float32)
     theirs = libgguf.quantize_rows(x, FORMATS[name].type, importance)
     np.testing.assert_array_equal(FORMATS[name].quantize(x, importance), theirs)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("others", [[], [5.0], [-5.0], [5.0, -5.0]])
+def test_zeros_of_either_sign_in_any_order(name, others):
+    x = np.random.default_rng(5).choice(np.array([0.0, -0.0, *others], np.float32), (400, 256))
+    np.testing.assert_array_equal(FORMATS[name].quantize(x, None), reference(name, x))
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("largest", [127.0, -127.0, 8.0, -8.0, 16.0, -16.0, 15.0, 31.0, 1.0])
+def test_weights_at_and_beside_every_half(name, largest):
+    halves = (np.arange(-255, 256, 2) / 2).astype(np.float32)
+    near = np.concatenate([np.nextafter(halves, 0), halves, np.nextafter(halves, halves * 2)])
+    near = near[abs(near) <= abs(largest)].astype(np.float32)
+    x = np.random.default_rng(6).choice(near, (50, 256))
+    x[:, ::32] = largest
+    x[:, 1::32] = 0
+    np.testing.assert_array_equal(FORMATS[name].quantize(x, None), reference(name, x))

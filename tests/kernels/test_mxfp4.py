@@ -22,6 +22,14 @@ def test_exponents_around_every_power_of_two():
     check(x)
 
 
+def test_weights_up_to_the_largest_float32():
+    largest = np.finfo(np.float32).max
+    bits = largest.view(np.uint32) - np.arange(64, dtype=np.uint32)
+    x = np.linspace(-1, 1, 64 * 32, dtype=np.float32).reshape(64, 32) * largest
+    x[:, 7] = bits.view(np.float32)
+    check(x)
+
+
 def test_weights_around_every_midpoint():
     middles = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10], np.float32)
     for exponent in (-126, -120, -20, 0, 100):
