@@ -18,19 +18,23 @@ class QconvertError(Exception):
 
     Args:
         message: what went wrong, one line, naming the file or tensor.
-        hint: what the user can do about it, one line, or nothing.
+        hint: what the user can do about it, one line; by default what helps with most errors of
+            the class.
     """
 
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class CheckpointError(QconvertError):
     """The source cannot be read or cannot be trusted."""
+
+    usual_hint = "the file may be damaged or incomplete: download or copy it again"
 
 
 class HubError(CheckpointError):

@@ -29,7 +29,9 @@ def open_directory(path: Path, source: str) -> Checkpoint:
         UnsupportedError: its weights are of a kind that is not read.
     """
     if not any(_entries(path)):
-        raise CheckpointError(f"{path} is an empty directory")
+        raise CheckpointError(
+            f"{path} is an empty directory", "download a model into it, or name another directory"
+        )
     config = _read_config(path)
     for name in SINGLE:
         if (path / name).exists():
