@@ -199,6 +199,8 @@ def _line(error: Exception) -> str:
 @contextmanager
 def _bars(show: bool) -> Iterator[None]:
     """The library's progress bars and its warnings, or none of them."""
+    # The library sets its logger's level when these are imported: not after it is changed here.
+    from huggingface_hub import HfApi, snapshot_download  # noqa: F401
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -33,9 +33,11 @@ class Repo:
 
     def commit(self, revision: str) -> str | None:
         for name, files in self.revisions.items():
-            digest = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
-            if revision in (name, digest):
-                return digest
+            digest = hashlib.sha1()
+            for file, data in sorted(files.items()):
+                digest.update(file.encode() + b"\0" + data)
+            if revision in (name, digest.hexdigest()):
+                return digest.hexdigest()
         return None
 
     def files(self, revision: str) -> dict[str, bytes]:
@@ -52,12 +54,16 @@ class Hub:
         repos: "org/name" -> repository.
         requests: "METHOD path" of each request, in order.
         failing: answer everything with this status; 0 for none.
+        cuts: how many more times to hang up in the middle of a file of weights.
+        ranges: the ranges that were asked for.
     """
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     failing: int = 0
+    cuts: int = 0
+    ranges: list[str] = field(default_factory=list)
 
     def downloads(self) -> list[str]:
         """The files that were fetched, by name."""
@@ -132,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match is None:
             return self._send(200, data, headers, body)
+        self.hub.ranges.append(match[0])
         first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
         return self._send(206, data[first : last + 1], headers, body)
@@ -142,7 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if body:
+        if body and self.hub.cuts and self.path.endswith((".safetensors", ".gguf")):
+            self.hub.cuts -= 1
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif body:
             self.wfile.write(data)
 
 

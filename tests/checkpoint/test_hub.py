@@ -14,13 +14,15 @@ OPEN = """
 import json, sys
 from qconvert.checkpoint import open_checkpoint, read_rows
 from qconvert.errors import QconvertError
-try:
-    opened = open_checkpoint(sys.argv[1], progress=sys.argv[2] == "show")
-except QconvertError as error:
-    print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
-else:
-    sums = {n: float(read_rows(t, 0, t.rows).sum()) for n, t in opened.tensors.items()}
-    print(json.dumps({"source": opened.source, "path": str(opened.path), "sums": sums}))
+for model in sys.argv[2:]:
+    try:
+        opened = open_checkpoint(model, progress=sys.argv[1] == "show")
+    except QconvertError as error:
+        kind = type(error).__name__
+        print(json.dumps({"error": kind, "message": error.message, "hint": error.hint}))
+    else:
+        sums = {n: float(read_rows(t, 0, t.rows).sum()) for n, t in opened.tensors.items()}
+        print(json.dumps({"source": opened.source, "sums": sums}))
 """
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"]}).encode()
 
@@ -72,13 +74,18 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def run(hub: Hub, home: Path, model: str, show: bool = False, **extra: str) -> dict:
-    """What opening gives in a process of its own, since the environment is read on import."""
+def run_all(
+    hub: Hub, home: Path, models: list[str], show: bool = False, **extra: str
+) -> tuple[list[dict], str]:
+    """What opening gives, and standard error.
+
+    In a process of its own, since the library reads its environment on import.
+    """
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     proxies = {k: "" for k in keep if k.lower().endswith("_proxy")}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, model, "show" if show else "quiet"],
+        [sys.executable, "-c", OPEN, "show" if show else "quiet", *models],
         env={**keep, **proxies, **settings, **extra},
         cwd=home,
         capture_output=True,
@@ -86,7 +93,13 @@ def run(hub: Hub, home: Path, model: str, show: bool = False, **extra: str) -> d
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout), "stderr": done.stderr}
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def run(hub: Hub, home: Path, model: str, **extra: str) -> dict:
+    (got,), errors = run_all(hub, home, [model], **extra)
+    assert errors == ""
+    return got
 
 
 def test_a_sharded_repository_is_fetched_once_and_only_what_is_needed(
@@ -96,7 +109,6 @@ def test_a_sharded_repository_is_fetched_once_and_only_what_is_needed(
     commit = hub.repos["org/sharded"].commit("main")
     assert got["source"] == f"org/sharded@{commit}"
     assert got["sums"] == {"a": 32, "b": 64}
-    assert got["stderr"] == ""
     files = sharded()
     wanted = sorted(name for name, data in files.items() if data != b"never fetched")
     assert hub.downloads() == wanted
@@ -118,11 +130,11 @@ def test_a_sharded_repository_is_fetched_once_and_only_what_is_needed(
 
 def test_branches_tags_and_commits_are_told_apart(hub: Hub, tmp_path: Path) -> None:
     repo = hub.repos["org/versions"]
-    commit = repo.commit("refs-pr-1")
-    for revision, value in [("", 1), ("@v1.0", 2), ("@main", 1), (f"@{commit}", 4)]:
-        got = run(hub, tmp_path, f"org/versions{revision}")
-        assert got["sums"] == {"a": 32 * value}, revision
-        assert got["source"] == f"org/versions@{repo.commit(revision[1:] or 'main')}"
+    values = {"": 1, "@v1.0": 2, "@main": 1, f"@{repo.commit('refs-pr-1')}": 4}
+    got, _ = run_all(hub, tmp_path, [f"org/versions{revision}" for revision in values])
+    for revision, result in zip(values, got, strict=True):
+        assert result["sums"] == {"a": 32 * values[revision]}, revision
+        assert result["source"] == f"org/versions@{repo.commit(revision[1:] or 'main')}"
     assert set(hub.downloads()) == {"config.json", "model.safetensors"}
 
 
@@ -136,29 +148,37 @@ def test_a_private_repository_opens_with_the_token_alone(hub: Hub, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "words"),
+    ("settings", "words"),
     [
-        ("org/absent", {}, "no such model"),
-        ("org/versions@v9", {}, "no revision 'v9'"),
-        ("org/gated", {}, "gated"),
-        ("org/nothing", {}, "neither model.safetensors nor pytorch_model.bin"),
-        ("org/ggufs", {}, "a-Q4_K.gguf, b.gguf"),
-        ("org/ggufs:c.gguf", {}, "no file 'c.gguf'"),
-        ("org/lacking", {}, "model-00002-of-00002.safetensors"),
-        ("org/sharded", {"HF_HUB_OFFLINE": "1"}, "not in the cache"),
-        ("org/sharded", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached"),
-        ("org/bad--name..x", {}, "neither a path nor a hub id"),
+        (
+            {},
+            {
+                "org/absent": "no such model",
+                "org/versions@v9": "no revision 'v9'",
+                "org/gated": "gated",
+                "org/nothing": "neither model.safetensors nor pytorch_model.bin",
+                "org/ggufs": "a-Q4_K.gguf, b.gguf",
+                "org/ggufs:c.gguf": "no file 'c.gguf'",
+                "org/lacking": "model-00002-of-00002.safetensors",
+                "org/bad--name..x": "neither a path nor a hub id",
+            },
+        ),
+        ({"HF_HUB_OFFLINE": "1"}, {"org/sharded": "not in the cache", "org/ggufs:b.gguf": "cache"}),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"org/sharded": "cannot be reached"}),
     ],
+    ids=["answered", "offline", "unreachable"],
 )
 def test_what_the_hub_cannot_give_is_said_in_one_line(
-    hub: Hub, tmp_path: Path, model: str, settings: dict[str, str], words: str
+    hub: Hub, tmp_path: Path, settings: dict[str, str], words: dict[str, str]
 ) -> None:
-    got = run(hub, tmp_path, model, **settings)
-    assert got["error"] == "HubError"
-    assert words in got["message"]
-    assert "\n" not in got["message"]
-    assert got["hint"]
-    assert not [name for name in hub.downloads() if name.endswith((".safetensors", ".gguf"))][:-1]
+    results, errors = run_all(hub, tmp_path, list(words), **settings)
+    for model, got in zip(words, results, strict=True):
+        assert got["error"] == "HubError"
+        assert words[model] in got["message"]
+        assert "\n" not in got["message"]
+        assert got["hint"], model
+    assert errors == ""
+    assert not [name for name in hub.downloads() if name.endswith((".safetensors", ".gguf"))]
 
 
 def test_a_gguf_file_is_named_behind_its_repository(hub: Hub, tmp_path: Path) -> None:
@@ -173,12 +193,25 @@ def test_a_gguf_file_is_named_behind_its_repository(hub: Hub, tmp_path: Path) ->
     writer.close()
     hub.repos["org/ggufs"].revisions["main"]["a-Q4_K.gguf"] = path.read_bytes()
     commit = hub.repos["org/ggufs"].commit("main")
-    got = run(hub, tmp_path, "org/ggufs:a-Q4_K.gguf")
-    assert got["source"] == f"org/ggufs:a-Q4_K.gguf@{commit}"
-    assert got["sums"] == {"t": 16}
+    models = ["org/ggufs:a-Q4_K.gguf", "org/ggufs/a-Q4_K.gguf"]
+    online, _ = run_all(hub, tmp_path, models)
+    offline, _ = run_all(hub, tmp_path, models, HF_HUB_OFFLINE="1")
+    for got in online + offline:
+        assert got == {"source": f"org/ggufs:a-Q4_K.gguf@{commit}", "sums": {"t": 16}}
     assert hub.downloads() == ["a-Q4_K.gguf"]
-    assert run(hub, tmp_path, "org/ggufs/a-Q4_K.gguf")["sums"] == {"t": 16}
 
 
 def test_progress_is_shown_when_asked_for(hub: Hub, tmp_path: Path) -> None:
-    assert "Fetching 2 files" in run(hub, tmp_path, "org/versions", show=True)["stderr"]
+    (got,), errors = run_all(hub, tmp_path, ["org/versions"], show=True)
+    assert got["sums"] == {"a": 32}
+    assert "Fetching 2 files" in errors
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+    large = save({"a": np.ones((1024, 6144), np.float32)})
+    hub.repos["org/versions"].revisions["main"]["model.safetensors"] = large
+    hub.cuts = 1
+    got = run(hub, tmp_path, "org/versions")
+    assert got["sums"] == {"a": 1024 * 6144}
+    assert hub.cuts == 0
+    assert any(not asked.startswith("bytes=0-") for asked in hub.ranges)
