@@ -41,6 +41,8 @@ def _read(files: TokenizerFiles, data: bytes) -> Vocabulary:
     model = _fields(data)
     pieces = [_piece(_message(value)) for number, value in model if number == 1]
     sections = dict(model)
+    if not pieces or 2 not in sections:
+        raise ValueError("it has no pieces or does not say how it was trained")
     trainer = dict(_fields(_message(sections.get(2, b""))))
     normalizer = dict(_fields(_message(sections.get(3, b""))))
     charsmap = _message(normalizer.get(2, b""))

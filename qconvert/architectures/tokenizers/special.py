@@ -103,7 +103,12 @@ def affixes(files: TokenizerFiles, vocabulary: Vocabulary, named: Mapping[str, i
     the flags of tokenizer_config.json.
     """
     if files.tokenizer:
-        return _processor_affixes(block(files.tokenizer, "post_processor"))
+        told = _processor_affixes(block(files.tokenizer, "post_processor"))
+        if vocabulary.model == "bert" and None in told:
+            raise UnsupportedError(
+                "tokenizer.json puts no [CLS] and [SEP] around a text, and llama.cpp always does"
+            )
+        return told
     before, after, separated = _affixes_by_model(vocabulary.model, named)
     if "add_bos_token" in files.config:
         before = named.get("bos") if files.config["add_bos_token"] else None
