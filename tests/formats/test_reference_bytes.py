@@ -70,3 +70,10 @@ def test_weights_at_and_beside_every_half(name, largest):
     x[:, ::32] = largest
     x[:, 1::32] = 0
     np.testing.assert_array_equal(FORMATS[name].quantize(x, None), reference(name, x))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_no_rows_give_no_bytes(name):
+    packed = FORMATS[name].quantize(np.empty((0, 256), np.float32), None)
+    assert len(packed) == 0
+    assert FORMATS[name].dequantize(packed).shape == (0, 256)
