@@ -5,6 +5,8 @@ from gguf import GGMLQuantizationType
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.floats import BF16, F16, F32
+from qconvert.formats.i_quants import IQ4_NL, IQ4_XS
+from qconvert.formats.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from qconvert.formats.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from qconvert.formats.mxfp4 import MXFP4
 from qconvert.formats.ternary import TQ1_0, TQ2_0
@@ -19,6 +21,20 @@ FORMATS: dict[str, Format] = {
     "Q5_0": Q5_0,
     "Q5_1": Q5_1,
     "Q8_0": Q8_0,
+    "Q2_K": Q2_K,
+    "Q3_K": Q3_K,
+    "Q4_K": Q4_K,
+    "Q5_K": Q5_K,
+    "Q6_K": Q6_K,
+    "IQ4_NL": IQ4_NL,
+    "IQ4_XS": IQ4_XS,
+    "Q2_K": Q2_K,
+    "Q3_K": Q3_K,
+    "Q4_K": Q4_K,
+    "Q5_K": Q5_K,
+    "Q6_K": Q6_K,
+    "IQ4_NL": IQ4_NL,
+    "IQ4_XS": IQ4_XS,
     "TQ1_0": TQ1_0,
     "TQ2_0": TQ2_0,
     "MXFP4": MXFP4,

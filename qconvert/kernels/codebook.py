@@ -1,0 +1,252 @@
+"""Search for the scales of IQ4_NL and IQ4_XS, whose codes stand for 16 uneven values.
+
+    IQ4_NL   x' = d * value           blocks of 32
+    IQ4_XS   x' = d * scale * value   super-blocks of 256, sub-blocks of 32
+
+The steps are those of `symmetric`; IQ4_NL, without integers, takes the first and the last.
+
+Sixteen candidates lie within a tenth of a middle one, the first. So near to each other, they divide a weight
+by the scale to places between which at most one boundary of two values lies. It is looked up once
+for the middle one, and each lane then has two values to choose from. A candidate further off may
+see a weight rounded to a value that is not the nearest, and only looks worse than it is.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import int64, njit, void
+
+from qconvert.kernels.blocks import (
+    BYTES_OUT,
+    FLOATS,
+    FLOATS_OUT,
+    SIGNED_OUT,
+    float16,
+    inverse,
+    read_block,
+)
+from qconvert.kernels.simd import (
+    WIDTH,
+    argmin,
+    at,
+    fma,
+    greatest,
+    lane,
+    least,
+    load,
+    splat,
+    where_less,
+)
+from qconvert.kernels.units import Sums, choose_unit, extreme, nudged_units
+
+BLOCK = 256
+SIZE = 32
+COUNT = BLOCK // SIZE
+LIMIT = np.float32(32)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_INFINITE = np.float32(np.inf)
+_FIRST_CELL = np.float32(-128)
+_LAST_CELL = np.float32(127)
+
+
+class Cells(NamedTuple):
+    """Of each whole number from -128 to 127, [256]: the boundary of two values that is nearest
+    to the places from it to the next, and the values on both sides."""
+
+    boundary: Any
+    below: Any
+    above: Any
+
+
+@njit(error_model="numpy", forceinline=True)
+def cell_of(place: Any) -> Any:
+    """The index into `Cells` of a place on the axis of values; 0 for what is no number."""
+    place = place if place > _FIRST_CELL else _FIRST_CELL
+    place = place if place < _LAST_CELL else _LAST_CELL
+    return int64(place - _FIRST_CELL)
+
+
+@njit(error_model="numpy", forceinline=True)
+def nearest(cells: Any, cell: int, place: Any) -> Any:
+    """The value nearest to each lane's place."""
+    return where_less(place, at(cells.boundary, cell), at(cells.below, cell), at(cells.above, cell))
+
+
+@njit(error_model="numpy")
+def _try_scales(
+    xs: Any, ws: Any, j: int, cells: Any, trials: Any, start: int, stop: int, sums: Any
+) -> None:
+    """Step 1 for sub-block j: leave its real scale and its codes' sums in `sums`."""
+    base = j * SIZE
+    peak = extreme(xs, base, SIZE)
+    per_peak = _ONE / peak if peak != _ZERO else _ZERO
+    best = _INFINITE
+    for part in range(start, stop, 2 * WIDTH):
+        per_s = load(trials, part) * per_peak
+        middle = lane(per_s, 0)
+        qq = splat(_ZERO)
+        qx = splat(_ZERO)
+        for k in range(base, base + SIZE):
+            x = at(xs, k)
+            v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
+            wv = v * at(ws, k)
+            qq = fma(wv, v, qq)
+            qx = fma(wv, x, qx)
+        s = qx * inverse(qq)
+        error = (_ZERO - s * qx) * load(trials, part + WIDTH)
+        i = argmin(error)
+        if lane(error, i) < best:
+            best = lane(error, i)
+            sums.scale[j] = lane(s, i)
+            sums.qq[j] = lane(qq, i)
+
+
+@njit(error_model="numpy")
+def _try_integers(xs: Any, ws: Any, j: int, cells: Any, moves: Any, d: Any, sums: Any) -> None:
+    """Step 3 for sub-block j: the best of its integer and the neighbours."""
+    base = j * SIZE
+    middle = sums.scale[j] * d
+    per_middle = _ONE / middle if middle != _ZERO else _ZERO
+    scale = greatest(least(load(moves, 0) + sums.scale[j], LIMIT - _ONE), -LIMIT)
+    s = scale * d
+    per_s = inverse(s)
+    qq = splat(_ZERO)
+    eq = splat(_ZERO)
+    ee = splat(_ZERO)
+    for k in range(base, base + SIZE):
+        x = at(xs, k)
+        w = at(ws, k)
+        v = nearest(cells, cell_of(per_middle * xs[k]), per_s * x)
+        e = fma(s, v, _ZERO - x)
+        we = e * w
+        ee = fma(we, e, ee)
+        eq = fma(we, v, eq)
+        qq = fma(v * w, v, qq)
+    i = argmin(ee)
+    sums.scale[j] = lane(scale, i)
+    sums.qq[j] = lane(qq, i)
+    sums.error_q[j] = lane(eq, i)
+
+
+@njit(error_model="numpy")
+def _errors(xs: Any, ws: Any, j: int, cells: Any, s: Any) -> Any:
+    """The weighted squared error of sub-block j for sixteen close scales."""
+    per_s = inverse(s)
+    middle = lane(per_s, 0)
+    ee = splat(_ZERO)
+    for k in range(j * SIZE, (j + 1) * SIZE):
+        x = at(xs, k)
+        v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
+        e = fma(s, v, _ZERO - x)
+        ee = fma(e * at(ws, k), e, ee)
+    return ee
+
+
+@njit(
+    void(
+        *(FLOATS, FLOATS, int64, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS),
+        *(FLOATS_OUT, SIGNED_OUT),
+    ),
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
+def fit_iq4_xs(
+    x: Any,
+    importance: Any,
+    columns: int,
+    boundary: Any,
+    below: Any,
+    above: Any,
+    trials: Any,
+    grid: Any,
+    moves: Any,
+    nudges: Any,
+    ds: Any,
+    scales: Any,
+) -> None:
+    """Fit every super-block of x (float32, rows of `columns` end to end).
+
+    boundary, below, above: `Cells`; trials, grid, moves, nudges: the candidates of the steps.
+    Fills ds (float32, one a super-block) and scales (int8, one a sub-block).
+    """
+    xs = np.empty(BLOCK, np.float32)
+    ws = np.empty(BLOCK, np.float32)
+    table = np.zeros((3, WIDTH), np.float32)
+    sums = Sums(table[0], table[1], table[2])
+    cells = Cells(boundary, below, above)
+    for block in range(x.size // BLOCK):
+        start = block * BLOCK
+        unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
+        for j in range(COUNT):
+            _try_scales(xs, ws, j, cells, trials, 0, trials.size, sums)
+        d = choose_unit(sums, COUNT, LIMIT, unit, grid)
+        for j in range(COUNT):
+            _try_integers(xs, ws, j, cells, moves, d, sums)
+        trial = nudged_units(sums, d, unit, nudges)
+        ee = splat(_ZERO)
+        for j in range(COUNT):
+            ee = ee + _errors(xs, ws, j, cells, trial * sums.scale[j])
+        ds[block] = lane(trial, argmin(ee)) * unit
+        for j in range(COUNT):
+            scales[block * COUNT + j] = np.int8(sums.scale[j])
+
+
+@njit(
+    void(FLOATS, FLOATS, int64, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS_OUT),
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
+def fit_iq4_nl(
+    x: Any,
+    importance: Any,
+    columns: int,
+    boundary: Any,
+    below: Any,
+    above: Any,
+    trials: Any,
+    nudges: Any,
+    ds: Any,
+) -> None:
+    """Fit every block of x; fills ds (float32, one a block). Arguments as in `fit_iq4_xs`."""
+    xs = np.empty(SIZE, np.float32)
+    ws = np.empty(SIZE, np.float32)
+    table = np.zeros((3, WIDTH), np.float32)
+    sums = Sums(table[0], table[1], table[2])
+    cells = Cells(boundary, below, above)
+    for block in range(x.size // SIZE):
+        start = block * SIZE
+        unit = read_block(x, start, importance, start % columns, SIZE, xs, ws)
+        ds[block] = _ZERO
+        best = _INFINITE
+        # Both signs of the scale to the end: which is better may hang on how float16 rounds it.
+        for part in range(0, trials.size, 2 * WIDTH):
+            _try_scales(xs, ws, 0, cells, trials, part, part + 2 * WIDTH, sums)
+            trial = float16(load(nudges, 0) * (sums.scale[0] * unit)) / unit
+            ee = _errors(xs, ws, 0, cells, trial)
+            i = argmin(ee)
+            if lane(ee, i) < best:
+                best = lane(ee, i)
+                ds[block] = lane(trial, i) * unit
+
+
+@njit(
+    void(FLOATS, FLOATS, int64, FLOATS, FLOATS, BYTES_OUT),
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
+def round_codebook(x: Any, per_step: Any, size: int, boundary: Any, lower: Any, codes: Any) -> None:
+    """The code of the value nearest to each weight times per_step (one for `size` weights).
+
+    lower: of each cell, the code of the value below its boundary.
+    """
+    for j in range(x.size // size):
+        factor = per_step[j]
+        for k in range(j * size, (j + 1) * size):
+            place = x[k] * factor
+            cell = cell_of(place)
+            code = lower[cell]
+            codes[k] = np.uint8(code if place < boundary[cell] else code + _ONE)

@@ -1,0 +1,163 @@
+"""Search for the scales of Q3_K and Q6_K.
+
+A super-block of 256 weights has 16 sub-blocks of 16. A weight stands as
+
+    x' = d * scale * code,  code from -reach to reach - 1
+
+with a float16 d for the super-block and a small signed integer for each sub-block. The weighted
+squared error is made small in four steps:
+
+1. For each sub-block, codes from trial scales of both signs; least squares gives a real scale.
+2. A grid of d: each sub-block takes the nearest integer.
+3. For the best d, 16 neighbours of each sub-block's integer, now with every weight rounded anew.
+4. d fitted again to what came out, 16 neighbouring float16, rounded anew.
+
+Sixteen candidates are tried at a time, one a lane.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import float32, int64, njit, void
+
+from qconvert.kernels.blocks import (
+    FLOATS,
+    FLOATS_OUT,
+    SIGNED_OUT,
+    inverse,
+    read_block,
+)
+from qconvert.kernels.simd import (
+    WIDTH,
+    argmin,
+    at,
+    fma,
+    greatest,
+    lane,
+    least,
+    load,
+    rint,
+    splat,
+)
+from qconvert.kernels.units import Sums, choose_unit, extreme, nudged_units
+
+BLOCK = 256
+SIZE = 16
+COUNT = BLOCK // SIZE
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_INFINITE = np.float32(np.inf)
+
+
+@njit(error_model="numpy")
+def _try_scales(xs: Any, ws: Any, j: int, reach: Any, trials: Any, sums: Any) -> None:
+    """Step 1 for sub-block j: leave its real scale and its codes' sums in `sums`."""
+    base = j * SIZE
+    peak = extreme(xs, base, SIZE)
+    per_peak = _ONE / peak if peak != _ZERO else _ZERO
+    best = _INFINITE
+    for part in range(0, trials.size, 2 * WIDTH):
+        per_s = load(trials, part) * per_peak
+        qq = splat(_ZERO)
+        qx = splat(_ZERO)
+        for k in range(base, base + SIZE):
+            x = at(xs, k)
+            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
+            wq = q * at(ws, k)
+            qq = fma(wq, q, qq)
+            qx = fma(wq, x, qx)
+        s = qx * inverse(qq)
+        error = (_ZERO - s * qx) * load(trials, part + WIDTH)
+        i = argmin(error)
+        if lane(error, i) < best:
+            best = lane(error, i)
+            sums.scale[j] = lane(s, i)
+            sums.qq[j] = lane(qq, i)
+
+
+@njit(error_model="numpy")
+def _try_integers(
+    xs: Any, ws: Any, j: int, reach: Any, limit: Any, moves: Any, d: Any, sums: Any
+) -> None:
+    """Step 3 for sub-block j: the best of its integer and the neighbours."""
+    base = j * SIZE
+    scale = greatest(least(load(moves, 0) + sums.scale[j], limit - _ONE), -limit)
+    s = scale * d
+    per_s = inverse(s)
+    qq = splat(_ZERO)
+    eq = splat(_ZERO)
+    ee = splat(_ZERO)
+    for k in range(base, base + SIZE):
+        x = at(xs, k)
+        w = at(ws, k)
+        q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
+        e = fma(s, q, _ZERO - x)
+        we = e * w
+        ee = fma(we, e, ee)
+        eq = fma(we, q, eq)
+        qq = fma(q * w, q, qq)
+    i = argmin(ee)
+    sums.scale[j] = lane(scale, i)
+    sums.qq[j] = lane(qq, i)
+    sums.error_q[j] = lane(eq, i)
+
+
+@njit(error_model="numpy")
+def _best_unit(xs: Any, ws: Any, reach: Any, d: Any, sums: Any) -> Any:
+    """Step 4: which of sixteen d gives the least error over the super-block."""
+    ee = splat(_ZERO)
+    for j in range(COUNT):
+        s = d * sums.scale[j]
+        per_s = inverse(s)
+        for k in range(j * SIZE, (j + 1) * SIZE):
+            x = at(xs, k)
+            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
+            e = fma(s, q, _ZERO - x)
+            ee = fma(e * at(ws, k), e, ee)
+    return lane(d, argmin(ee))
+
+
+@njit(
+    void(
+        *(FLOATS, FLOATS, int64, float32, float32, FLOATS, FLOATS, FLOATS, FLOATS),
+        *(FLOATS_OUT, SIGNED_OUT),
+    ),
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
+def fit_symmetric(
+    x: Any,
+    importance: Any,
+    columns: int,
+    reach: float,
+    limit: float,
+    trials: Any,
+    grid: Any,
+    moves: Any,
+    nudges: Any,
+    ds: Any,
+    scales: Any,
+) -> None:
+    """Fit every super-block of x (float32, rows of `columns` end to end).
+
+    reach: codes go from -reach to reach - 1; limit: scales from -limit to limit - 1.
+    trials, grid, moves, nudges: the candidates of steps 1 to 4.
+    Fills ds (float32, one a super-block) and scales (int8, one a sub-block).
+    """
+    xs = np.empty(BLOCK, np.float32)
+    ws = np.empty(BLOCK, np.float32)
+    table = np.zeros((3, WIDTH), np.float32)
+    sums = Sums(table[0], table[1], table[2])
+    for block in range(x.size // BLOCK):
+        start = block * BLOCK
+        unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
+        for j in range(COUNT):
+            _try_scales(xs, ws, j, reach, trials, sums)
+        d = choose_unit(sums, COUNT, limit, unit, grid)
+        for j in range(COUNT):
+            _try_integers(xs, ws, j, reach, limit, moves, d, sums)
+        d = _best_unit(xs, ws, reach, nudged_units(sums, d, unit, nudges), sums)
+        ds[block] = d * unit
+        for j in range(COUNT):
+            scales[block * COUNT + j] = np.int8(sums.scale[j])

@@ -1,0 +1,95 @@
+"""The scale of scales of formats without minima: x' = d * scale * code.
+
+Shared by the searches of Q3_K, Q6_K and IQ4_XS.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from qconvert.kernels.blocks import float16, inverse
+from qconvert.kernels.simd import (
+    WIDTH,
+    argmin,
+    fma,
+    greatest,
+    highest,
+    lane,
+    least,
+    load,
+    lowest,
+    rint,
+    splat,
+    store,
+    total,
+    where_less,
+)
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_INFINITE = np.float32(np.inf)
+
+
+class Sums(NamedTuple):
+    """Of each sub-block, [16]: its scale, and sums over its codes q, weighted by importance.
+
+    scale: first the real scale that is best for the codes, then the integer that stands for it.
+    qq: q squared; error_q: (x' - x) * q.
+    """
+
+    scale: Any
+    qq: Any
+    error_q: Any
+
+
+@njit(error_model="numpy")
+def extreme(xs: Any, start: int, size: int) -> Any:
+    """The weight that is largest in magnitude, with its sign; the positive one of two."""
+    lows = load(xs, start)
+    highs = lows
+    for k in range(start + WIDTH, start + size, WIDTH):
+        lows = least(lows, load(xs, k))
+        highs = greatest(highs, load(xs, k))
+    low = lowest(lows)
+    high = highest(highs)
+    return low if -low > high else high
+
+
+@njit(error_model="numpy")
+def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
+    """The d, among the largest scale times `grid`, whose multiples suit all scales best.
+
+    Turns the scales in `sums` into integers from -limit to limit - 1. `unit` is the power of two
+    that was divided out of the block, which float16 sees again.
+    """
+    top = extreme(sums.scale, 0, WIDTH)
+    best = _INFINITE
+    chosen = _ZERO
+    for part in range(0, grid.size, WIDTH):
+        d = float16(load(grid, part) * (top * unit)) / unit
+        per_d = inverse(d)
+        error = splat(_ZERO)
+        for j in range(count):
+            scale = greatest(least(rint(per_d * sums.scale[j]), limit - _ONE), -limit)
+            ds = d * scale - sums.scale[j]
+            error = fma(ds * ds, sums.qq[j], error)
+        i = argmin(error)
+        if lane(error, i) < best:
+            best = lane(error, i)
+            chosen = lane(d, i)
+    scales = rint(inverse(splat(chosen)) * load(sums.scale, 0))
+    store(sums.scale, 0, greatest(least(scales, limit - _ONE), -limit))
+    return chosen
+
+
+@njit(error_model="numpy")
+def nudged_units(sums: Any, d: Any, unit: Any, nudges: Any) -> Any:
+    """Sixteen d: the one at hand, and the best one for the codes at hand times `nudges`."""
+    scale = load(sums.scale, 0)
+    curve = total(scale * scale * load(sums.qq, 0))
+    slope = total(scale * load(sums.error_q, 0))
+    fitted = d - slope / curve if curve > _ZERO else d
+    # A nudge of 0 stands for d as it is.
+    factor = load(nudges, 0)
+    return where_less(_ZERO, factor, float16(factor * (fitted * unit)) / unit, d)
