@@ -6,8 +6,9 @@ naming convention (ggml/docs/gguf.md).
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from gguf import GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 from gguf import Metadata as GeneralMetadata
 from gguf.utility import size_label
 
@@ -40,10 +41,15 @@ def general_metadata(
     _add_sampling(described, path)
     described.set_gguf_meta_model(writer)
     keys = {
-        key: Field(value.type, value.value, value.sub_type)
+        key: Field(value.type, value.value, _item_type(value.value))
         for key, value in writer.kv_data[0].items()
     }
     return {"general.architecture": text(architecture), "general.type": text("model"), **keys}
+
+
+def _item_type(value: Any) -> GGUFValueType | None:
+    """The writer leaves open what its lists hold (tags, languages)."""
+    return GGUFValueType.get_type(value[0]) if isinstance(value, list) and value else None
 
 
 def _describe(path: Path, source: str, total: int) -> GeneralMetadata:

@@ -29,6 +29,8 @@ def rope_config(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
     """
     config: dict[str, Any] = {"rope_theta": keys.real("rope.freq_base", default=theta)}
     kind = keys.value("rope.scaling.type")
+    if kind not in (None, "none", "linear", "yarn", "longrope"):
+        raise UnsupportedError(f"rotary scaling of an unknown kind: {kind!r:.40}")
     if keys.has_tensor("rope_freqs.weight"):
         config["rope_scaling"] = _llama3(keys, config["rope_theta"])
     elif kind == "linear":
@@ -38,8 +40,6 @@ def rope_config(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
         }
     elif kind == "yarn":
         config["rope_scaling"] = _yarn(keys)
-    elif kind not in (None, "none", "longrope"):
-        raise UnsupportedError(f"rotary scaling of an unknown kind: {kind!r:.40}")
     return config
 
 

@@ -44,7 +44,8 @@ def read_unigram(files: TokenizerFiles) -> Vocabulary:
     unknown = files.model.get("unk_id")
     if not isinstance(unknown, int) or not 0 <= unknown < len(pieces):
         raise CheckpointError("tokenizer.json names no unknown token")
-    return unigram_vocabulary(files, pieces, unknown, (prefix or prepended, merged or words, charsmap))
+    preparation = (prefix or prepended, merged or words, charsmap)
+    return unigram_vocabulary(files, pieces, unknown, preparation)
 
 
 def unigram_vocabulary(
