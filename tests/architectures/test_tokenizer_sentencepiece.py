@@ -291,3 +291,22 @@ def test_a_broken_model_file_is_refused(cut: int, bpe: Path, tmp_path: Path) -> 
     (tmp_path / "tokenizer.model").write_bytes(data[:cut])
     with pytest.raises((CheckpointError, UnsupportedError)):
         tokenizer_metadata(tmp_path, {}, "llama")
+
+
+def test_user_defined_pieces_of_a_model_file_are_found_first(tmp_path: Path) -> None:
+    """Gemma's .model lists runs of spaces and tags so."""
+    symbols = ["<tag>", "\u2581\u2581\u2581", "\n\n"]
+    directory = train_sentencepiece(
+        tmp_path / "model", "bpe", **LLAMA, user_defined_symbols=symbols, add_dummy_prefix=False
+    )
+    (directory / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False, **NAMES}))
+    model = processor(directory)
+    more = {"tags": "a<tag>b   <tag> \n\n\n", "spaces": "   x   y"}
+    found = differences(
+        directory, tmp_path, tokenizer=lambda t: {"input_ids": model.EncodeAsIds(t)}, more=more
+    )
+    assert not found
+    metadata = tokenizer_metadata(directory, {}, "gemma")
+    assert metadata["tokenizer.ggml.tokens"].value[3:6] == ["<tag>", "   ", "\n\n"]
+    assert metadata["tokenizer.ggml.token_type"].value[3:6] == [gguf.TokenType.USER_DEFINED] * 3
+    assert metadata["tokenizer.ggml.add_space_prefix"].value is False

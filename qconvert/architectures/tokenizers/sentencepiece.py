@@ -89,9 +89,10 @@ def vocabulary_of_pieces(
         if number not in added:
             types[number] = kind
             tokens[number] = text.replace(SPACE, " ") if kind == USER_DEFINED else text
-    for number in added:
-        if number < size:
-            scores[number] = LOWEST
+    for number in [number for number in added if number < size]:
+        scores[number] = LOWEST
+        if types[number] == USER_DEFINED:
+            tokens[number] = tokens[number].replace(SPACE, " ")
     return Vocabulary(
         "llama",
         "default",
@@ -157,7 +158,7 @@ def metaspace_prefix(step: Mapping[str, Any]) -> bool:
     scheme = step.get("prepend_scheme")
     if scheme is None:
         return bool(step.get("add_prefix_space", True))
-    return scheme != "never"
+    return bool(scheme != "never")
 
 
 def flat_steps(owner: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
