@@ -50,7 +50,7 @@ def _sizes(
         "intermediate_size": ffn,
         "num_hidden_layers": layers,
         "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": 0.02,  # large enough to be seen
     }
     return sizes | ({} if head_dim is None else {"head_dim": head_dim}) | rest
 
@@ -81,7 +81,7 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(
         "MixtralForCausalLM",
         "MixtralConfig",
-        _sizes(160, 6, 2, 24, 224, 3, num_local_experts=5, num_experts_per_tok=2),
+        _sizes(160, 6, 2, 24, 224, 2, num_local_experts=5, num_experts_per_tok=2),
         _WIDE_HEADS | {"num_local_experts": 8},
     ),
     "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", _sizes(320, 8, 2, None, 416, 3), _WIDE),
@@ -89,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
         "Qwen3MoeConfig",
-        _sizes(192, 6, 3, 24, 352, 3, num_experts=5, num_experts_per_tok=2)
+        _sizes(192, 6, 3, 24, 352, 2, num_experts=5, num_experts_per_tok=2)
         | {"moe_intermediate_size": 96, "norm_topk_prob": True},
         _WIDE_HEADS | {"moe_intermediate_size": 256},
     ),
@@ -129,7 +129,8 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         "GPT2LMHeadModel",
         "GPT2Config",
-        {"n_embd": 240, "n_head": 6, "n_inner": 416, "n_layer": 3, "n_positions": 96},
+        {"n_embd": 240, "n_head": 6, "n_inner": 416, "n_layer": 3, "n_positions": 96}
+        | {"layer_norm_epsilon": 0.02},
         {"n_embd": 256, "n_head": 8, "n_inner": 512, "n_layer": 8},
     ),
     "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", _sizes(192, 8, 2, None, 416, 3), _WIDE),
@@ -157,6 +158,7 @@ FAMILIES: dict[str, Family] = {
             "intermediate_size": 416,
             "num_hidden_layers": 3,
             "max_position_embeddings": 96,
+            "layer_norm_eps": 0.02,
         },
         {
             "hidden_size": 256,
@@ -208,7 +210,7 @@ def spread_weights(model: Any, family: str) -> None:
             if name.endswith(("embed_tokens.weight", "wte.weight")) and not scales_embedding:
                 weight.copy_(0.3 * random)
             elif name.endswith(".gate.weight"):
-                weight.copy_(0.4 * random)
+                weight.copy_(0.6 * random)
             elif weight.dim() > 1:
                 weight.copy_(0.06 * random)
             elif name.endswith("bias"):

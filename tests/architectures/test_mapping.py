@@ -146,7 +146,7 @@ def test_a_missing_expert_is_named(listing: Make) -> None:
     config, tensors = listing("qwen3_moe")
     stored = expert_tensors(config, tensors)
     for missing in ("experts.0.up_proj", "experts.3.up_proj"):
-        name = f"model.layers.2.mlp.{missing}.weight"
+        name = f"model.layers.1.mlp.{missing}.weight"
         rest = {key: info for key, info in stored.items() if key != name}
         assert name in refusal(config, rest)
 
