@@ -88,6 +88,16 @@ def head_size(config: Config) -> int:
     return whole(config, "head_dim", default=whole(config, "hidden_size") // head_count(config))
 
 
+def heads_fill_width(config: Config) -> None:
+    """Refuse heads that together are wider or narrower than the model, for families whose output
+    projection llama.cpp takes for square."""
+    if head_count(config) * head_size(config) != whole(config, "hidden_size"):
+        raise UnsupportedError(
+            "config.json: llama.cpp runs this family only where num_attention_heads * head_dim is "
+            "hidden_size"
+        )
+
+
 def block_count(config: Config) -> int:
     return whole(config, "num_hidden_layers", most=MOST_BLOCKS)
 

@@ -3,7 +3,7 @@ key heads together."""
 
 from typing import Any
 
-from qconvert.architectures.common import decoder_metadata, expect
+from qconvert.architectures.common import decoder_metadata, expect, heads_fill_width
 from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
@@ -24,6 +24,7 @@ NAME = "olmo2"
 
 
 def metadata(config: Config) -> Metadata:
+    heads_fill_width(config)
     whole_heads_turn(config)
     expect(config, "attention_bias", (False,))
     return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}

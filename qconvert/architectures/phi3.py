@@ -12,6 +12,7 @@ import numpy as np
 from qconvert.architectures.common import (
     decoder_metadata,
     head_count,
+    heads_fill_width,
     prefixed,
     real,
     whole,
@@ -31,6 +32,7 @@ LONG = ("longrope", "su")
 
 
 def metadata(config: Config) -> Metadata:
+    heads_fill_width(config)
     longest = whole(config, "max_position_embeddings")
     keys = {
         "rope.dimension_count": u32(_turned(config)),

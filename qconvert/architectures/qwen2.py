@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qconvert.architectures.common import decoder_metadata
+from qconvert.architectures.common import decoder_metadata, heads_fill_width
 from qconvert.architectures.keys import Keys, decoder_config
 from qconvert.architectures.parts import (
     EMBEDDING,
@@ -23,6 +23,7 @@ NAME = "qwen2"
 
 
 def metadata(config: Config) -> Metadata:
+    heads_fill_width(config)
     whole_heads_turn(config)
     return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}
 
