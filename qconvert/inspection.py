@@ -55,7 +55,7 @@ def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = No
             plans.append(make_plan(model, Recipe(kind)))
         except PlanError as error:
             problems = (*problems, f"{kind.name}: {error.message}")
-    metadata = model.metadata if model else checkpoint.metadata
+    metadata = checkpoint.metadata or (model.metadata if model else {})
     return Inspection(
         checkpoint,
         model.architecture if model else _class_name(checkpoint),

@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
         preexec_fn=limited(len(expected) // 2),
     )
     assert full.returncode == 1
-    assert full.stderr.startswith("error: cannot write")
+    assert "error: cannot write" in full.stderr
     assert "Traceback" not in full.stderr
     assert out.read_bytes() == b"previous"
     done = subprocess.run(command(medium, out), capture_output=True, text=True, check=True)
@@ -201,7 +201,7 @@ def wait_for_bytes(path: Path, size: int, process: subprocess.Popen) -> None:
 def test_ctrl_c_is_answered_at_once_and_the_work_goes_on(medium, tmp_path):
     out = tmp_path / "x.gguf"
     process = start(medium, out)
-    wait_for_bytes(partial_path(out), 2_000_000, process)
+    wait_for_bytes(partial_path(out), 6_000_000, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 130

@@ -18,6 +18,7 @@ from qconvert.errors import CheckpointError, HubError
 
 # Beside the weights: configuration, tokenizer, chat templates, pooling of sentence encoders.
 WANTED = (
+    "README.md",
     "*.json",
     "*.jinja",
     "*.model",
