@@ -190,7 +190,7 @@ def _write(
     made = _in_order(pool, make, (slab for _, _, slab in slabs), ahead)
     spoiled: dict[str, int] = {}
     for (out, slot, slab), (data, nonfinite) in zip(slabs, made, strict=True):
-        out.append(memoryview(data).cast("B"))
+        out.append(data.data)
         if nonfinite:
             spoiled[slab.tensor.name] = spoiled.get(slab.tensor.name, 0) + nonfinite
         if slab.is_last:

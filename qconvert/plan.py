@@ -45,7 +45,8 @@ FILE_KEYS = (
 
 def block_sizes(name: str) -> tuple[int, int]:
     """Weights and bytes of one block of any of ggml's types."""
-    return GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    weights, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    return int(weights), int(nbytes)
 
 
 @dataclass(frozen=True)

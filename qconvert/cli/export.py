@@ -141,6 +141,8 @@ def to_directory(
 
     path = output or default_directory(checkpoint)
     _check_place(path)
+    if not dry_run:
+        check_directory(path)
     plan = make_export_plan(checkpoint, dtype)
     limit = max_shard_size or MAX_SHARD_SIZE
     if not quiet:
@@ -149,12 +151,14 @@ def to_directory(
     if dry_run:
         show_plan(plan, path, limit, as_json)
         return
-    check_directory(path)
     watcher = render.make_watcher(quiet)
     try:
         result = write_directory(
             plan, path, limit, threads or default_threads(), watcher, allow_nan=allow_nan
         )
+    except KeyboardInterrupt:
+        watcher.note("interrupted: the same command goes on where this one stopped")
+        raise
     finally:
         watcher.close()
     show_result(plan, path, result, as_json=as_json, quiet=quiet)
@@ -212,7 +216,7 @@ def show_plan(plan: "ExportPlan", path: Path, limit: int, as_json: bool) -> None
     for tensor in plan.tensors:
         shape = " x ".join(map(str, tensor.map.shape))
         source = _source_type(plan, tensor.map)
-        table.add_row(tensor.name, shape, source, tensor.format, str(tensor.nbytes))
+        render.add_row(table, tensor.name, shape, source, tensor.format, str(tensor.nbytes))
     render.print_table(table)
     print(f"would write {path}: {len(shards)} safetensors files, {summary(plan, plan.nbytes)}")
 

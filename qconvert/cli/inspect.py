@@ -100,15 +100,15 @@ def show_overview(found: "Inspection") -> None:
             for name, (count, size) in found.dtypes.items()
         ),
     }
-    print(checkpoint.source)
+    print(render.printable(checkpoint.source))
     for key, value in rows.items():
-        print(f"  {key:<13} {value}")
+        print(render.printable(f"  {key:<13} {value}"))
 
 
 def show_metadata(found: "Inspection") -> None:
     print("  metadata")
     for key, field in found.checkpoint.metadata.items():
-        print(f"    {key} = {_shown(field, cut=True)}")
+        print(render.printable(f"    {key} = {_shown(field, cut=True)}"))
 
 
 def _shown(field: "Field", cut: bool) -> Any:
@@ -132,13 +132,13 @@ def show_tensors(found: "Inspection") -> None:
     table = render.make_table("tensor", "shape", "dtype", ">bytes")
     for info in found.checkpoint.tensors.values():
         shape = " x ".join(map(str, info.shape))
-        table.add_row(info.name, shape, info.dtype, str(info.nbytes))
+        render.add_row(table, info.name, shape, info.dtype, str(info.nbytes))
     render.print_table(table)
     if not planned:
         return
     table = render.make_table("written as", "type", ">bytes")
     for tensor in planned.values():
-        table.add_row(tensor.name, tensor.format, str(tensor.nbytes))
+        render.add_row(table, tensor.name, tensor.format, str(tensor.nbytes))
     render.print_table(table)
 
 
@@ -148,7 +148,8 @@ def show_file_types(found: "Inspection") -> None:
     table = render.make_table(">type", ">size", ">bytes", ">bits per weight", ">fallbacks")
     for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
         count = len(plan.fallbacks)
-        table.add_row(
+        render.add_row(
+            table,
             plan.recipe.file_type.name,
             render.human_bytes(plan.nbytes),
             str(plan.nbytes),

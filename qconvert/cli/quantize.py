@@ -197,7 +197,7 @@ def show_plan(plan: "Plan", paths: list[Path], as_json: bool) -> None:
         shape = " x ".join(map(str, tensor.map.shape))
         source = plan.model.source_type(tensor.map)
         name = f"{tensor.format} (not {tensor.wanted})" if tensor.is_fallback else tensor.format
-        table.add_row(tensor.name, shape, source, name, str(tensor.nbytes))
+        render.add_row(table, tensor.name, shape, source, name, str(tensor.nbytes))
     render.print_table(table)
     print(f"would write {paths[0]}: {summary(plan, plan.nbytes)}")
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from qconvert.pipeline import Watcher
     from qconvert.plan import Plan
 
 PLAIN_INTERVAL = 10.0
@@ -63,8 +62,20 @@ def make_table(*columns: str, title: str | None = None) -> "Table":
     return table
 
 
+def add_row(table: "Table", *cells: object) -> None:
+    """Cells as they are: names come from strangers, and brackets in them are no markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(str(cell))) for cell in cells))
+
+
+def printable(value: str) -> str:
+    """Without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in value)
+
+
 def say(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def shorten(names: Sequence[str]) -> str:
@@ -92,7 +103,7 @@ def fallback_lines(plan: "Plan") -> list[str]:
     return lines
 
 
-def make_watcher(quiet: bool) -> "Watcher":
+def make_watcher(quiet: bool) -> "SilentWatcher | BarWatcher | PlainWatcher":
     """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
     if quiet:
         return SilentWatcher()
@@ -167,7 +178,7 @@ class BarWatcher:
             BarColumn(bar_width=30),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=Console(stderr=True),
             transient=True,
         )
