@@ -107,7 +107,7 @@ def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
     config = {**description.config, **special_ids(stored)}
     config["torch_dtype"] = DTYPES[_by_bytes(tensors)[0]]
     files = {"config.json": json_bytes(config)}
-    notices = [*description.notices, *_lost(checkpoint)]
+    notices = [*description.notices, *_lost(checkpoint), *_rounded(checkpoint, tensors)]
     if description.architecture.name == "bert":
         notices.append("a GGUF file has no pooler: transformers will draw one at random")
     if stored is None:
@@ -154,6 +154,17 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     if not quantized:
         return []
     return [f"the source is quantized ({', '.join(quantized)}): what it lost stays lost"]
+
+
+def _rounded(checkpoint: Checkpoint, tensors: tuple[TensorPlan, ...]) -> list[str]:
+    """What a chosen dtype costs; "auto" costs nothing."""
+    stored = checkpoint.tensors
+    narrowed = Counter(
+        tensor.format
+        for tensor in tensors
+        if tensor.format != "F32" and stored[tensor.map.parts[0].source].dtype != tensor.format
+    )
+    return [f"{count} tensors are rounded to {name}" for name, count in narrowed.items()]
 
 
 def special_ids(stored: Stored | None) -> dict[str, int | None]:

@@ -153,7 +153,9 @@ def sentencepiece(stored: Stored) -> Parts:
     }
     prefix = stored.flag("add_space_prefix", DEFAULTS["llama"]["add_space_prefix"])
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    normalizer = [{"type": "Prepend", "prepend": SPACE}, replace] if prefix else [replace]
+    normalizer: list[Block] = [replace]
+    if prefix:
+        normalizer.insert(0, {"type": "Prepend", "prepend": SPACE})
     decoder: list[Block] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
@@ -184,7 +186,7 @@ def merges_by_score(stored: Stored, ids: Mapping[str, int]) -> list[list[str]]:
     ]
     made.sort(key=lambda number: -stored.scores[number])
     normal = {text for text, number in ids.items() if stored.types[number] == NORMAL}
-    merges = []
+    merges: list[list[str]] = []
     for number in made:
         text = stored.tokens[number]
         pairs = [(text[:cut], text[cut:]) for cut in range(1, len(text))]

@@ -33,8 +33,10 @@ DEFAULTS = {
 }
 """By kind of tokenizer, what holds where a file does not say it."""
 
-BEGINS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
-BEGINS += ("jina-v5-nano", "tekken", "chameleon")
+BEGINS = frozenset(
+    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
+    | {"jina-v5-nano", "tekken", "chameleon"}
+)
 """Pre-tokenizers that put `bos` before a text where the file does not say it."""
 
 
