@@ -70,19 +70,16 @@ def read_gpt2_files(files: TokenizerFiles) -> Vocabulary:
     return _vocabulary(files, _CLASSES[kind], ids, _read_merges(files.path / "merges.txt"))
 
 
-def merge_pairs(merges: Any) -> list[tuple[str, str]]:
+def merge_pairs(merges: Any) -> list[list[str]]:
     """The merges of tokenizer.json, in either of its two spellings, as pairs by rank."""
     if not isinstance(merges, list):
         raise CheckpointError("tokenizer.json holds no merges")
-    pairs: list[tuple[str, str]] = []
-    for merge in merges:
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(parts, list) and len(parts) == 2):
-            raise CheckpointError(f"tokenizer.json holds a merge that is no pair: {merge!r}")
-        left, right = parts
-        if not (isinstance(left, str) and isinstance(right, str)):
-            raise CheckpointError(f"tokenizer.json holds a merge that is no text: {merge!r}")
-        pairs.append((left, right))
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    for pair in pairs:
+        if not (type(pair) is list and len(pair) == 2):
+            raise CheckpointError(f"tokenizer.json holds a merge that is no pair: {pair!r}")
+        if not (type(pair[0]) is str and type(pair[1]) is str):
+            raise CheckpointError(f"tokenizer.json holds a merge that is no text: {pair!r}")
     return pairs
 
 
@@ -100,13 +97,13 @@ def merge_word(word: Sequence[str], ranks: Mapping[tuple[str, str], int]) -> lis
 
 
 def _vocabulary(
-    files: TokenizerFiles, name: str, ids: Mapping[str, int], pairs: list[tuple[str, str]]
+    files: TokenizerFiles, name: str, ids: Mapping[str, int], pairs: list[list[str]]
 ) -> Vocabulary:
     added = all_added(files, ids)
     size = vocabulary_size(files, [*ids.values(), *added])
     tokens, types = lay_out(ids, added, size)
     # A plain space never occurs in respelled text, so a merge with one never applies.
-    merges = [f"{left} {right}" for left, right in pairs if " " not in left + right]
+    merges = [f"{left} {right}" for left, right in pairs if " " not in left and " " not in right]
     if _strips_mask(files):
         name = {"gpt-2": "jina-v2-de"}.get(name, name)
     return Vocabulary("gpt2", name, tokens, types, ids, merges=merges)
@@ -122,12 +119,12 @@ def _strips_mask(files: TokenizerFiles) -> bool:
 
 def _check_reachable(
     ids: Mapping[str, int],
-    pairs: list[tuple[str, str]],
+    pairs: list[list[str]],
     entry: Pretokenizer,
     ignore_merges: bool,
 ) -> None:
     """Whether merges are tried makes no difference where they lead to every token anyway."""
-    ranks = {pair: rank for rank, pair in enumerate(pairs)}
+    ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
     for left, right in pairs:
         token = left + right
         if token in ids and len(merge_word(token, ranks)) > 1:
@@ -141,7 +138,7 @@ def _check_reachable(
     )
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def _read_merges(path: Path) -> list[list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
