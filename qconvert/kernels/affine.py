@@ -131,9 +131,16 @@ def _choose_units(sums: Any, count: int, limit: Any, unit: Any, grid: Any, units
     d_top = highest(load(sums.scale, 0)) / limit
     dmin_top = highest(load(sums.low, 0)) / limit
     best = _INFINITE
-    for part in range(0, grid.size, 2 * WIDTH):
-        d = float16(load(grid, part) * (d_top * unit)) / unit
-        dmin = float16(load(grid, part + WIDTH) * (dmin_top * unit)) / unit
+    for part in range(0, grid.size + 2 * WIDTH, 2 * WIDTH):
+        if part < grid.size:
+            d = load(grid, part) * d_top
+            dmin = load(grid, part + WIDTH) * dmin_top
+        else:
+            # What suits any one sub-block, for the case that the larger ones matter little.
+            d = load(sums.scale, 0) / limit
+            dmin = load(sums.low, 0) / limit
+        d = float16(d * unit) / unit
+        dmin = float16(dmin * unit) / unit
         per_d = inverse(d)
         per_dmin = inverse(dmin)
         error = splat(_ZERO)

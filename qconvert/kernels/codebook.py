@@ -5,10 +5,11 @@
 
 The steps are those of `symmetric`; IQ4_NL, without integers, takes the first and the last.
 
-Sixteen candidates lie within a tenth of a middle one, the first. So near to each other, they divide a weight
-by the scale to places between which at most one boundary of two values lies. It is looked up once
-for the middle one, and each lane then has two values to choose from. A candidate further off may
-see a weight rounded to a value that is not the nearest, and only looks worse than it is.
+Sixteen candidates lie within a tenth of the first one. So near to each other, they divide a
+weight by the scale to places between which at most one boundary of two values lies. It is looked
+up once, for the first candidate, and each lane then has two values to choose from. A candidate
+further off may see a weight rounded to a value that is not the nearest, and only looks worse than
+it is.
 """
 
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from qconvert.kernels.simd import (
     least,
     load,
     splat,
+    total,
     where_less,
 )
 from qconvert.kernels.units import Sums, choose_unit, extreme, nudged_units
@@ -46,6 +48,7 @@ LIMIT = np.float32(32)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _INFINITE = np.float32(np.inf)
+_EXACT = np.float32(1e-6)
 _FIRST_CELL = np.float32(-128)
 _LAST_CELL = np.float32(127)
 
@@ -143,6 +146,26 @@ def _errors(xs: Any, ws: Any, j: int, cells: Any, s: Any) -> Any:
     return ee
 
 
+@njit(error_model="numpy")
+def _fit_block(
+    xs: Any, ws: Any, cells: Any, unit: Any, search: Any, start: int, units: Any, sums: Any
+) -> Any:
+    """All steps, with trials from `start` on; d goes to units[0]. Returns the squared error."""
+    trials, grid, moves, nudges = search
+    for j in range(COUNT):
+        _try_scales(xs, ws, j, cells, trials, start, trials.size, sums)
+    d = choose_unit(sums, COUNT, LIMIT, unit, grid)
+    for j in range(COUNT):
+        _try_integers(xs, ws, j, cells, moves, d, sums)
+    trial = nudged_units(sums, d, unit, nudges)
+    ee = splat(_ZERO)
+    for j in range(COUNT):
+        ee = ee + _errors(xs, ws, j, cells, trial * sums.scale[j])
+    i = argmin(ee)
+    units[0] = lane(trial, i)
+    return lane(ee, i)
+
+
 @njit(
     void(
         *(FLOATS, FLOATS, int64, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS),
@@ -175,22 +198,28 @@ def fit_iq4_xs(
     ws = np.empty(BLOCK, np.float32)
     table = np.zeros((3, WIDTH), np.float32)
     sums = Sums(table[0], table[1], table[2])
+    units = np.empty(1, np.float32)
     cells = Cells(boundary, below, above)
+    search = (trials, grid, moves, nudges)
     for block in range(x.size // BLOCK):
         start = block * BLOCK
         unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
-        for j in range(COUNT):
-            _try_scales(xs, ws, j, cells, trials, 0, trials.size, sums)
-        d = choose_unit(sums, COUNT, LIMIT, unit, grid)
-        for j in range(COUNT):
-            _try_integers(xs, ws, j, cells, moves, d, sums)
-        trial = nudged_units(sums, d, unit, nudges)
-        ee = splat(_ZERO)
-        for j in range(COUNT):
-            ee = ee + _errors(xs, ws, j, cells, trial * sums.scale[j])
-        ds[block] = lane(trial, argmin(ee)) * unit
-        for j in range(COUNT):
-            scales[block * COUNT + j] = np.int8(sums.scale[j])
+        energy = splat(_ZERO)
+        for k in range(0, BLOCK, WIDTH):
+            energy = fma(load(xs, k) * load(ws, k), load(xs, k), energy)
+        best = _INFINITE
+        first = 0
+        while first >= 0:
+            error = _fit_block(xs, ws, cells, unit, search, first, units, sums)
+            if error < best or first == 0:
+                best = error
+                ds[block] = units[0] * unit
+                for j in range(COUNT):
+                    scales[block * COUNT + j] = np.int8(sums.scale[j])
+            # Weights that lie on a grid, up to what float16 makes of it: it may suit the other
+            # sign better.
+            exact = error < total(energy) * _EXACT
+            first = 2 * WIDTH if exact and first == 0 else -1
 
 
 @njit(

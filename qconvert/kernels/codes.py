@@ -57,10 +57,10 @@ def pack_plane(
     for b in range(codes.size // block):
         place = b * block_bytes + offset
         for first in range(b * block, (b + 1) * block, width * count):
-            for l in range(width):
-                out[place + l] = (codes[first + l] >> shift) & mask
+            for k in range(width):
+                out[place + k] = (codes[first + k] >> shift) & mask
             for i in range(1, count):
-                for l in range(width):
-                    part = (codes[first + i * width + l] >> shift) & mask
-                    out[place + l] |= np.uint8(part << (bits * i))
+                for k in range(width):
+                    part = (codes[first + i * width + k] >> shift) & mask
+                    out[place + k] |= np.uint8(part << (bits * i))
             place += width

@@ -58,7 +58,8 @@ def extreme(xs: Any, start: int, size: int) -> Any:
 
 @njit(error_model="numpy")
 def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
-    """The d, among the largest scale times `grid`, whose multiples suit all scales best.
+    """The d whose multiples suit all scales best: the largest scale times one of `grid`, or the
+    lowest integer's share of any one scale, for the case that the larger ones matter little.
 
     Turns the scales in `sums` into integers from -limit to limit - 1. `unit` is the power of two
     that was divided out of the block, which float16 sees again.
@@ -66,8 +67,9 @@ def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
     top = extreme(sums.scale, 0, WIDTH)
     best = _INFINITE
     chosen = _ZERO
-    for part in range(0, grid.size, WIDTH):
-        d = float16(load(grid, part) * (top * unit)) / unit
+    for part in range(0, grid.size + WIDTH, WIDTH):
+        d = load(grid, part) * top if part < grid.size else load(sums.scale, 0) / -limit
+        d = float16(d * unit) / unit
         per_d = inverse(d)
         error = splat(_ZERO)
         for j in range(count):
