@@ -32,6 +32,8 @@ VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
 
+BOUNDARIES = (VALUES[1:] + VALUES[:-1]) / 2
+
 
 class Layout(NamedTuple):
     """What tells both formats apart.
@@ -71,10 +73,9 @@ class Params(NamedTuple):
 def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each whole number from -128 to 127, the boundary that is nearest to the places from it
     to the next one, float32 [256], and the values below and above that boundary."""
-    boundaries = (VALUES[1:] + VALUES[:-1]) / 2
     places = np.arange(-128, 128) + 0.5
-    lower = abs(places[:, None] - boundaries).argmin(axis=1)
-    return boundaries[lower], VALUES[lower], VALUES[lower + 1]
+    lower = abs(places[:, None] - BOUNDARIES).argmin(axis=1)
+    return BOUNDARIES[lower], VALUES[lower], VALUES[lower + 1]
 
 
 def steps(params: Params) -> np.ndarray:
@@ -107,10 +108,8 @@ def round_codes(layout: Layout, x: Weights, params: Params) -> np.ndarray:
 
     step = steps(params)
     per_step = np.divide(1, step, out=np.zeros_like(step), where=step != 0).reshape(-1)
-    boundary, below, _ = cells()
-    lower = np.searchsorted(VALUES, below).astype(np.float32)
     codes = np.empty(x.shape, np.uint8)
-    codebook.round_codebook(x.reshape(-1), per_step, SIZE, boundary, lower, codes.reshape(-1))
+    codebook.round_codebook(x.reshape(-1), per_step, SIZE, BOUNDARIES, codes.reshape(-1))
     return codes
 
 

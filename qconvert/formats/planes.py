@@ -33,18 +33,13 @@ def pack_planes(planes: tuple[Plane, ...], codes: np.ndarray, block: int, out: n
     """Write codes, uint8 [rows, columns], into out, uint8 [rows, blocks, block_bytes]."""
     from qconvert.kernels.codes import pack_plane
 
-    flat = codes.reshape(-1)
+    words = np.ascontiguousarray(codes).reshape(-1).view(np.uint64)
     for plane in planes:
-        pack_plane(
-            flat,
-            block,
-            plane.width,
-            plane.bits,
-            plane.shift,
-            plane.offset,
-            out.shape[-1],
-            out.reshape(-1),
-        )
+        size = block * plane.bits // 8
+        packed = np.empty(words.size * plane.bits // 8, np.uint64)
+        pack_plane(words, plane.width // 8, plane.bits, plane.shift, packed)
+        target = out[..., plane.offset : plane.offset + size]
+        target[...] = packed.view(np.uint8).reshape(target.shape)
 
 
 def unpack_planes(planes: tuple[Plane, ...], blocks: np.ndarray, block: int) -> np.ndarray:

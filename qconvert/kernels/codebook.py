@@ -36,6 +36,7 @@ from qconvert.kernels.simd import (
     least,
     load,
     splat,
+    store_bytes,
     total,
     where_less,
 )
@@ -262,20 +263,20 @@ def fit_iq4_nl(
 
 
 @njit(
-    void(FLOATS, FLOATS, int64, FLOATS, FLOATS, BYTES_OUT),
+    void(FLOATS, FLOATS, int64, FLOATS, BYTES_OUT),
     error_model="numpy",
     nogil=True,
     cache=True,
 )
-def round_codebook(x: Any, per_step: Any, size: int, boundary: Any, lower: Any, codes: Any) -> None:
+def round_codebook(x: Any, per_step: Any, size: int, boundaries: Any, codes: Any) -> None:
     """The code of the value nearest to each weight times per_step (one for `size` weights).
 
-    lower: of each cell, the code of the value below its boundary.
+    boundaries: between neighbouring values, ascending.
     """
     for j in range(x.size // size):
-        factor = per_step[j]
-        for k in range(j * size, (j + 1) * size):
-            place = x[k] * factor
-            cell = cell_of(place)
-            code = lower[cell]
-            codes[k] = np.uint8(code if place < boundary[cell] else code + _ONE)
+        for k in range(j * size, (j + 1) * size, WIDTH):
+            place = load(x, k) * per_step[j]
+            code = splat(_ZERO)
+            for i in range(boundaries.size):
+                code = code + where_less(place, at(boundaries, i), _ZERO, _ONE)
+            store_bytes(codes, k, code)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import float32, int64, njit, void
 
-from qconvert.kernels.blocks import BYTES, BYTES_OUT, FLOATS
+from qconvert.kernels.blocks import BYTES_OUT, FLOATS, WORDS, WORDS_OUT
 from qconvert.kernels.simd import WIDTH, fma, greatest, least, load, rint, splat, store_bytes
 
 
@@ -31,36 +31,26 @@ def round_even(
 
 
 @njit(
-    void(BYTES, int64, int64, int64, int64, int64, int64, BYTES_OUT),
+    void(WORDS, int64, int64, int64, WORDS_OUT),
     error_model="numpy",
     nogil=True,
     cache=True,
 )
-def pack_plane(
-    codes: Any,
-    block: int,
-    width: int,
-    bits: int,
-    shift: int,
-    offset: int,
-    block_bytes: int,
-    out: Any,
-) -> None:
-    """Put some bits of every code into the blocks.
+def pack_plane(codes: Any, width: int, bits: int, shift: int, out: Any) -> None:
+    """Gather some bits of every code, eight codes at a time, in the bytes of a word.
 
-    Of each code, `bits` bits from bit `shift` on. A byte holds those of 8 // bits codes, lowest
-    first, which are `width` apart: byte l of a run of `width` bytes has codes l, width + l, ...
-    The plane lies `offset` bytes into each block.
+    Of each code, `bits` bits from bit `shift` on. A byte of `out` holds those of 8 // bits codes,
+    lowest first, which are `width` words apart, and the next `width` words of `out` come from the
+    codes behind these.
     """
     count = 8 // bits
-    mask = np.uint8((1 << bits) - 1)
-    for b in range(codes.size // block):
-        place = b * block_bytes + offset
-        for first in range(b * block, (b + 1) * block, width * count):
-            for k in range(width):
-                out[place + k] = (codes[first + k] >> shift) & mask
-            for i in range(1, count):
-                for k in range(width):
-                    part = (codes[first + i * width + k] >> shift) & mask
-                    out[place + k] |= np.uint8(part << (bits * i))
-            place += width
+    mask = np.uint64(((1 << bits) - 1) * 0x0101010101010101)
+    down = np.uint64(shift)
+    for run in range(out.size // width):
+        first = run * width * count
+        for k in range(width):
+            word = np.uint64(0)
+            for i in range(count):
+                part = (codes[first + i * width + k] >> down) & mask
+                word |= part << np.uint64(bits * i)
+            out[run * width + k] = word
