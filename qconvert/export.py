@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> d
             config["eos_token_id"] = ends
     for short, name in SAMPLING.items():
         field = metadata.get(f"general.sampling.{short}")
-        if field is not None and type(field.value) in (int, float):
+        if field is not None and type(field.value) in (int, float) and isfinite(field.value):
             config["do_sample"] = True
             config[name] = field.value if type(field.value) is int else _shortest(field.value)
     return config

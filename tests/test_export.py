@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tokenizer_oracles import TEXTS, auto_tokenizer, llama_tokenizer
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, QconvertError, UsageError, WeightError
 from qconvert.export import ExportPlan, make_export_plan, write_directory
+from qconvert.metadata import f32, f32s, flag, flags, i32s, text, texts, u32, u64
 
 YARN = {
     "rope_type": "yarn",
@@ -343,6 +345,51 @@ def test_absurd_metadata_gets_one_clear_line(name: str, tiny: Path, tmp_path: Pa
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 300
     assert sorted(tmp_path.iterdir()) == [source]
+
+
+GARBAGE = (
+    *(u32(value) for value in (0, 1, 2, 7, 2**31 - 1, 2**32 - 1)),
+    *(f32(value) for value in (float("nan"), float("inf"), 0.0, -1.0, 1e-30, 1e30)),
+    *(text(value) for value in ("", "x" * 100, 'a\n"b', "yarn")),
+    *(texts(value) for value in ([], ["a", "b"])),
+    *(i32s(value) for value in ([6, 6, 6], [6, 6, 7], [2**31 - 1] * 3)),
+    *(flag(True), f32s([float("nan")]), flags([True]), u64(2**64 - 1)),
+)
+MORE_KEYS = (
+    *(f"llama.{key}" for key in ("expert_count", "rope.scaling.factor", "rope.scaling.type")),
+    *(f"llama.attention.{key}" for key in ("key_length", "value_length", "sliding_window")),
+    *(f"general.{key}" for key in ("name", "license", "languages", "sampling.temp")),
+    *(f"tokenizer.ggml.{key}" for key in ("scores", "add_bos_token", "bos_token_id")),
+)
+
+
+def test_any_value_of_any_key_gives_a_plan_or_one_clear_line(tiny: Path) -> None:
+    checkpoint = open_checkpoint(str(tiny))
+    tokenizer = {
+        "tokenizer.ggml.model": text("gpt2"),
+        "tokenizer.ggml.pre": text("smollm"),
+        "tokenizer.ggml.tokens": texts(["<|end|>", "a", "b", "ab"]),
+        "tokenizer.ggml.token_type": i32s([3, 1, 1, 1]),
+        "tokenizer.ggml.merges": texts(["a b"]),
+        "tokenizer.ggml.eos_token_id": u32(0),
+        "tokenizer.chat_template": text("x"),
+    }
+    whole = {**checkpoint.metadata, **tokenizer}
+    refused = planned = 0
+    for key in dict.fromkeys((*whole, *MORE_KEYS)):
+        for field in GARBAGE:
+            spoiled = replace(checkpoint, metadata={**whole, key: field})
+            try:
+                plan = make_export_plan(spoiled)
+            except QconvertError as error:
+                refused += "\n" not in error.message
+                continue
+            planned += 1
+            for name, data in plan.files.items():
+                if name.endswith(".json"):
+                    assert json.loads(data, parse_constant=pytest.fail) is not None
+    assert refused + planned == len(GARBAGE) * len({*whole, *MORE_KEYS})
+    assert min(refused, planned) > 200
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ def rope_config(keys: Keys, theta: float = 10000.0) -> dict[str, Any]:
     """
     config: dict[str, Any] = {"rope_theta": keys.real("rope.freq_base", default=theta)}
     kind = keys.value("rope.scaling.type")
+    if config["rope_theta"] <= 1.0:
+        raise CheckpointError(
+            f"{keys.name}.rope.freq_base is {config['rope_theta']:g}, not above one"
+        )
     if kind not in (None, "none", "linear", "yarn", "longrope"):
         raise UnsupportedError(f"rotary scaling of an unknown kind: {kind!r:.40}")
     if keys.has_tensor("rope_freqs.weight"):
@@ -104,8 +108,10 @@ def _solved(factors: np.ndarray, factor: float, theta: float, size: int) -> list
     if mixed.sum() < 2:
         return []
     frequency = 1.0 / (2 * np.pi * theta ** (np.arange(0, size, 2) / size))
-    slope, offset = np.polyfit(frequency[mixed], share[mixed], 1)
-    if offset >= 0 or slope <= 0:
+    (x, *_, last), (y, *_, end) = frequency[mixed], share[mixed]
+    slope = (end - y) / (last - x)
+    offset = y - slope * x
+    if not (offset < 0 < slope):
         return []
     original = round(-slope / offset)
     if not 1 <= original < 2**31:

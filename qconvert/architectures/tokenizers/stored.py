@@ -88,9 +88,9 @@ def read_stored(metadata: Mapping[str, Field], vocabulary: int) -> Stored | None
         CheckpointError: lists that do not belong together, or values of the wrong kind.
     """
     model = _text(metadata, "model")
-    if "tokenizer.ggml.tokens" not in metadata or model in ("", "none", "no_vocab"):
-        return None
     tokens = _list(metadata, "tokens", str)
+    if not tokens or model in ("", "none", "no_vocab"):
+        return None
     if len(tokens) > vocabulary:
         raise CheckpointError(f"{len(tokens)} tokens, but {vocabulary} rows in token_embd.weight")
     if not all(tokens) or max(map(len, tokens)) > LONGEST:
