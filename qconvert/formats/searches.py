@@ -72,7 +72,7 @@ def symmetric(trials: np.ndarray, limit: int, moves: np.ndarray) -> Search:
     rows = trials.reshape(-1, 16)
     favour = _favour(trials.size).reshape(rows.shape)
     # Whole steps for weights on a grid, of which another one may suit float16 better.
-    slack = np.concatenate([np.arange(0, 30), np.arange(1, 19) * limit / 450])
+    slack = np.concatenate([np.arange(16), np.arange(1, 17) * limit / 400])
     grid = np.concatenate([-1 / (limit - slack), 1 / (limit - 1 - slack)])
     steps = np.array([*range(8), *range(-7, 0)])
     nudges = _flat(0, 1 + EPSILON * steps)

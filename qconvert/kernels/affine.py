@@ -130,7 +130,9 @@ def _choose_units(sums: Any, count: int, limit: Any, unit: Any, grid: Any, units
     """Step 2: leave (d, dmin) in `units` and each sub-block's integers in `sums`."""
     d_top = highest(load(sums.scale, 0)) / limit
     dmin_top = highest(load(sums.low, 0)) / limit
-    best = _INFINITE
+    best = splat(_INFINITE)
+    best_d = splat(_ZERO)
+    best_dmin = best_d
     for part in range(0, grid.size + 2 * WIDTH, 2 * WIDTH):
         if part < grid.size:
             d = load(grid, part) * d_top
@@ -150,11 +152,12 @@ def _choose_units(sums: Any, count: int, limit: Any, unit: Any, grid: Any, units
             dm = dmin * greatest(least(rint(m * per_dmin), limit), _ZERO) - sums.low[j]
             error = fma(dm, dm * sums.w[j] - _TWO * sums.error[j], error)
             error = fma(ds, ds * sums.qq[j] + _TWO * (sums.error_q[j] - dm * sums.q[j]), error)
-        i = argmin(error)
-        if lane(error, i) < best:
-            best = lane(error, i)
-            units[0] = lane(d, i)
-            units[1] = lane(dmin, i)
+        best_d = where_less(error, best, d, best_d)
+        best_dmin = where_less(error, best, dmin, best_dmin)
+        best = least(error, best)
+    i = argmin(best)
+    units[0] = lane(best_d, i)
+    units[1] = lane(best_dmin, i)
     # The same for all sub-blocks at once, one a lane.
     d = splat(units[0])
     scale = least(rint(inverse(d) * load(sums.scale, 0)), limit)

@@ -85,7 +85,9 @@ def _try_scales(
     base = j * SIZE
     peak = extreme(xs, base, SIZE)
     per_peak = _ONE / peak if peak != _ZERO else _ZERO
-    best = _INFINITE
+    best = splat(_INFINITE)
+    best_s = splat(_ZERO)
+    best_qq = best_s
     for part in range(start, stop, 2 * WIDTH):
         per_s = load(trials, part) * per_peak
         middle = lane(per_s, 0)
@@ -99,11 +101,12 @@ def _try_scales(
             qx = fma(wv, x, qx)
         s = qx * inverse(qq)
         error = (_ZERO - s * qx) * load(trials, part + WIDTH)
-        i = argmin(error)
-        if lane(error, i) < best:
-            best = lane(error, i)
-            sums.scale[j] = lane(s, i)
-            sums.qq[j] = lane(qq, i)
+        best_s = where_less(error, best, s, best_s)
+        best_qq = where_less(error, best, qq, best_qq)
+        best = least(error, best)
+    i = argmin(best)
+    sums.scale[j] = lane(best_s, i)
+    sums.qq[j] = lane(best_qq, i)
 
 
 @njit(error_model="numpy")

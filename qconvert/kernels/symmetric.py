@@ -38,6 +38,7 @@ from qconvert.kernels.simd import (
     load,
     rint,
     splat,
+    where_less,
 )
 from qconvert.kernels.units import Sums, choose_unit, extreme, nudged_units
 
@@ -55,7 +56,9 @@ def _try_scales(xs: Any, ws: Any, j: int, reach: Any, trials: Any, sums: Any) ->
     base = j * SIZE
     peak = extreme(xs, base, SIZE)
     per_peak = _ONE / peak if peak != _ZERO else _ZERO
-    best = _INFINITE
+    best = splat(_INFINITE)
+    best_s = splat(_ZERO)
+    best_qq = best_s
     for part in range(0, trials.size, 2 * WIDTH):
         per_s = load(trials, part) * per_peak
         qq = splat(_ZERO)
@@ -68,11 +71,12 @@ def _try_scales(xs: Any, ws: Any, j: int, reach: Any, trials: Any, sums: Any) ->
             qx = fma(wq, x, qx)
         s = qx * inverse(qq)
         error = (_ZERO - s * qx) * load(trials, part + WIDTH)
-        i = argmin(error)
-        if lane(error, i) < best:
-            best = lane(error, i)
-            sums.scale[j] = lane(s, i)
-            sums.qq[j] = lane(qq, i)
+        best_s = where_less(error, best, s, best_s)
+        best_qq = where_less(error, best, qq, best_qq)
+        best = least(error, best)
+    i = argmin(best)
+    sums.scale[j] = lane(best_s, i)
+    sums.qq[j] = lane(best_qq, i)
 
 
 @njit(error_model="numpy")

@@ -65,8 +65,8 @@ def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
     that was divided out of the block, which float16 sees again.
     """
     top = extreme(sums.scale, 0, WIDTH)
-    best = _INFINITE
-    chosen = _ZERO
+    best = splat(_INFINITE)
+    best_d = splat(_ZERO)
     for part in range(0, grid.size + WIDTH, WIDTH):
         d = load(grid, part) * top if part < grid.size else load(sums.scale, 0) / -limit
         d = float16(d * unit) / unit
@@ -76,10 +76,9 @@ def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
             scale = greatest(least(rint(per_d * sums.scale[j]), limit - _ONE), -limit)
             ds = d * scale - sums.scale[j]
             error = fma(ds * ds, sums.qq[j], error)
-        i = argmin(error)
-        if lane(error, i) < best:
-            best = lane(error, i)
-            chosen = lane(d, i)
+        best_d = where_less(error, best, d, best_d)
+        best = least(error, best)
+    chosen = lane(best_d, argmin(best))
     scales = rint(inverse(splat(chosen)) * load(sums.scale, 0))
     store(sums.scale, 0, greatest(least(scales, limit - _ONE), -limit))
     return chosen
