@@ -156,9 +156,13 @@ def write_files(work: Work, threads: int, watcher: Watcher) -> Result:
     _compile_kernels(work.formats, watcher)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        outs = [stack.enter_context(_open(work, file)) for file in work.files]
+        headers = [file.header() for file in work.files]
+        outs = [
+            stack.enter_context(_open(work.checkpoint, file.path, header, work.allow_nan))
+            for file, header in zip(work.files, headers, strict=True)
+        ]
         try:
-            resumed = _write(work, outs, pool, 2 * threads, watcher)
+            resumed = _write(work, headers, outs, pool, 2 * threads, watcher)
         except WeightError:
             for out in outs:
                 out.discard()
@@ -171,6 +175,7 @@ def write_files(work: Work, threads: int, watcher: Watcher) -> Result:
 
 def _write(
     work: Work,
+    headers: list[bytes],
     outs: list[PartialFile],
     pool: ThreadPoolExecutor,
     ahead: int,
@@ -180,8 +185,8 @@ def _write(
     by_name = {tensor.name: tensor for tensor in work.tensors}
     todo = [
         (out, by_name[slot.name], slot)
-        for file, out in zip(work.files, outs, strict=True)
-        for slot in file.slots[_begin(file, out) :]
+        for file, header, out in zip(work.files, headers, outs, strict=True)
+        for slot in file.slots[_begin(file, header, out) :]
     ]
     total = sum(tensor.map.elements for tensor in work.tensors)
     watcher.begin(total, total - sum(tensor.map.elements for _, tensor, _ in todo))
@@ -202,13 +207,13 @@ def _write(
     return len(work.tensors) - len(todo)
 
 
-def _begin(file: File, out: PartialFile) -> int:
+def _begin(file: File, header: bytes, out: PartialFile) -> int:
     """Write the header, or find how many tensors an earlier run has completed."""
     if out.marked == 0:
-        out.append(file.header())
+        out.append(header)
         out.mark()
         return 0
-    end = file.nbytes - sum(slot.padded for slot in file.slots)
+    end = len(header)
     for index, slot in enumerate(file.slots):
         if end + slot.padded > out.marked:
             return index
@@ -216,14 +221,14 @@ def _begin(file: File, out: PartialFile) -> int:
     return len(file.slots)
 
 
-def _open(work: Work, file: File) -> PartialFile:
+def _open(checkpoint: Checkpoint, path: Path, header: bytes, allow_nan: bool) -> PartialFile:
     """The file in the making, identified by all that its bytes depend on."""
-    digest = sha256(file.header())
-    for path in work.checkpoint.files:
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(repr(work.allow_nan).encode())
-    return PartialFile(file.path, digest.hexdigest())
+    digest = sha256(header)
+    for source in checkpoint.files:
+        stat = source.stat()
+        digest.update(f"{source.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    digest.update(repr(allow_nan).encode())
+    return PartialFile(path, digest.hexdigest())
 
 
 def check_room(files: Sequence[File]) -> None:

@@ -18,6 +18,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from qconvert import __version__
 from qconvert.architectures import find_architecture, map_tensors, pooling_metadata
+from qconvert.architectures.caveats import caveats
 from qconvert.architectures.general import general_metadata
 from qconvert.architectures.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.architectures.types import Rows, TensorMap
@@ -196,7 +197,8 @@ def read_model(checkpoint: Checkpoint) -> Model:
     architecture = find_architecture(checkpoint.config)
     tensors, unused = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     path, config, name = checkpoint.path, checkpoint.config, architecture.name
-    notices = [_notice_unused(unused)] if unused else []
+    family = architecture.metadata(config)
+    notices = [*caveats(config, family), *([_notice_unused(unused)] if unused else [])]
     if has_tokenizer(path):
         tokenizer = tokenizer_metadata(path, config, name)
     else:
@@ -204,7 +206,7 @@ def read_model(checkpoint: Checkpoint) -> Model:
         notices.append("there is no tokenizer beside the weights: the file will have none")
     metadata = {
         **general_metadata(path, checkpoint.source, name, config, tensors),
-        **architecture.metadata(config),
+        **family,
         **pooling_metadata(path, name),
         **tokenizer,
     }

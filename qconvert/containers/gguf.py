@@ -12,6 +12,7 @@ The `gguf` package writes the header. A model may be cut into shards as llama.cp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GG
 
 from qconvert.metadata import Field, Metadata
 
-ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
+ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
 
 SCALAR_BYTES = {
     GGUFValueType.UINT8: 1,
@@ -59,7 +60,7 @@ class Shard:
     metadata: Metadata
     slots: tuple[Slot, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """The exact size of the file."""
         return file_size(pairs_size(self.metadata), self.slots)
