@@ -31,6 +31,7 @@ from qconvert.kernels.simd import (
     fma,
     greatest,
     highest,
+    keep_apart,
     lane,
     least,
     load,
@@ -67,67 +68,68 @@ class Sums(NamedTuple):
 
 
 @njit(error_model="numpy")
-def _try_scales(
-    xs: Any, ws: Any, ys: Any, j: int, size: int, top: Any, trials: Any, sums: Any
-) -> None:
-    """Step 1 for sub-block j: leave in `sums` its real scale and minimum, and its codes' sums."""
-    base = j * size
-    lows = splat(_ZERO)
-    highs = load(xs, base)
-    for k in range(base, base + size, WIDTH):
-        lows = least(lows, load(xs, k))
-        highs = greatest(highs, load(xs, k))
-    low = lowest(lows)
-    width = highest(highs) - low
-    if not width > _ZERO:
-        width = _ONE
-    w1 = splat(_ZERO)
-    y1 = splat(_ZERO)
-    for k in range(0, size, WIDTH):
-        w = load(ws, base + k)
-        y = load(xs, base + k) - low
-        store(ys, k, y)
-        w1 = w1 + w
-        y1 = fma(y, w, y1)
-    sum_w = total(w1)
-    sum_y = total(y1)
-    best = _INFINITE
-    for part in range(0, trials.size, 3 * WIDTH):
-        scale = (load(trials, part) + top) / width
-        phase = load(trials, part + WIDTH)
-        q1 = splat(_ZERO)
-        qq = splat(_ZERO)
-        qy = splat(_ZERO)
-        for k in range(size):
-            y = at(ys, k)
-            q = least(rint(fma(scale, y, phase)), top)
-            wq = q * at(ws, base + k)
-            q1 = q1 + wq
-            qq = fma(wq, q, qq)
-            qy = fma(wq, y, qy)
-        # The line y = s q + r through the points, r so that the minimum stays at most 0; r = 0
-        # where the points do not tell slope from shift.
-        det = qq * sum_w - q1 * q1
-        per_det = where_less(qq * sum_w * _FLAT, det, _ONE / det, _ZERO)
-        r = least((qq * sum_y - q1 * qy) * per_det, -low)
-        s = greatest((qy - r * q1) * inverse(qq), _ZERO)
-        error = r * (r * sum_w - _TWO * sum_y) + s * (s * qq + _TWO * (r * q1 - qy))
-        error = error * load(trials, part + 2 * WIDTH)
-        i = argmin(error)
-        if lane(error, i) < best:
-            best = lane(error, i)
-            sums.scale[j] = lane(s, i)
-            sums.low[j] = -low - lane(r, i)
-            sums.q[j] = lane(q1, i)
-            sums.qq[j] = lane(qq, i)
-            sums.error[j] = lane(s * q1 + r * sum_w - sum_y, i)
-            sums.error_q[j] = lane(s * qq + r * q1 - qy, i)
-    sums.w[j] = sum_w
+def _try_scales(xs: Any, ws: Any, ys: Any, size: int, top: Any, trials: Any, sums: Any) -> None:
+    """Step 1: leave real scales and minima, and the sums of their codes, in `sums`."""
+    keep_apart()
+    for j in range(BLOCK // size):
+        base = j * size
+        lows = splat(_ZERO)
+        highs = load(xs, base)
+        for k in range(base, base + size, WIDTH):
+            lows = least(lows, load(xs, k))
+            highs = greatest(highs, load(xs, k))
+        low = lowest(lows)
+        width = highest(highs) - low
+        if not width > _ZERO:
+            width = _ONE
+        w1 = splat(_ZERO)
+        y1 = splat(_ZERO)
+        for k in range(0, size, WIDTH):
+            w = load(ws, base + k)
+            y = load(xs, base + k) - low
+            store(ys, k, y)
+            w1 = w1 + w
+            y1 = fma(y, w, y1)
+        sum_w = total(w1)
+        sum_y = total(y1)
+        best = _INFINITE
+        for part in range(0, trials.size, 3 * WIDTH):
+            scale = (load(trials, part) + top) / width
+            phase = load(trials, part + WIDTH)
+            q1 = splat(_ZERO)
+            qq = splat(_ZERO)
+            qy = splat(_ZERO)
+            for k in range(size):
+                y = at(ys, k)
+                q = least(rint(fma(scale, y, phase)), top)
+                wq = q * at(ws, base + k)
+                q1 = q1 + wq
+                qq = fma(wq, q, qq)
+                qy = fma(wq, y, qy)
+            # The line y = s q + r through the points, r so that the minimum stays at most 0; r = 0
+            # where the points do not tell slope from shift.
+            det = qq * sum_w - q1 * q1
+            per_det = where_less(qq * sum_w * _FLAT, det, _ONE / det, _ZERO)
+            r = least((qq * sum_y - q1 * qy) * per_det, -low)
+            s = greatest((qy - r * q1) * inverse(qq), _ZERO)
+            error = r * (r * sum_w - _TWO * sum_y) + s * (s * qq + _TWO * (r * q1 - qy))
+            error = error * load(trials, part + 2 * WIDTH)
+            i = argmin(error)
+            if lane(error, i) < best:
+                best = lane(error, i)
+                sums.scale[j] = lane(s, i)
+                sums.low[j] = -low - lane(r, i)
+                sums.q[j] = lane(q1, i)
+                sums.qq[j] = lane(qq, i)
+                sums.error[j] = lane(s * q1 + r * sum_w - sum_y, i)
+                sums.error_q[j] = lane(s * qq + r * q1 - qy, i)
+        sums.w[j] = sum_w
 
 
 @njit(error_model="numpy")
 def _choose_units(sums: Any, count: int, limit: Any, unit: Any, grid: Any, units: Any) -> None:
     """Step 2: leave (d, dmin) in `units` and each sub-block's integers in `sums`."""
+    keep_apart()
     d_top = highest(load(sums.scale, 0)) / limit
     dmin_top = highest(load(sums.low, 0)) / limit
     best = splat(_INFINITE)
@@ -171,7 +173,6 @@ def _choose_units(sums: Any, count: int, limit: Any, unit: Any, grid: Any, units
 def _try_integers(
     xs: Any,
     ws: Any,
-    j: int,
     size: int,
     top: Any,
     limit: Any,
@@ -179,47 +180,49 @@ def _try_integers(
     units: Any,
     sums: Any,
 ) -> None:
-    """Step 3 for sub-block j: the best of its integers and their neighbours."""
-    base = j * size
-    best = _INFINITE
-    scale0 = sums.scale[j]
-    low0 = sums.low[j]
-    step = scale0 * units[0] / units[1] if units[1] > _ZERO else _ZERO
-    for part in range(0, moves.size, 3 * WIDTH):
-        scale = greatest(least(load(moves, part) + scale0, limit), _ZERO)
-        low = fma(load(moves, part + 2 * WIDTH), step, load(moves, part + WIDTH))
-        low = greatest(least(rint(low) + low0, limit), _ZERO)
-        s = scale * units[0]
-        m = low * units[1]
-        per_s = inverse(s)
-        shift = m * per_s
-        minus = _ZERO - m
-        q1 = splat(_ZERO)
-        qq = splat(_ZERO)
-        e1 = splat(_ZERO)
-        eq = splat(_ZERO)
-        ee = splat(_ZERO)
-        for k in range(base, base + size):
-            x = at(xs, k)
-            w = at(ws, k)
-            q = greatest(least(rint(fma(per_s, x, shift)), top), _ZERO)
-            e = fma(s, q, minus) - x
-            we = e * w
-            wq = q * w
-            ee = fma(we, e, ee)
-            e1 = e1 + we
-            eq = fma(we, q, eq)
-            q1 = q1 + wq
-            qq = fma(wq, q, qq)
-        i = argmin(ee)
-        if lane(ee, i) < best:
-            best = lane(ee, i)
-            sums.scale[j] = lane(scale, i)
-            sums.low[j] = lane(low, i)
-            sums.q[j] = lane(q1, i)
-            sums.qq[j] = lane(qq, i)
-            sums.error[j] = lane(e1, i)
-            sums.error_q[j] = lane(eq, i)
+    """Step 3: of each sub-block's integers and their neighbours, leave the best in `sums`."""
+    keep_apart()
+    for j in range(BLOCK // size):
+        base = j * size
+        best = _INFINITE
+        scale0 = sums.scale[j]
+        low0 = sums.low[j]
+        step = scale0 * units[0] / units[1] if units[1] > _ZERO else _ZERO
+        for part in range(0, moves.size, 3 * WIDTH):
+            scale = greatest(least(load(moves, part) + scale0, limit), _ZERO)
+            low = fma(load(moves, part + 2 * WIDTH), step, load(moves, part + WIDTH))
+            low = greatest(least(rint(low) + low0, limit), _ZERO)
+            s = scale * units[0]
+            m = low * units[1]
+            per_s = inverse(s)
+            shift = m * per_s
+            minus = _ZERO - m
+            q1 = splat(_ZERO)
+            qq = splat(_ZERO)
+            e1 = splat(_ZERO)
+            eq = splat(_ZERO)
+            ee = splat(_ZERO)
+            for k in range(base, base + size):
+                x = at(xs, k)
+                w = at(ws, k)
+                q = greatest(least(rint(fma(per_s, x, shift)), top), _ZERO)
+                e = fma(s, q, minus) - x
+                we = e * w
+                wq = q * w
+                ee = fma(we, e, ee)
+                e1 = e1 + we
+                eq = fma(we, q, eq)
+                q1 = q1 + wq
+                qq = fma(wq, q, qq)
+            i = argmin(ee)
+            if lane(ee, i) < best:
+                best = lane(ee, i)
+                sums.scale[j] = lane(scale, i)
+                sums.low[j] = lane(low, i)
+                sums.q[j] = lane(q1, i)
+                sums.qq[j] = lane(qq, i)
+                sums.error[j] = lane(e1, i)
+                sums.error_q[j] = lane(eq, i)
 
 
 @njit(error_model="numpy")
@@ -234,6 +237,7 @@ def _refit_units(
     sums: Any,
 ) -> None:
     """Step 4: d and dmin by least squares for the codes and integers at hand, and neighbours."""
+    keep_apart()
     scale = load(sums.scale, 0)
     low = load(sums.low, 0)
     a = total(scale * scale * load(sums.qq, 0))
@@ -317,11 +321,9 @@ def fit_affine(
     for block in range(x.size // BLOCK):
         start = block * BLOCK
         unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
-        for j in range(count):
-            _try_scales(xs, ws, ys, j, size, top, trials, sums)
+        _try_scales(xs, ws, ys, size, top, trials, sums)
         _choose_units(sums, count, limit, unit, grid, units)
-        for j in range(count):
-            _try_integers(xs, ws, j, size, top, limit, moves, units, sums)
+        _try_integers(xs, ws, size, top, limit, moves, units, sums)
         _refit_units(xs, ws, size, top, unit, nudges, units, sums)
         d[block] = units[0] * unit
         dmin[block] = units[1] * unit

@@ -269,3 +269,14 @@ def store_bytes(typingctx: Any, array: Any, index: Any, a: Any) -> Any:
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, LANES), lower
+
+
+@intrinsic
+def keep_apart(typingctx: Any) -> Any:
+    """Keep LLVM from inlining the function that calls this: it stays small and compiles once."""
+
+    def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return ctx.get_dummy_value()
+
+    return types.void(), lower

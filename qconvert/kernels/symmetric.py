@@ -33,6 +33,7 @@ from qconvert.kernels.simd import (
     at,
     fma,
     greatest,
+    keep_apart,
     lane,
     least,
     load,
@@ -51,64 +52,67 @@ _INFINITE = np.float32(np.inf)
 
 
 @njit(error_model="numpy")
-def _try_scales(xs: Any, ws: Any, j: int, reach: Any, trials: Any, sums: Any) -> None:
-    """Step 1 for sub-block j: leave its real scale and its codes' sums in `sums`."""
-    base = j * SIZE
-    peak = extreme(xs, base, SIZE)
-    per_peak = _ONE / peak if peak != _ZERO else _ZERO
-    best = splat(_INFINITE)
-    best_s = splat(_ZERO)
-    best_qq = best_s
-    for part in range(0, trials.size, 2 * WIDTH):
-        per_s = load(trials, part) * per_peak
-        qq = splat(_ZERO)
-        qx = splat(_ZERO)
-        for k in range(base, base + SIZE):
-            x = at(xs, k)
-            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
-            wq = q * at(ws, k)
-            qq = fma(wq, q, qq)
-            qx = fma(wq, x, qx)
-        s = qx * inverse(qq)
-        error = (_ZERO - s * qx) * load(trials, part + WIDTH)
-        best_s = where_less(error, best, s, best_s)
-        best_qq = where_less(error, best, qq, best_qq)
-        best = least(error, best)
-    i = argmin(best)
-    sums.scale[j] = lane(best_s, i)
-    sums.qq[j] = lane(best_qq, i)
+def _try_scales(xs: Any, ws: Any, reach: Any, trials: Any, sums: Any) -> None:
+    """Step 1: leave real scales and the sums of their codes in `sums`."""
+    keep_apart()
+    for j in range(COUNT):
+        base = j * SIZE
+        peak = extreme(xs, base, SIZE)
+        per_peak = _ONE / peak if peak != _ZERO else _ZERO
+        best = splat(_INFINITE)
+        best_s = splat(_ZERO)
+        best_qq = best_s
+        for part in range(0, trials.size, 2 * WIDTH):
+            per_s = load(trials, part) * per_peak
+            qq = splat(_ZERO)
+            qx = splat(_ZERO)
+            for k in range(base, base + SIZE):
+                x = at(xs, k)
+                q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
+                wq = q * at(ws, k)
+                qq = fma(wq, q, qq)
+                qx = fma(wq, x, qx)
+            s = qx * inverse(qq)
+            error = (_ZERO - s * qx) * load(trials, part + WIDTH)
+            best_s = where_less(error, best, s, best_s)
+            best_qq = where_less(error, best, qq, best_qq)
+            best = least(error, best)
+        i = argmin(best)
+        sums.scale[j] = lane(best_s, i)
+        sums.qq[j] = lane(best_qq, i)
 
 
 @njit(error_model="numpy")
-def _try_integers(
-    xs: Any, ws: Any, j: int, reach: Any, limit: Any, moves: Any, d: Any, sums: Any
-) -> None:
-    """Step 3 for sub-block j: the best of its integer and the neighbours."""
-    base = j * SIZE
-    scale = greatest(least(load(moves, 0) + sums.scale[j], limit - _ONE), -limit)
-    s = scale * d
-    per_s = inverse(s)
-    qq = splat(_ZERO)
-    eq = splat(_ZERO)
-    ee = splat(_ZERO)
-    for k in range(base, base + SIZE):
-        x = at(xs, k)
-        w = at(ws, k)
-        q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
-        e = fma(s, q, _ZERO - x)
-        we = e * w
-        ee = fma(we, e, ee)
-        eq = fma(we, q, eq)
-        qq = fma(q * w, q, qq)
-    i = argmin(ee)
-    sums.scale[j] = lane(scale, i)
-    sums.qq[j] = lane(qq, i)
-    sums.error_q[j] = lane(eq, i)
+def _try_integers(xs: Any, ws: Any, reach: Any, limit: Any, moves: Any, d: Any, sums: Any) -> None:
+    """Step 3: of each sub-block's integer and its neighbours, leave the best in `sums`."""
+    keep_apart()
+    for j in range(COUNT):
+        base = j * SIZE
+        scale = greatest(least(load(moves, 0) + sums.scale[j], limit - _ONE), -limit)
+        s = scale * d
+        per_s = inverse(s)
+        qq = splat(_ZERO)
+        eq = splat(_ZERO)
+        ee = splat(_ZERO)
+        for k in range(base, base + SIZE):
+            x = at(xs, k)
+            w = at(ws, k)
+            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
+            e = fma(s, q, _ZERO - x)
+            we = e * w
+            ee = fma(we, e, ee)
+            eq = fma(we, q, eq)
+            qq = fma(q * w, q, qq)
+        i = argmin(ee)
+        sums.scale[j] = lane(scale, i)
+        sums.qq[j] = lane(qq, i)
+        sums.error_q[j] = lane(eq, i)
 
 
 @njit(error_model="numpy")
 def _best_unit(xs: Any, ws: Any, reach: Any, d: Any, sums: Any) -> Any:
     """Step 4: which of sixteen d gives the least error over the super-block."""
+    keep_apart()
     ee = splat(_ZERO)
     for j in range(COUNT):
         s = d * sums.scale[j]
@@ -156,11 +160,9 @@ def fit_symmetric(
     for block in range(x.size // BLOCK):
         start = block * BLOCK
         unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
-        for j in range(COUNT):
-            _try_scales(xs, ws, j, reach, trials, sums)
+        _try_scales(xs, ws, reach, trials, sums)
         d = choose_unit(sums, COUNT, limit, unit, grid)
-        for j in range(COUNT):
-            _try_integers(xs, ws, j, reach, limit, moves, d, sums)
+        _try_integers(xs, ws, reach, limit, moves, d, sums)
         d = _best_unit(xs, ws, reach, nudged_units(sums, d, unit, nudges), sums)
         ds[block] = d * unit
         for j in range(COUNT):

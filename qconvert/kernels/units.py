@@ -15,6 +15,7 @@ from qconvert.kernels.simd import (
     fma,
     greatest,
     highest,
+    keep_apart,
     lane,
     least,
     load,
@@ -64,6 +65,7 @@ def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
     Turns the scales in `sums` into integers from -limit to limit - 1. `unit` is the power of two
     that was divided out of the block, which float16 sees again.
     """
+    keep_apart()
     top = extreme(sums.scale, 0, WIDTH)
     best = splat(_INFINITE)
     best_d = splat(_ZERO)
