@@ -53,7 +53,7 @@ def affine(ranges: np.ndarray, phases: np.ndarray, limit: int) -> Search:
     trials = np.stack([ranges, phases, favour], axis=1)
     slack = np.array([0, -0.5, 0.5, 1, 1.5, 2, 2.5, 3])
     factors = limit / (limit - slack)
-    pairs = np.stack(np.meshgrid(factors, factors)).reshape(2, -1, 16).swapaxes(0, 1)
+    pairs = np.stack(np.meshgrid(factors, factors[[0, 2, 3, 5]])).reshape(2, -1, 16).swapaxes(0, 1)
     near = [(s, m, 0) for s in (0, 1, -1) for m in (0, 1, -1)]
     far = [(0, 0, 0.2), (0, 0, -0.2), (0, 0, 0.4), (0, 0, -0.4), (1, 0, 0.3), (-1, 0, -0.3)]
     moves = np.array([*near, *far, (2, 0, 0)]).T
@@ -109,7 +109,7 @@ GRIDS = {
     "Q4_K": _one_row(-1.2, 1.2),
     "Q5_K": _one_row(-1.0, 1.5),
     "Q6_K": symmetric(
-        np.concatenate([_plain_first(_around(-32, 1.0), -32), _around(31.2, 0.8)]), 128, NEAR
+        np.concatenate([_plain_first(_around(-32, 0.8, 10), -32), _around(31.2, 0.5, 6)]), 128, NEAR
     ),
 }
 

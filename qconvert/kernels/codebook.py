@@ -32,6 +32,7 @@ from qconvert.kernels.simd import (
     at,
     fma,
     greatest,
+    keep_apart,
     lane,
     least,
     load,
@@ -79,74 +80,81 @@ def nearest(cells: Any, cell: int, place: Any) -> Any:
 
 @njit(error_model="numpy")
 def _try_scales(
-    xs: Any, ws: Any, j: int, cells: Any, trials: Any, start: int, stop: int, sums: Any
+    xs: Any, ws: Any, count: int, cells: Any, trials: Any, start: int, stop: int, sums: Any
 ) -> None:
-    """Step 1 for sub-block j: leave its real scale and its codes' sums in `sums`."""
-    base = j * SIZE
-    peak = extreme(xs, base, SIZE)
-    per_peak = _ONE / peak if peak != _ZERO else _ZERO
-    best = splat(_INFINITE)
-    best_s = splat(_ZERO)
-    best_qq = best_s
-    for part in range(start, stop, 2 * WIDTH):
-        per_s = load(trials, part) * per_peak
-        middle = lane(per_s, 0)
+    """Step 1: leave real scales and the sums of their codes in `sums`."""
+    keep_apart()
+    for j in range(count):
+        base = j * SIZE
+        peak = extreme(xs, base, SIZE)
+        per_peak = _ONE / peak if peak != _ZERO else _ZERO
+        best = splat(_INFINITE)
+        best_s = splat(_ZERO)
+        best_qq = best_s
+        for part in range(start, stop, 2 * WIDTH):
+            per_s = load(trials, part) * per_peak
+            middle = lane(per_s, 0)
+            qq = splat(_ZERO)
+            qx = splat(_ZERO)
+            for k in range(base, base + SIZE):
+                x = at(xs, k)
+                v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
+                wv = v * at(ws, k)
+                qq = fma(wv, v, qq)
+                qx = fma(wv, x, qx)
+            s = qx * inverse(qq)
+            error = (_ZERO - s * qx) * load(trials, part + WIDTH)
+            best_s = where_less(error, best, s, best_s)
+            best_qq = where_less(error, best, qq, best_qq)
+            best = least(error, best)
+        i = argmin(best)
+        sums.scale[j] = lane(best_s, i)
+        sums.qq[j] = lane(best_qq, i)
+
+
+@njit(error_model="numpy")
+def _try_integers(xs: Any, ws: Any, cells: Any, moves: Any, d: Any, sums: Any) -> None:
+    """Step 3: of each sub-block's integer and its neighbours, leave the best in `sums`."""
+    keep_apart()
+    for j in range(COUNT):
+        base = j * SIZE
+        middle = sums.scale[j] * d
+        per_middle = _ONE / middle if middle != _ZERO else _ZERO
+        scale = greatest(least(load(moves, 0) + sums.scale[j], LIMIT - _ONE), -LIMIT)
+        s = scale * d
+        per_s = inverse(s)
         qq = splat(_ZERO)
-        qx = splat(_ZERO)
+        eq = splat(_ZERO)
+        ee = splat(_ZERO)
         for k in range(base, base + SIZE):
             x = at(xs, k)
+            w = at(ws, k)
+            v = nearest(cells, cell_of(per_middle * xs[k]), per_s * x)
+            e = fma(s, v, _ZERO - x)
+            we = e * w
+            ee = fma(we, e, ee)
+            eq = fma(we, v, eq)
+            qq = fma(v * w, v, qq)
+        i = argmin(ee)
+        sums.scale[j] = lane(scale, i)
+        sums.qq[j] = lane(qq, i)
+        sums.error_q[j] = lane(eq, i)
+
+
+@njit(error_model="numpy")
+def _errors(xs: Any, ws: Any, count: int, cells: Any, d: Any, sums: Any) -> Any:
+    """Step 4: the weighted squared errors of all sub-blocks for sixteen close d."""
+    keep_apart()
+    ee = splat(_ZERO)
+    for j in range(count):
+        s = d * sums.scale[j]
+        per_s = inverse(s)
+        middle = lane(per_s, 0)
+        for k in range(j * SIZE, (j + 1) * SIZE):
+            x = at(xs, k)
             v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
-            wv = v * at(ws, k)
-            qq = fma(wv, v, qq)
-            qx = fma(wv, x, qx)
-        s = qx * inverse(qq)
-        error = (_ZERO - s * qx) * load(trials, part + WIDTH)
-        best_s = where_less(error, best, s, best_s)
-        best_qq = where_less(error, best, qq, best_qq)
-        best = least(error, best)
-    i = argmin(best)
-    sums.scale[j] = lane(best_s, i)
-    sums.qq[j] = lane(best_qq, i)
-
-
-@njit(error_model="numpy")
-def _try_integers(xs: Any, ws: Any, j: int, cells: Any, moves: Any, d: Any, sums: Any) -> None:
-    """Step 3 for sub-block j: the best of its integer and the neighbours."""
-    base = j * SIZE
-    middle = sums.scale[j] * d
-    per_middle = _ONE / middle if middle != _ZERO else _ZERO
-    scale = greatest(least(load(moves, 0) + sums.scale[j], LIMIT - _ONE), -LIMIT)
-    s = scale * d
-    per_s = inverse(s)
-    qq = splat(_ZERO)
-    eq = splat(_ZERO)
-    ee = splat(_ZERO)
-    for k in range(base, base + SIZE):
-        x = at(xs, k)
-        w = at(ws, k)
-        v = nearest(cells, cell_of(per_middle * xs[k]), per_s * x)
-        e = fma(s, v, _ZERO - x)
-        we = e * w
-        ee = fma(we, e, ee)
-        eq = fma(we, v, eq)
-        qq = fma(v * w, v, qq)
-    i = argmin(ee)
-    sums.scale[j] = lane(scale, i)
-    sums.qq[j] = lane(qq, i)
-    sums.error_q[j] = lane(eq, i)
-
-
-@njit(error_model="numpy")
-def _errors(xs: Any, ws: Any, j: int, cells: Any, s: Any) -> Any:
-    """The weighted squared error of sub-block j for sixteen close scales."""
-    per_s = inverse(s)
-    middle = lane(per_s, 0)
-    ee = splat(_ZERO)
-    for k in range(j * SIZE, (j + 1) * SIZE):
-        x = at(xs, k)
-        v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
-        e = fma(s, v, _ZERO - x)
-        ee = fma(e * at(ws, k), e, ee)
+            e = fma(s, v, _ZERO - x)
+            ee = fma(e * at(ws, k), e, ee)
     return ee
 
 
@@ -156,15 +164,11 @@ def _fit_block(
 ) -> Any:
     """All steps, with trials from `start` on; d goes to units[0]. Returns the squared error."""
     trials, grid, moves, nudges = search
-    for j in range(COUNT):
-        _try_scales(xs, ws, j, cells, trials, start, trials.size, sums)
+    _try_scales(xs, ws, COUNT, cells, trials, start, trials.size, sums)
     d = choose_unit(sums, COUNT, LIMIT, unit, grid)
-    for j in range(COUNT):
-        _try_integers(xs, ws, j, cells, moves, d, sums)
+    _try_integers(xs, ws, cells, moves, d, sums)
     trial = nudged_units(sums, d, unit, nudges)
-    ee = splat(_ZERO)
-    for j in range(COUNT):
-        ee = ee + _errors(xs, ws, j, cells, trial * sums.scale[j])
+    ee = _errors(xs, ws, COUNT, cells, trial, sums)
     i = argmin(ee)
     units[0] = lane(trial, i)
     return lane(ee, i)
@@ -256,9 +260,10 @@ def fit_iq4_nl(
         best = _INFINITE
         # Both signs of the scale to the end: which is better may hang on how float16 rounds it.
         for part in range(0, trials.size, 2 * WIDTH):
-            _try_scales(xs, ws, 0, cells, trials, part, part + 2 * WIDTH, sums)
+            _try_scales(xs, ws, 1, cells, trials, part, part + 2 * WIDTH, sums)
             trial = float16(load(nudges, 0) * (sums.scale[0] * unit)) / unit
-            ee = _errors(xs, ws, 0, cells, trial)
+            sums.scale[0] = _ONE
+            ee = _errors(xs, ws, 1, cells, trial, sums)
             i = argmin(ee)
             if lane(ee, i) < best:
                 best = lane(ee, i)
