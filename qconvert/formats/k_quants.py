@@ -58,7 +58,7 @@ class Layout(NamedTuple):
         return self.zero == 0
 
     @property
-    def count(self) -> int:
+    def sub_blocks(self) -> int:
         """Sub-blocks of a super-block."""
         return BLOCK // self.size
 
@@ -90,8 +90,8 @@ class Params(NamedTuple):
 
 def steps(layout: Layout, params: Params) -> tuple[np.ndarray, np.ndarray]:
     """The grid of each sub-block, float32 [rows, sub-blocks] twice: x = step * code - low."""
-    step = np.repeat(params.d, layout.count, axis=1) * params.scales
-    low = np.repeat(params.dmin, layout.count, axis=1) * params.mins
+    step = np.repeat(params.d, layout.sub_blocks, axis=1) * params.scales
+    low = np.repeat(params.dmin, layout.sub_blocks, axis=1) * params.mins
     return step, low
 
 
@@ -138,7 +138,7 @@ def pack(layout: Layout, codes: np.ndarray, params: Params) -> Packed:
     out[..., layout.d : layout.d + 2] = _half(params.d)
     if layout.minima:
         out[..., layout.d + 2 : layout.d + 4] = _half(params.dmin)
-    scales = params.scales.reshape(rows, blocks, layout.count)
+    scales = params.scales.reshape(rows, blocks, layout.sub_blocks)
     packed = pack_scales(layout, scales, params.mins.reshape(scales.shape))
     out[..., layout.scales : layout.scales + packed.shape[-1]] = packed
     return out.reshape(rows, blocks * layout.block_bytes)
@@ -163,7 +163,7 @@ def dequantize(layout: Layout, packed: Packed) -> Weights:
     d = _from_half(blocks, layout.d)
     scales, mins = unpack_scales(layout, blocks)
     codes = unpack_planes(layout.planes, blocks, BLOCK).reshape(
-        len(blocks), layout.count, layout.size
+        len(blocks), layout.sub_blocks, layout.size
     )
     with np.errstate(all="ignore"):
         x = codes.astype(np.float32)

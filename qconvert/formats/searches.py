@@ -6,7 +6,7 @@ it. Each search first tries the plain choice, the full range on all codes, and p
 equals: weights that lie on a grid already are then met exactly.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Search(NamedTuple):
     nudges: np.ndarray
 
 
-def _flat(*rows: object) -> np.ndarray:
+def _flat(*rows: Any) -> np.ndarray:
     return np.concatenate([np.ravel(row) for row in rows]).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ Arithmetic (+, -, *, /) works lane by lane, and a float32 scalar stands for sixt
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
@@ -22,7 +22,7 @@ _VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
 _INT = ir.IntType(32)
 
 
-class Lanes(types.Type):
+class Lanes(types.Type):  # type: ignore[misc]
     """The Numba type of sixteen float32 lanes. Lives in kernels only: it cannot be boxed."""
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ LANES = Lanes()
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, dmm: Any, fe_type: Any) -> None:
         super().__init__(dmm, fe_type, _VECTOR)
 
 
-class _Arithmetic(ConcreteTemplate):
+class _Arithmetic(ConcreteTemplate):  # type: ignore[misc]
     cases = [  # noqa: RUF012 (Numba's protocol)
         signature(LANES, LANES, LANES),
         signature(LANES, LANES, types.float32),
