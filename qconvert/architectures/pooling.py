@@ -12,7 +12,7 @@ from typing import Any
 from gguf import PoolingType
 
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.metadata import Metadata, u32
+from qconvert.metadata import Field, Metadata, u32
 
 POOLED = ("bert", "qwen2", "qwen3", "llama")
 """Architectures whose checkpoints may be embedding models."""
@@ -23,6 +23,9 @@ FLAGS = {
     "pooling_mode_cls_token": PoolingType.CLS,
     "pooling_mode_lasttoken": PoolingType.LAST,
 }
+
+FOLDER = "1_Pooling"
+MODULES = "sentence_transformers.models."
 
 
 def pooling_metadata(path: Path, name: str) -> Metadata:
@@ -46,6 +49,32 @@ def pooling_metadata(path: Path, name: str) -> Metadata:
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"{folder}/config.json is no object")
     return {f"{name}.pooling_type": u32(_pooling_type(settings))}
+
+
+def pooling_files(metadata: Mapping[str, Field], name: str, width: int) -> dict[str, Any]:
+    """The description for sentence-transformers, by file; nothing where the file does not say how
+    it pools, or in a way without a name.
+
+    Args:
+        metadata: of a GGUF file.
+        name: `general.architecture`.
+        width: elements of an embedding.
+    """
+    field = metadata.get(f"{name}.pooling_type")
+    flags = [
+        flag for flag, pooling in FLAGS.items() if field is not None and field.value == pooling
+    ]
+    if not flags:
+        return {}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": MODULES + kind}
+        for number, (path, kind) in enumerate((("", "Transformer"), (FOLDER, "Pooling")))
+    ]
+    settings = {flag: flag in flags for flag in FLAGS}
+    return {
+        "modules.json": modules,
+        f"{FOLDER}/config.json": {"word_embedding_dimension": width, **settings},
+    }
 
 
 def _pooling_folder(modules: Any) -> str | None:

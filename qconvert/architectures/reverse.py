@@ -56,8 +56,13 @@ WITH_EXPERTS = {"llama": MIXTRAL}
 UNCOMPARED = ("vocab_size",)
 """Keys that need not agree: the embedding's rows decide."""
 
-HARMLESS = ("attention.value_length", "rope.dimension_count", "rope.scaling.finetuned")
-"""Keys that some converters write for all families and others leave out."""
+HARMLESS = (
+    "attention.value_length",
+    "pooling_type",
+    "rope.dimension_count",
+    "rope.scaling.finetuned",
+)
+"""Keys that some converters write for all families and others leave out, or that go elsewhere."""
 
 ROTARY_TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -132,7 +137,7 @@ def _compare_keys(name: str, stored: Mapping[str, Any], meant: Metadata) -> tupl
     lost = [key for key in own if key not in meant and key.removeprefix(f"{name}.") not in HARMLESS]
     if not lost:
         return ()
-    return (f"config.json has no place for {', '.join(lost)}",)
+    return (f"config.json has no place for {', '.join(lost)}, which may matter",)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -59,7 +59,7 @@ def tokenizer_files(stored: Stored, context: int) -> dict[str, bytes]:
     return files
 
 
-def json_bytes(value: Mapping[str, Any]) -> bytes:
+def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
