@@ -81,7 +81,8 @@ def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def steps(params: Params) -> np.ndarray:
     """What a value is multiplied by in each 32 weights, float32 [rows, columns // 32]."""
     count = params.scales.shape[1] // max(params.d.shape[1], 1)
-    return np.repeat(params.d, count, axis=1) * params.scales
+    step: np.ndarray = np.repeat(params.d, count, axis=1) * params.scales
+    return step
 
 
 def fit(layout: Layout, x: Weights, importance: Importance) -> Params:
@@ -151,7 +152,7 @@ def dequantize(layout: Layout, packed: Packed) -> Weights:
     with np.errstate(all="ignore"):
         if layout.scaled:
             step = step * unpack_scales(blocks)
-        x = step[..., None] * VALUES[codes]
+        x: np.ndarray = step[..., None] * VALUES[codes]
     return x.reshape(rows, packed.shape[1] // layout.block_bytes * layout.block)
 
 
@@ -160,7 +161,8 @@ def unpack_scales(blocks: np.ndarray) -> np.ndarray:
     pairs = blocks[:, 4:8, None] >> np.array([0, 4], np.uint8)
     high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype="<u2")
     low = pairs.reshape(len(blocks), 8) & np.uint8(15)
-    return (low | ((high & 3) << 4)).astype(np.float32) - np.float32(32)
+    scales: np.ndarray = (low | ((high & 3) << 4)).astype(np.float32) - np.float32(32)
+    return scales
 
 
 def _format(name: str, layout: Layout) -> Format:

@@ -165,8 +165,8 @@ def dequantize(layout: Layout, packed: Packed) -> Weights:
     codes = unpack_planes(layout.planes, blocks, BLOCK).reshape(
         len(blocks), layout.sub_blocks, layout.size
     )
+    x: np.ndarray = codes.astype(np.float32)
     with np.errstate(all="ignore"):
-        x = codes.astype(np.float32)
         x -= np.float32(layout.zero)
         x *= (d * scales)[..., None]
         if layout.minima:
@@ -177,7 +177,8 @@ def dequantize(layout: Layout, packed: Packed) -> Weights:
 def pack_scales(layout: Layout, scales: np.ndarray, mins: np.ndarray) -> np.ndarray:
     """The bytes of scales and mins, [..., sub-blocks] each, as their format lays them out."""
     if layout.limit == 15:
-        return scales | mins << np.uint8(4)
+        both: np.ndarray = scales | mins << np.uint8(4)
+        return both
     if layout.limit == 63:
         return pack_six_bits(scales, mins)
     if layout.limit == 32:
@@ -241,7 +242,9 @@ def unpack_signed_six_bits(raw: np.ndarray) -> np.ndarray:
     low = np.concatenate([raw[..., :8] & np.uint8(15), raw[..., :8] >> np.uint8(4)], axis=-1)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
     high = (raw[..., None, 8:] >> shifts) & np.uint8(3)
-    return (low | (high.reshape(low.shape) << np.uint8(4))).view(np.int8) - np.int8(32)
+    codes: np.ndarray = low | (high.reshape(low.shape) << np.uint8(4))
+    signed: np.ndarray = codes.view(np.int8) - np.int8(32)
+    return signed
 
 
 def _half(values: np.ndarray) -> np.ndarray:
@@ -252,7 +255,8 @@ def _half(values: np.ndarray) -> np.ndarray:
 def _from_half(blocks: np.ndarray, offset: int) -> np.ndarray:
     """The float16 at that offset of each block, as float32 [blocks, 1]."""
     raw = np.ascontiguousarray(blocks[:, offset : offset + 2])
-    return raw.view("<f2").astype(np.float32)
+    values: np.ndarray = raw.view("<f2").astype(np.float32)
+    return values
 
 
 def _format(name: str) -> Format:

@@ -38,6 +38,7 @@ from qconvert.kernels.simd import (
     load,
     splat,
     store_bytes,
+    store_indices,
     total,
     where_less,
 )
@@ -57,19 +58,21 @@ _LAST_CELL = np.float32(127)
 
 class Cells(NamedTuple):
     """Of each whole number from -128 to 127, [256]: the boundary of two values that is nearest
-    to the places from it to the next, and the values on both sides."""
+    to the places from it to the next, and the values on both sides. `places` is
+    room for the indices of 32 weights."""
 
     boundary: Any
     below: Any
     above: Any
+    places: Any
 
 
 @njit(error_model="numpy", forceinline=True)
-def cell_of(place: Any) -> Any:
-    """The index into `Cells` of a place on the axis of values; 0 for what is no number."""
-    place = place if place > _FIRST_CELL else _FIRST_CELL
-    place = place if place < _LAST_CELL else _LAST_CELL
-    return int64(place - _FIRST_CELL)
+def find_cells(xs: Any, base: int, per_step: float, places: Any) -> None:
+    """The index into `Cells` of 32 weights times per_step; 0 for what is no number."""
+    for k in range(0, SIZE, WIDTH):
+        place = load(xs, base + k) * per_step - _FIRST_CELL
+        store_indices(places, k, least(greatest(place, _ZERO), _LAST_CELL - _FIRST_CELL))
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -93,12 +96,12 @@ def _try_scales(
         best_qq = best_s
         for part in range(start, stop, 2 * WIDTH):
             per_s = load(trials, part) * per_peak
-            middle = lane(per_s, 0)
+            find_cells(xs, base, lane(per_s, 0), cells.places)
             qq = splat(_ZERO)
             qx = splat(_ZERO)
             for k in range(base, base + SIZE):
                 x = at(xs, k)
-                v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
+                v = nearest(cells, cells.places[k - base], per_s * x)
                 wv = v * at(ws, k)
                 qq = fma(wv, v, qq)
                 qx = fma(wv, x, qx)
@@ -119,7 +122,7 @@ def _try_integers(xs: Any, ws: Any, cells: Any, moves: Any, d: Any, sums: Any) -
     for j in range(COUNT):
         base = j * SIZE
         middle = sums.scale[j] * d
-        per_middle = _ONE / middle if middle != _ZERO else _ZERO
+        find_cells(xs, base, _ONE / middle if middle != _ZERO else _ZERO, cells.places)
         scale = greatest(least(load(moves, 0) + sums.scale[j], LIMIT - _ONE), -LIMIT)
         s = scale * d
         per_s = inverse(s)
@@ -129,7 +132,7 @@ def _try_integers(xs: Any, ws: Any, cells: Any, moves: Any, d: Any, sums: Any) -
         for k in range(base, base + SIZE):
             x = at(xs, k)
             w = at(ws, k)
-            v = nearest(cells, cell_of(per_middle * xs[k]), per_s * x)
+            v = nearest(cells, cells.places[k - base], per_s * x)
             e = fma(s, v, _ZERO - x)
             we = e * w
             ee = fma(we, e, ee)
@@ -149,10 +152,11 @@ def _errors(xs: Any, ws: Any, count: int, cells: Any, d: Any, sums: Any) -> Any:
     for j in range(count):
         s = d * sums.scale[j]
         per_s = inverse(s)
-        middle = lane(per_s, 0)
-        for k in range(j * SIZE, (j + 1) * SIZE):
+        base = j * SIZE
+        find_cells(xs, base, lane(per_s, 0), cells.places)
+        for k in range(base, base + SIZE):
             x = at(xs, k)
-            v = nearest(cells, cell_of(middle * xs[k]), per_s * x)
+            v = nearest(cells, cells.places[k - base], per_s * x)
             e = fma(s, v, _ZERO - x)
             ee = fma(e * at(ws, k), e, ee)
     return ee
@@ -207,7 +211,7 @@ def fit_iq4_xs(
     table = np.zeros((3, WIDTH), np.float32)
     sums = Sums(table[0], table[1], table[2])
     units = np.empty(1, np.float32)
-    cells = Cells(boundary, below, above)
+    cells = Cells(boundary, below, above, np.empty(SIZE, np.int32))
     search = (trials, grid, moves, nudges)
     for block in range(x.size // BLOCK):
         start = block * BLOCK
@@ -252,7 +256,7 @@ def fit_iq4_nl(
     ws = np.empty(SIZE, np.float32)
     table = np.zeros((3, WIDTH), np.float32)
     sums = Sums(table[0], table[1], table[2])
-    cells = Cells(boundary, below, above)
+    cells = Cells(boundary, below, above, np.empty(SIZE, np.int32))
     for block in range(x.size // SIZE):
         start = block * SIZE
         unit = read_block(x, start, importance, start % columns, SIZE, xs, ws)

@@ -272,6 +272,19 @@ def store_bytes(typingctx: Any, array: Any, index: Any, a: Any) -> Any:
 
 
 @intrinsic
+def store_indices(typingctx: Any, array: Any, index: Any, a: Any) -> Any:
+    """array[index : index + 16] = a without fractions, for an int32 array."""
+
+    def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
+        whole = builder.fptosi(args[2], ir.VectorType(_INT, WIDTH))
+        address = builder.bitcast(_address(ctx, builder, sig, args), whole.type.as_pointer())
+        builder.store(whole, address, align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, LANES), lower
+
+
+@intrinsic
 def keep_apart(typingctx: Any) -> Any:
     """Keep LLVM from inlining the function that calls this: it stays small and compiles once."""
 
