@@ -12,7 +12,7 @@ a code from 0 to `top`. The weighted squared error is made small in four steps:
 2. A grid of (d, dmin) pairs: each sub-block takes its best integers for the codes of step 1.
 3. For the best pair of these, 16 neighbours of each sub-block's integers, now with every
    weight rounded anew.
-4. d and dmin fitted again to what came out, 16 neighbouring pairs of float16, rounded anew.
+4. d and dmin fitted again to the codes that came out, and 16 neighbouring pairs of float16.
 
 Sixteen candidates are tried at a time, one a lane. Steps 1 to 3 follow the quantizers of ggml in
 outline; they search more and round sooner.
@@ -197,32 +197,17 @@ def _try_integers(
             per_s = inverse(s)
             shift = m * per_s
             minus = _ZERO - m
-            q1 = splat(_ZERO)
-            qq = splat(_ZERO)
-            e1 = splat(_ZERO)
-            eq = splat(_ZERO)
             ee = splat(_ZERO)
             for k in range(base, base + size):
                 x = at(xs, k)
-                w = at(ws, k)
                 q = greatest(least(rint(fma(per_s, x, shift)), top), _ZERO)
                 e = fma(s, q, minus) - x
-                we = e * w
-                wq = q * w
-                ee = fma(we, e, ee)
-                e1 = e1 + we
-                eq = fma(we, q, eq)
-                q1 = q1 + wq
-                qq = fma(wq, q, qq)
+                ee = fma(e * at(ws, k), e, ee)
             i = argmin(ee)
             if lane(ee, i) < best:
                 best = lane(ee, i)
                 sums.scale[j] = lane(scale, i)
                 sums.low[j] = lane(low, i)
-                sums.q[j] = lane(q1, i)
-                sums.qq[j] = lane(qq, i)
-                sums.error[j] = lane(e1, i)
-                sums.error_q[j] = lane(eq, i)
 
 
 @njit(error_model="numpy")
@@ -236,15 +221,36 @@ def _refit_units(
     units: Any,
     sums: Any,
 ) -> None:
-    """Step 4: d and dmin by least squares for the codes and integers at hand, and neighbours."""
+    """Step 4: the pair of d and dmin among sixteen that suits the codes at hand best."""
     keep_apart()
-    scale = load(sums.scale, 0)
-    low = load(sums.low, 0)
-    a = total(scale * scale * load(sums.qq, 0))
-    b = total(scale * low * load(sums.q, 0))
-    c = total(low * low * load(sums.w, 0))
-    gd = total(scale * load(sums.error_q, 0))
-    gm = -total(low * load(sums.error, 0))
+    a = splat(_ZERO)
+    b = splat(_ZERO)
+    c = splat(_ZERO)
+    gd = splat(_ZERO)
+    gm = splat(_ZERO)
+    for j in range(BLOCK // size):
+        scale = splat(sums.scale[j])
+        low = splat(sums.low[j])
+        m = low * units[1]
+        per_s = inverse(scale * units[0])
+        for k in range(j * size, (j + 1) * size, WIDTH):
+            x = load(xs, k)
+            w = load(ws, k)
+            q = greatest(least(rint(fma(per_s, x, m * per_s)), top), _ZERO)
+            p = q * scale
+            we = (fma(p, units[0], _ZERO - m) - x) * w
+            a = fma(p * w, p, a)
+            b = fma(p * w, low, b)
+            c = fma(low * w, low, c)
+            gd = fma(we, p, gd)
+            gm = gm - we * low
+    _nudge(total(a), total(b), total(c), total(gd), total(gm), unit, nudges, units)
+
+
+@njit(error_model="numpy")
+def _nudge(a: Any, b: Any, c: Any, gd: Any, gm: Any, unit: Any, nudges: Any, units: Any) -> None:
+    """Change d by s and dmin by t: for the same codes the error changes by
+    s (s a - 2 t b + 2 gd) + t (t c + 2 gm), of which the least is looked for among float16."""
     det = a * c - b * b
     d_fit = units[0]
     dmin_fit = units[1]
@@ -261,19 +267,9 @@ def _refit_units(
     dmin = float16(load(nudges, WIDTH) * (dmin_fit * unit)) / unit
     d = greatest(where_less(_ZERO, keep, units[0], d), _ZERO)
     dmin = greatest(where_less(_ZERO, keep, units[1], dmin), _ZERO)
-    ee = splat(_ZERO)
-    for j in range(BLOCK // size):
-        s = d * sums.scale[j]
-        m = dmin * sums.low[j]
-        per_s = inverse(s)
-        shift = m * per_s
-        minus = _ZERO - m
-        for k in range(j * size, (j + 1) * size):
-            x = at(xs, k)
-            q = greatest(least(rint(fma(per_s, x, shift)), top), _ZERO)
-            e = fma(s, q, minus) - x
-            ee = fma(e * at(ws, k), e, ee)
-    i = argmin(ee)
+    s = d - units[0]
+    t = dmin - units[1]
+    i = argmin(s * (s * a - _TWO * (t * b - gd)) + t * (t * c + _TWO * gm))
     units[0] = lane(d, i)
     units[1] = lane(dmin, i)
 

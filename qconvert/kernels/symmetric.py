@@ -10,7 +10,7 @@ squared error is made small in four steps:
 1. For each sub-block, codes from trial scales of both signs; least squares gives a real scale.
 2. A grid of d: each sub-block takes the nearest integer.
 3. For the best d, 16 neighbours of each sub-block's integer, now with every weight rounded anew.
-4. d fitted again to what came out, 16 neighbouring float16, rounded anew.
+4. d fitted again to the codes that came out, and 16 neighbouring float16.
 
 Sixteen candidates are tried at a time, one a lane.
 """
@@ -39,6 +39,8 @@ from qconvert.kernels.simd import (
     load,
     rint,
     splat,
+    store,
+    total,
     where_less,
 )
 from qconvert.kernels.units import Sums, choose_unit, extreme, nudged_units
@@ -48,6 +50,7 @@ SIZE = 16
 COUNT = BLOCK // SIZE
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
+_TWO = np.float32(2.0)
 _INFINITE = np.float32(np.inf)
 
 
@@ -83,46 +86,45 @@ def _try_scales(xs: Any, ws: Any, reach: Any, trials: Any, sums: Any) -> None:
 
 
 @njit(error_model="numpy")
-def _try_integers(xs: Any, ws: Any, reach: Any, limit: Any, moves: Any, d: Any, sums: Any) -> None:
-    """Step 3: of each sub-block's integer and its neighbours, leave the best in `sums`."""
+def _try_integers(ns: Any, ws: Any, reach: Any, limit: Any, moves: Any, d: Any, sums: Any) -> None:
+    """Step 3: of each sub-block's integer and its neighbours, leave the best in `sums`.
+
+    ns: the weights negated, which saves a subtraction for each.
+    """
     keep_apart()
     for j in range(COUNT):
         base = j * SIZE
         scale = greatest(least(load(moves, 0) + sums.scale[j], limit - _ONE), -limit)
         s = scale * d
-        per_s = inverse(s)
-        qq = splat(_ZERO)
-        eq = splat(_ZERO)
+        per_s = _ZERO - inverse(s)
         ee = splat(_ZERO)
         for k in range(base, base + SIZE):
-            x = at(xs, k)
-            w = at(ws, k)
-            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
-            e = fma(s, q, _ZERO - x)
-            we = e * w
-            ee = fma(we, e, ee)
-            eq = fma(we, q, eq)
-            qq = fma(q * w, q, qq)
-        i = argmin(ee)
-        sums.scale[j] = lane(scale, i)
-        sums.qq[j] = lane(qq, i)
-        sums.error_q[j] = lane(eq, i)
+            n = at(ns, k)
+            q = greatest(least(rint(per_s * n), reach - _ONE), -reach)
+            e = fma(s, q, n)
+            ee = fma(e * at(ws, k), e, ee)
+        sums.scale[j] = lane(scale, argmin(ee))
 
 
 @njit(error_model="numpy")
-def _best_unit(xs: Any, ws: Any, reach: Any, d: Any, sums: Any) -> Any:
-    """Step 4: which of sixteen d gives the least error over the super-block."""
+def _refit_unit(ns: Any, ws: Any, reach: Any, d: Any, unit: Any, nudges: Any, sums: Any) -> Any:
+    """Step 4: the d among sixteen that suits the codes at hand best."""
     keep_apart()
-    ee = splat(_ZERO)
+    curve = splat(_ZERO)
+    slope = splat(_ZERO)
     for j in range(COUNT):
-        s = d * sums.scale[j]
-        per_s = inverse(s)
-        for k in range(j * SIZE, (j + 1) * SIZE):
-            x = at(xs, k)
-            q = greatest(least(rint(per_s * x), reach - _ONE), -reach)
-            e = fma(s, q, _ZERO - x)
-            ee = fma(e * at(ws, k), e, ee)
-    return lane(d, argmin(ee))
+        n = load(ns, j * SIZE)
+        scale = splat(sums.scale[j])
+        q = greatest(least(rint((_ZERO - inverse(scale * d)) * n), reach - _ONE), -reach)
+        p = q * scale
+        wp = p * load(ws, j * SIZE)
+        curve = fma(wp, p, curve)
+        slope = fma(wp, fma(p, d, n), slope)
+    a = total(curve)
+    g = total(slope)
+    trial = nudged_units(d, a, g, unit, nudges)
+    step = trial - d
+    return lane(trial, argmin(step * (step * a + _TWO * g)))
 
 
 @njit(
@@ -154,6 +156,7 @@ def fit_symmetric(
     Fills ds (float32, one a super-block) and scales (int8, one a sub-block).
     """
     xs = np.empty(BLOCK, np.float32)
+    ns = np.empty(BLOCK, np.float32)
     ws = np.empty(BLOCK, np.float32)
     table = np.zeros((3, WIDTH), np.float32)
     sums = Sums(table[0], table[1], table[2])
@@ -162,8 +165,10 @@ def fit_symmetric(
         unit = read_block(x, start, importance, start % columns, BLOCK, xs, ws)
         _try_scales(xs, ws, reach, trials, sums)
         d = choose_unit(sums, COUNT, limit, unit, grid)
-        _try_integers(xs, ws, reach, limit, moves, d, sums)
-        d = _best_unit(xs, ws, reach, nudged_units(sums, d, unit, nudges), sums)
+        for k in range(0, BLOCK, WIDTH):
+            store(ns, k, _ZERO - load(xs, k))
+        _try_integers(ns, ws, reach, limit, moves, d, sums)
+        d = _refit_unit(ns, ws, reach, d, unit, nudges, sums)
         ds[block] = d * unit
         for j in range(COUNT):
             scales[block * COUNT + j] = np.int8(sums.scale[j])

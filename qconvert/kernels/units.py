@@ -23,7 +23,6 @@ from qconvert.kernels.simd import (
     rint,
     splat,
     store,
-    total,
     where_less,
 )
 
@@ -87,11 +86,11 @@ def choose_unit(sums: Any, count: int, limit: Any, unit: Any, grid: Any) -> Any:
 
 
 @njit(error_model="numpy")
-def nudged_units(sums: Any, d: Any, unit: Any, nudges: Any) -> Any:
-    """Sixteen d: the one at hand, and the best one for the codes at hand times `nudges`."""
-    scale = load(sums.scale, 0)
-    curve = total(scale * scale * load(sums.qq, 0))
-    slope = total(scale * load(sums.error_q, 0))
+def nudged_units(d: Any, curve: Any, slope: Any, unit: Any, nudges: Any) -> Any:
+    """Sixteen d: the one at hand, and the best one for the codes at hand times `nudges`.
+
+    curve, slope: the error changes by step * (step * curve + 2 * slope) where d changes by step.
+    """
     fitted = d - slope / curve if curve > _ZERO else d
     # A nudge of 0 stands for d as it is.
     factor = load(nudges, 0)

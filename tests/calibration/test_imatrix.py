@@ -1,9 +1,9 @@
 import struct
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
+from imatrix_files import write_imatrix
 
 from qconvert.calibration.imatrix import Importance, check_importance, read_importance
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
@@ -17,25 +17,8 @@ SUMS = {
 COUNTS = {QUERY: [7], DOWN: [5, 0, 3]}
 
 
-def write(path: Path, sums=SUMS, counts=COUNTS, kind="imatrix", datasets=("a.txt", "b.txt")):
-    """What llama-imatrix writes: sums [matrices, columns], counts [matrices, 1]; ggml drops outer
-    dimensions of one."""
-    writer = gguf.GGUFWriter(path, "unused")
-    del writer.kv_data[0]["general.architecture"]
-    writer.add_string("general.type", kind)
-    writer.add_array("imatrix.datasets", list(datasets))
-    writer.add_uint32("imatrix.chunk_count", 12)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    for name, array in sums.items():
-        writer.add_tensor(f"{name}.in_sum2", array if len(array) > 1 else array[0])
-    for name, numbers in counts.items():
-        array = np.array(numbers, np.float32).reshape(-1, 1)
-        writer.add_tensor(f"{name}.counts", array if len(array) > 1 else array[0])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+def write(path: Path, sums=SUMS, counts=COUNTS, **settings):
+    return write_imatrix(path, sums, counts, **settings)
 
 
 def test_importance_is_the_sum_over_the_count_of_each_matrix(tmp_path):
