@@ -1,0 +1,34 @@
+"""Importance matrices as llama-imatrix writes them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+
+def write_imatrix(
+    path: Path,
+    sums: Mapping[str, np.ndarray],
+    counts: Mapping[str, Sequence[float]],
+    kind: str = "imatrix",
+    datasets: Sequence[str] = ("a.txt", "b.txt"),
+) -> Path:
+    """What llama-imatrix writes: sums [matrices, columns], counts [matrices, 1]; ggml drops outer
+    dimensions of one."""
+    writer = gguf.GGUFWriter(path, "unused")
+    del writer.kv_data[0]["general.architecture"]
+    writer.add_string("general.type", kind)
+    writer.add_array("imatrix.datasets", list(datasets))
+    writer.add_uint32("imatrix.chunk_count", 12)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, array in sums.items():
+        writer.add_tensor(f"{name}.in_sum2", array if len(array) > 1 else array[0])
+    for name, numbers in counts.items():
+        array = np.array(numbers, np.float32).reshape(-1, 1)
+        writer.add_tensor(f"{name}.counts", array if len(array) > 1 else array[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
