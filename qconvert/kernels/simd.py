@@ -293,3 +293,38 @@ def keep_apart(typingctx: Any) -> Any:
         return ctx.get_dummy_value()
 
     return types.void(), lower
+
+
+def _interleave(builder: Any, rows: list[Any]) -> list[Any]:
+    """Rows i and i + 8, element by element, as rows 2 i and 2 i + 1."""
+    made = []
+    for first, second in zip(rows[:8], rows[8:], strict=True):
+        for half in (0, WIDTH // 2):
+            pairs = [(i, i + WIDTH) for i in range(half, half + WIDTH // 2)]
+            order = [index for pair in pairs for index in pair]
+            mask = ir.Constant(ir.VectorType(_INT, WIDTH), order)
+            made.append(builder.shuffle_vector(first, second, mask))
+    return made
+
+
+@intrinsic
+def transpose(typingctx: Any, source: Any, target: Any) -> Any:
+    """The first 256 of a contiguous float32 array as a 16 x 16 matrix, rows and columns swapped.
+
+    Interleaving the halves turns the eight bits of an element's index round by one; four times
+    make columns of rows. Bounds are the caller's care.
+    """
+
+    def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointers = [
+            builder.bitcast(ctx.make_array(kind)(ctx, builder, array).data, _VECTOR.as_pointer())
+            for kind, array in zip(sig.args, args, strict=True)
+        ]
+        rows = [builder.load(builder.gep(pointers[0], [_INT(i)]), align=4) for i in range(WIDTH)]
+        for _ in range(4):
+            rows = _interleave(builder, rows)
+        for i, row in enumerate(rows):
+            builder.store(row, builder.gep(pointers[1], [_INT(i)]), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(source, target), lower
