@@ -29,7 +29,7 @@ from qconvert.errors import OutputError, WeightError
 from qconvert.formats import FORMATS
 from qconvert.plan import Plan, TensorPlan, block_sizes
 
-SLAB_WEIGHTS = 1 << 20
+SLAB_WEIGHTS = 1 << 18
 """Weights of a slab: large enough to hide Python's overhead, small enough to stay in the cache."""
 
 F16_LIMIT = 65520.0

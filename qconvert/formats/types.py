@@ -53,12 +53,12 @@ class Format:
     @property
     def block(self) -> int:
         """Weights of one block."""
-        return GGML_QUANT_SIZES[self.type][0]
+        return int(GGML_QUANT_SIZES[self.type][0])
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block."""
-        return GGML_QUANT_SIZES[self.type][1]
+        return int(GGML_QUANT_SIZES[self.type][1])
 
     def nbytes(self, elements: int) -> int:
         """Bytes of that many weights, a multiple of the block."""

@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +90,14 @@ def qconvert(arguments: list[str]) -> Run:
     return run(qconvert_command(arguments))
 
 
-def fresh(path: Path, command: Callable[[], list[str]]) -> Run:
+def fresh(path: Path, source: Path, command: list[str]) -> Run:
+    """Run a command that turns `source` into `path`: the one in the page cache, the other gone."""
     path.unlink(missing_ok=True)
-    return run(command())
+    for file in [source] if source.is_file() else source.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            while stream.read(MEGABYTE):
+                pass
+    return run(command)
 
 
 def compare(
@@ -108,12 +112,12 @@ def compare(
     qconvert(["inspect", str(model)])
     for kind in kinds:
         ours, firsts, seconds = [], [], []
-        fresh(out, lambda: ours_command(model, out, kind, threads))  # noqa: B023  (the page cache)
+        fresh(out, model, ours_command(model, out, kind, threads))  # the kernels are compiled
         for _ in range(repeat):
-            firsts.append(fresh(bf16, lambda: peer.convert_command(cache, model, bf16)))
-            step = lambda: peer.quantize_command(bf16, peers, kind, threads)  # noqa: B023, E731
-            seconds.append(fresh(peers, step))
-            ours.append(fresh(out, lambda: ours_command(model, out, kind, threads)))  # noqa: B023
+            firsts.append(fresh(bf16, model, peer.convert_command(cache, model, bf16)))
+            step = peer.quantize_command(bf16, peers, kind, threads)
+            seconds.append(fresh(peers, bf16, step))
+            ours.append(fresh(out, model, ours_command(model, out, kind, threads)))
         first, second, mine = best(firsts), best(seconds), best(ours)
         total = first.seconds + second.seconds
         table.add_row(
@@ -141,7 +145,8 @@ def peak_of_large(cache: Path, tokenizer: Path, threads: int, console: Console) 
     """Peak memory on a checkpoint of 16 GB."""
     model, out = cache / "llama-8b", cache / "out-8b.gguf"
     write_model(model, LLAMA_8B, tokenizer, sparse=True)
-    mine = fresh(out, lambda: ours_command(model, out, "q4_k_m", threads))
+    out.unlink(missing_ok=True)
+    mine = run(ours_command(model, out, "q4_k_m", threads))
     out.unlink(missing_ok=True)
     console.print(f"8B, q4_k_m: {mine.seconds:.0f} s, peak {mine.peak / MEGABYTE:.0f} MB")
 
