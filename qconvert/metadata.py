@@ -40,7 +40,8 @@ def flag(value: bool) -> Field:
 
 
 def text(value: str) -> Field:
-    return Field(GGUFValueType.STRING, str(value))
+    """A string; what UTF-8 cannot hold (parts of odd file names) is replaced."""
+    return Field(GGUFValueType.STRING, str(value).encode("utf-8", "replace").decode())
 
 
 def texts(values: Sequence[str]) -> Field:

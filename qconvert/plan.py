@@ -205,7 +205,7 @@ def read_model(checkpoint: Checkpoint) -> Model:
         tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
         notices.append("there is no tokenizer beside the weights: the file will have none")
     metadata = {
-        **general_metadata(path, checkpoint.source, name, config, tensors),
+        **general_metadata(path, checkpoint.source, name, tensors),
         **family,
         **pooling_metadata(path, name),
         **tokenizer,

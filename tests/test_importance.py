@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 from checkpoints import TINY, write_llama
-from common import save_model
+from common import Silent, save_model
 from gguf import GGUFReader
 from imatrix_files import write_imatrix
 
@@ -17,14 +17,6 @@ from qconvert.formats import FORMATS
 from qconvert.pipeline import convert
 from qconvert.plan import make_plan, read_model
 from qconvert.recipes.types import make_recipe
-
-
-class Quiet:
-    def begin(self, total, done): ...
-
-    def advance(self, weights, tensor): ...
-
-    def note(self, message): ...
 
 
 def matrices(model, random) -> dict[str, np.ndarray]:
@@ -50,7 +42,7 @@ def converted(request, tmp_path_factory):
     counts = {name: [2.0] * len(values) for name, values in sums.items()}
     importance = read_importance(write_imatrix(folder / "im.gguf", sums, counts))
     plan = make_plan(model, make_recipe("q4_k_m"), importance)
-    convert(plan, plan.shards(folder / "out.gguf"), 2, Quiet())
+    convert(plan, plan.shards(folder / "out.gguf"), 2, Silent())
     return plan, sums, GGUFReader(folder / "out.gguf"), folder
 
 
