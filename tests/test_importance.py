@@ -60,8 +60,10 @@ def test_every_matrix_is_quantized_with_its_own_importance(converted):
         expected = np.concatenate([quantize(p, w) for p, w in zip(parts, weights, strict=True)])
         stored = written[tensor.name].reshape(expected.shape)
         np.testing.assert_array_equal(stored, expected, err_msg=tensor.name)
-        changed += not np.array_equal(stored, quantize(rows, None))
-    assert changed == len(sums)
+        if tensor.format != "Q8_0":  # which takes no notice of it
+            assert not np.array_equal(stored, quantize(rows, None)), tensor.name
+            changed += 1
+    assert changed > len(sums) / 2
 
 
 def test_the_file_says_what_it_was_made_with(converted):

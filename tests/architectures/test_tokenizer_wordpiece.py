@@ -1,12 +1,12 @@
 """WordPiece: llama.cpp gives the ids that transformers gives."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
+from packages import minilm_archive
 from tokenizer_oracles import auto_tokenizer, corpus, differences, save
 
 from qconvert.architectures.tokenizer import tokenizer_metadata
@@ -33,10 +33,8 @@ LOWERED = {"latin_mixed"}
 
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import all_minilm_l6_v2
-
     directory = tmp_path_factory.mktemp("minilm")
-    with zipfile.ZipFile(Path(all_minilm_l6_v2.__file__).with_name("model.zip")) as archive:
+    with minilm_archive() as archive:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             archive.extract(name, directory)
     return directory

