@@ -65,10 +65,12 @@ def answer_with_llama(path: Path) -> str:
 
 def answer_with_transformers(path: Path) -> str:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
-    names = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(**names)
-    model = AutoModelForCausalLM.from_pretrained(**names)
+    disable_progress_bar()
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent / MODEL)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     messages = [{"role": "user", "content": QUESTION}]
     inputs = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -54,7 +54,8 @@ def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = No
         try:
             plans.append(make_plan(model, Recipe(kind)))
         except PlanError as error:
-            problems = (*problems, f"{kind.name}: {error.message}")
+            why = error.message.removeprefix(f"{kind.name} ")
+            problems = (*problems, f"{kind.name}: {why}")
     metadata = checkpoint.metadata or (model.metadata if model else {})
     return Inspection(
         checkpoint,

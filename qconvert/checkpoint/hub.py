@@ -6,7 +6,7 @@ HF_HUB_OFFLINE and the rest of its environment.
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from glob import escape
@@ -32,7 +32,11 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def fetch(
-    repo: str, file: str | None, revision: str | None, progress: bool | None
+    repo: str,
+    file: str | None,
+    revision: str | None,
+    progress: bool | None,
+    headers_only: bool = False,
 ) -> tuple[str, Path]:
     """Bring the needed files of a repository into the cache.
 
@@ -41,6 +45,8 @@ def fetch(
         file: a GGUF file in it; None for the directory.
         revision: a branch, a tag or a commit; None for the default branch.
         progress: show bars on standard error; None does so on a terminal.
+        headers_only: of safetensors that are not in the cache fetch the headers alone; the
+            directory is then a preview, whose weights read as zeros.
 
     Returns:
         The id with its commit, "org/name@commit", and the snapshot's directory or file.
@@ -50,7 +56,7 @@ def fetch(
     """
     with _bars(sys.stderr.isatty() if progress is None else progress):
         try:
-            snapshot = _fetch(repo, file, revision)
+            snapshot = _fetch(repo, file, revision, headers_only)
         except CheckpointError:
             raise
         except Exception as error:
@@ -61,7 +67,7 @@ def fetch(
     return f"{repo}:{file}@{snapshot.name}", snapshot / file
 
 
-def _fetch(repo: str, file: str | None, revision: str | None) -> Path:
+def _fetch(repo: str, file: str | None, revision: str | None, headers_only: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     if file is not None and ".." in file.split("/"):
@@ -85,6 +91,8 @@ def _fetch(repo: str, file: str | None, revision: str | None) -> Path:
     if file is not None:
         return download(_gguf_files(repo, file, names))
     beside, weights = _select(repo, names)
+    if headers_only and ".safetensors" in weights:
+        return _fetch_headers(repo, download, beside, weights)
     if weights.endswith(".json"):
         # Which shards there are is only known once the index is there.
         snapshot = download([*beside, weights])
@@ -97,6 +105,20 @@ def _fetch(repo: str, file: str | None, revision: str | None) -> Path:
             )
         return download([*beside, weights, *shards], snapshot.name)
     return download([*beside, weights])
+
+
+def _fetch_headers(
+    repo: str, download: Callable[[Sequence[str]], Path], beside: Sequence[str], weights: str
+) -> Path:
+    """The snapshot where all weights are in the cache, else a preview of it."""
+    from qconvert.checkpoint.preview import preview
+
+    single = not weights.endswith(".json")
+    snapshot = download(beside if single else [*beside, weights])
+    shards = [weights] if single else _shards(snapshot / weights)
+    if all((snapshot / shard).exists() for shard in shards):
+        return snapshot
+    return preview(repo, snapshot, shards)
 
 
 def _select(repo: str, names: Sequence[str]) -> tuple[list[str], str]:

@@ -14,7 +14,9 @@ HUB_ID = re.compile(
 )
 
 
-def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
+def open_checkpoint(
+    model: str, *, progress: bool | None = None, headers_only: bool = False
+) -> Checkpoint:
     """Open a checkpoint, reading headers alone.
 
     Args:
@@ -22,6 +24,7 @@ def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
             file with a config.json beside it, or a hub id: org/name, org/name@revision,
             org/name:file.gguf. A path that exists goes before a hub id.
         progress: show downloads on standard error; None does so on a terminal.
+        headers_only: do not download weights that will not be read.
 
     Raises:
         CheckpointError: it cannot be read or cannot be trusted.
@@ -39,7 +42,7 @@ def open_checkpoint(model: str, *, progress: bool | None = None) -> Checkpoint:
         )
     from qconvert.checkpoint.hub import fetch
 
-    source, local = fetch(match["repo"], match["file"], match["revision"], progress)
+    source, local = fetch(match["repo"], match["file"], match["revision"], progress, headers_only)
     return open_gguf(local, source) if local.is_file() else open_directory(local, source)
 
 

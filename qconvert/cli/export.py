@@ -68,7 +68,7 @@ def export(
     split, shard = options.parse_size(split_max_size), options.parse_size(max_shard_size)
     from qconvert.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(model, progress=False if quiet else None)
+    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
     if checkpoint.container == "gguf":
         if split is not None:

@@ -26,14 +26,14 @@ def inspect(
 ) -> None:
     """Show what MODEL is, and what each file type would weigh.
 
-    Reads headers only.
+    Reads headers only, on the hub too.
     """
     from qconvert.checkpoint import open_checkpoint
     from qconvert.inspection import look_at
     from qconvert.recipes.file_types import find_file_type
 
     kinds = (find_file_type(file_type),) if file_type else None
-    found = look_at(open_checkpoint(model), kinds)
+    found = look_at(open_checkpoint(model, headers_only=True), kinds)
     if as_json:
         render.print_json(as_data(found))
         return

@@ -110,7 +110,7 @@ def quantize(
     from qconvert.checkpoint import open_checkpoint
     from qconvert.plan import make_plan, read_model
 
-    checkpoint = open_checkpoint(model, progress=False if quiet else None)
+    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     matrix = read_importance(importance) if importance else None
     plan = make_plan(read_model(checkpoint), recipe, matrix)
     path = output or default_path(plan)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint.hub_server import Hub, Repo, running
+from hub_server import Hub, Repo, running
 from safetensors.numpy import save
 
 OPEN = """

@@ -1,0 +1,63 @@
+"""Hub ids on the command line: planning needs no weights, converting fetches them."""
+
+import json
+
+import pytest
+from checkpoints import TINY, write_llama
+from hub_server import Repo, running
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server with one sharded model, and the environment that points to it."""
+    folder = write_llama(tmp_path / "model", TINY, shard=1_000_000)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sum(name.endswith(".safetensors") for name in files) > 2
+    with running({"org/tiny": Repo({"main": files})}) as server:
+        server.settings = {
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        server.folder = folder
+        yield server
+
+
+def shards_fetched(hub) -> list[str]:
+    return [name for name in hub.downloads() if name.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect", "org/tiny", "--json"],
+        ["quantize", "org/tiny", "-t", "q4_k_m", "--dry-run", "--json"],
+    ],
+)
+def test_what_only_plans_fetches_headers_alone(qconvert, hub, command):
+    done = qconvert(*command, **hub.settings)
+    assert done.returncode == 0, done.stderr
+    assert len(hub.ranges) == len(shards_fetched(hub)) > 2
+    local = qconvert(command[0], hub.folder, *command[2:])
+    told, expected = json.loads(done.stdout), json.loads(local.stdout)
+    assert told["tensors"] == expected["tensors"]
+    assert told["source" if command[0] == "inspect" else "path"].startswith(
+        "org/tiny@" if command[0] == "inspect" else "tiny-Q4_K_M"
+    )
+
+
+def test_a_model_from_the_hub_is_the_model_in_the_directory(qconvert, hub, tmp_path):
+    out, local = tmp_path / "hub.gguf", tmp_path / "local.gguf"
+    assert qconvert("inspect", "org/tiny", **hub.settings).returncode == 0
+    done = qconvert("quantize", "org/tiny", "-t", "q8_0", "-o", out, "--json", **hub.settings)
+    assert done.returncode == 0, done.stderr
+    assert qconvert("quantize", hub.folder, "-t", "q8_0", "-o", local).returncode == 0
+    fields = [json.loads(qconvert("inspect", path, "--json").stdout) for path in (out, local)]
+    prints = [data["metadata"]["qconvert.source.fingerprint"] for data in fields]
+    assert prints[0] == prints[1]
+    assert fields[0]["tensors"] == fields[1]["tensors"]
+    assert fields[0]["metadata"]["qconvert.source"].startswith("org/tiny@")
+    hub.requests.clear()
+    again = qconvert("inspect", "org/tiny", **hub.settings)
+    assert again.returncode == 0
+    assert shards_fetched(hub) == []
