@@ -183,9 +183,18 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
     assert out.read_bytes() == expected
 
 
+def heed_ctrl_c() -> None:
+    """A process in the background is born deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(model: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        command(model, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(model, out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 
