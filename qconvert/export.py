@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert import __version__
+from qconvert.architectures.general import SAMPLING
 from qconvert.architectures.pooling import pooling_files
 from qconvert.architectures.reverse import Description, describe
 from qconvert.architectures.tokenizers.export import json_bytes, tokenizer_files
@@ -37,16 +38,6 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 AUTO = "auto"
 
 MAX_SHARD_SIZE = 5_000_000_000
-
-SAMPLING = {
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "penalty_repeat": "repetition_penalty",
-}
-"""`general.sampling.*` in GGUF and the names in generation_config.json."""
-
 
 @dataclass(frozen=True)
 class ExportPlan:
@@ -211,7 +202,7 @@ def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> d
         ends = list(dict.fromkeys(ends))
         if len(ends) > 1:
             config["eos_token_id"] = ends
-    for short, name in SAMPLING.items():
+    for name, short in SAMPLING.items():
         field = metadata.get(f"general.sampling.{short}")
         if field is not None and type(field.value) in (int, float) and isfinite(field.value):
             config["do_sample"] = True

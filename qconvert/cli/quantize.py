@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, render
+from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from qconvert.pipeline import Result
@@ -138,6 +139,9 @@ def write_plan(
     from qconvert.pipeline import convert, default_threads
 
     shards = plan.shards(path, split_max_size)
+    sources = {file.resolve() for file in plan.model.checkpoint.files}
+    if any(shard.path.resolve() in sources for shard in shards):
+        raise UsageError(f"{path} is the source itself", "name another file with -o")
     if not quiet:
         for notice in (*plan.notices, *render.fallback_lines(plan)):
             render.say(notice)
