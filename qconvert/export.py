@@ -39,6 +39,7 @@ AUTO = "auto"
 
 MAX_SHARD_SIZE = 5_000_000_000
 
+
 @dataclass(frozen=True)
 class ExportPlan:
     """Everything about the directory but its weights.

@@ -69,9 +69,7 @@ def test_fallbacks_are_counted_named_and_priced_before_the_work(qconvert, narrow
 
 
 def test_fallbacks_can_be_refused(qconvert, narrow, tmp_path):
-    done = qconvert(
-        "quantize", narrow, "-t", "q4_k_m", "-o", tmp_path / "x.gguf", "--no-fallback"
-    )
+    done = qconvert("quantize", narrow, "-t", "q4_k_m", "-o", tmp_path / "x.gguf", "--no-fallback")
     assert done.returncode == 1
     assert "hint:" in done.stderr
     assert not list(tmp_path.iterdir())
