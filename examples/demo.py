@@ -5,6 +5,7 @@ Face directory, quantized from there to several types, and one of the results an
 """
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -64,11 +65,11 @@ def answer_with_llama(path: Path) -> str:
 
 
 def answer_with_transformers(path: Path) -> str:
+    os.environ["TQDM_DISABLE"] = "1"  # bars of its own would tear the picture
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-
     tokenizer = AutoTokenizer.from_pretrained(path.parent / MODEL)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     messages = [{"role": "user", "content": QUESTION}]
