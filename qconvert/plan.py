@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ FILE_KEYS = (
 """How the keys begin that describe a file and not the model in it."""
 
 
+@cache
 def block_sizes(name: str) -> tuple[int, int]:
     """Weights and bytes of one block of any of ggml's types."""
     weights, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]

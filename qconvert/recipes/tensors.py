@@ -7,6 +7,7 @@ the converter's conversion/base.py for what is written as F32.
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 
 
 class Role(Enum):
@@ -101,6 +102,7 @@ _F32_NAMES = re.compile(
 _BLOCK = re.compile(r"blk\.(\d+)")
 
 
+@lru_cache(maxsize=1 << 16)
 def role_of(name: str) -> Role:
     """The role of the tensor of that GGUF name."""
     if name in _WHOLE_NAMES:
@@ -119,6 +121,7 @@ def order_key(name: str) -> tuple[int, bytes]:
     return block_number(name), name.encode()
 
 
+@lru_cache(maxsize=1 << 16)
 def can_be_quantized(name: str, shape: tuple[int, ...], architecture: str) -> bool:
     """Whether llama-quantize would touch the tensor. `shape` is row-major.
 
