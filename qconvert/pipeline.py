@@ -27,7 +27,8 @@ from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.errors import OutputError, WeightError
 from qconvert.formats import FORMATS
-from qconvert.plan import Plan, TensorPlan, block_sizes
+from qconvert.formats.types import block_sizes
+from qconvert.plan import Plan, TensorPlan
 
 SLAB_WEIGHTS = 1 << 18
 """Weights of a slab: large enough to hide Python's overhead, small enough to stay in the cache."""

@@ -10,11 +10,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from qconvert import __version__
 from qconvert.architectures import find_architecture, map_tensors, pooling_metadata
@@ -25,6 +25,7 @@ from qconvert.architectures.types import Rows, TensorMap
 from qconvert.calibration.imatrix import Importance, check_importance
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
+from qconvert.formats.types import block_sizes
 from qconvert.metadata import Field, Metadata, text, u32
 from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.recipes.types import Recipe
@@ -42,13 +43,6 @@ FILE_KEYS = (
     "split.",
 )
 """How the keys begin that describe a file and not the model in it."""
-
-
-@cache
-def block_sizes(name: str) -> tuple[int, int]:
-    """Weights and bytes of one block of any of ggml's types."""
-    weights, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
-    return int(weights), int(nbytes)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ they agree.
 """
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qconvert.formats import dequantize_any
 from qconvert.formats.floats import to_float32
+from qconvert.formats.types import block_sizes
 
 PLAIN: dict[str, int] = {
     "F64": 8,
@@ -36,8 +36,8 @@ def row_bytes(dtype: str, columns: int) -> int:
     """Bytes of a row; `columns` is a multiple of the block."""
     if dtype in PLAIN:
         return columns * PLAIN[dtype]
-    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[dtype]]
-    return columns // int(block) * int(block_bytes)
+    block, block_bytes = block_sizes(dtype)
+    return columns // block * block_bytes
 
 
 def decode(dtype: str, raw: np.ndarray, columns: int) -> np.ndarray:

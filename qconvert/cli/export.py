@@ -151,16 +151,10 @@ def to_directory(
     if dry_run:
         show_plan(plan, path, limit, as_json)
         return
-    watcher = render.make_watcher(quiet)
-    try:
+    with render.watching(quiet) as watcher:
         result = write_directory(
             plan, path, limit, threads or default_threads(), watcher, allow_nan=allow_nan
         )
-    except KeyboardInterrupt:
-        watcher.note("interrupted: the same command goes on where this one stopped")
-        raise
-    finally:
-        watcher.close()
     show_result(plan, path, result, as_json=as_json, quiet=quiet)
 
 

@@ -148,14 +148,8 @@ def write_plan(
     if dry_run:
         show_plan(plan, [shard.path for shard in shards], as_json)
         return
-    watcher = render.make_watcher(quiet)
-    try:
+    with render.watching(quiet) as watcher:
         result = convert(plan, shards, threads or default_threads(), watcher)
-    except KeyboardInterrupt:
-        watcher.note("interrupted: the same command goes on where this one stopped")
-        raise
-    finally:
-        watcher.close()
     show_result(plan, result, as_json=as_json, quiet=quiet)
 
 

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,19 @@ def fallback_lines(plan: "Plan") -> list[str]:
         names = shorten([tensor.name for tensor in group])
         lines.append(f"  {len(group)} x {wanted} -> {format_}, {cost:+.1f} MB: {reason} ({names})")
     return lines
+
+
+@contextmanager
+def watching(quiet: bool) -> "Iterator[SilentWatcher | BarWatcher | PlainWatcher]":
+    """A watcher for as long as the work takes; says how to go on when that is interrupted."""
+    watcher = make_watcher(quiet)
+    try:
+        yield watcher
+    except KeyboardInterrupt:
+        watcher.note("interrupted: the same command goes on where this one stopped")
+        raise
+    finally:
+        watcher.close()
 
 
 def make_watcher(quiet: bool) -> "SilentWatcher | BarWatcher | PlainWatcher":

@@ -12,6 +12,7 @@ A format is split into fit, round, pack and dequantize, so that an algorithm can
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,17 @@ Importance = np.ndarray | None
 
 Packed = np.ndarray
 """uint8, [rows, columns // block * block_bytes]."""
+
+
+@cache
+def block_sizes(name: str) -> tuple[int, int]:
+    """Weights and bytes of one block of any of ggml's types; (1, item size) for floats.
+
+    Raises:
+        KeyError: no type has that name.
+    """
+    weights, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    return int(weights), int(nbytes)
 
 
 @dataclass(frozen=True)
@@ -53,12 +65,12 @@ class Format:
     @property
     def block(self) -> int:
         """Weights of one block."""
-        return int(GGML_QUANT_SIZES[self.type][0])
+        return block_sizes(self.name)[0]
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block."""
-        return int(GGML_QUANT_SIZES[self.type][1])
+        return block_sizes(self.name)[1]
 
     def nbytes(self, elements: int) -> int:
         """Bytes of that many weights, a multiple of the block."""

@@ -8,7 +8,7 @@ llama-quantize accepts for the formats that are known here.
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import LlamaFileType
 
 from qconvert.errors import UnsupportedError
 
@@ -87,11 +87,6 @@ FILE_TYPES: dict[str, FileType] = {
     **{alias: kind for alias, name in ALIASES.items() for kind in _TYPES if kind.name == name},
 }
 """By name, aliases last. `dict.fromkeys(FILE_TYPES.values())` gives each file type once."""
-
-
-def block_of(format_name: str) -> int:
-    """Weights in one block of a format (1 for float types)."""
-    return int(GGML_QUANT_SIZES[GGMLQuantizationType[format_name]][0])
 
 
 def find_file_type(name: str) -> FileType:

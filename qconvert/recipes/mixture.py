@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from qconvert.errors import PlanError
+from qconvert.formats.types import block_sizes
 from qconvert.recipes.facts import ModelFacts, facts_from_metadata
-from qconvert.recipes.file_types import block_of
 from qconvert.recipes.overrides import match_last
 from qconvert.recipes.rules import Place, mixture_format
 from qconvert.recipes.tensors import (
@@ -113,11 +113,11 @@ def choose_formats(
 def fit_to_rows(name: str, shape: tuple[int, ...], wanted: str) -> Choice:
     """The format wanted, or llama.cpp's fallback where its block does not divide the rows."""
     columns = shape[-1]
-    if columns % block_of(wanted) == 0:
+    if columns % block_sizes(wanted)[0] == 0:
         return Choice(name, wanted, wanted)
-    reason = f"row of {columns} is not a multiple of {block_of(wanted)}"
+    reason = f"row of {columns} is not a multiple of {block_sizes(wanted)[0]}"
     second = _FALLBACKS.get(wanted, "F16")
-    if columns % block_of(second) != 0:
+    if columns % block_sizes(second)[0] != 0:
         second = "F16"
     return Choice(name, second, wanted, reason)
 

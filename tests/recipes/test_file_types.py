@@ -1,11 +1,11 @@
 import pytest
 
 from qconvert.errors import UnsupportedError
+from qconvert.formats.types import block_sizes
 from qconvert.recipes.file_types import (
     ALIASES,
     FILE_TYPES,
     FORMAT_NAMES,
-    block_of,
     find_file_type,
     find_format,
 )
@@ -58,7 +58,7 @@ def test_a_file_type_is_no_tensor_type():
 
 
 def test_blocks_are_those_of_the_format():
-    assert [block_of(name) for name in ("BF16", "Q8_0", "MXFP4", "Q6_K", "TQ1_0")] == [
+    assert [block_sizes(name)[0] for name in ("BF16", "Q8_0", "MXFP4", "Q6_K", "TQ1_0")] == [
         1,
         32,
         32,
