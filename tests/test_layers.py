@@ -13,8 +13,8 @@ LAYERS = (
     {"kernels"},
     {"formats"},
     {"checkpoint"},
-    {"recipes", "calibration", "architectures", "containers"},
-    {"plan"},
+    {"recipes", "calibration", "architectures", "containers", "quantizers", "forward"},
+    {"plan", "compressed"},
     {"pipeline", "inspection", "export"},
     {"cli"},
 )

@@ -1,0 +1,1 @@
+"""Algorithms: free functions on tensors, one a file."""
