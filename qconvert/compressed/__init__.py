@@ -1,0 +1,1 @@
+"""Quantized safetensors in the layouts of the compressed-tensors package: plan and configuration."""

@@ -1,0 +1,39 @@
+"""What a calibration adds to the plan of a quantized safetensors directory.
+
+Layers go by the GGUF names of their weights, "blk.0.attn_q.weight", whatever the checkpoint calls
+them. Of a weight with several matrices (experts), arrays have a first dimension for these.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Range:
+    """The stored range of a linear layer's input.
+
+    Attributes:
+        scale: float32 [matrices]: a step of the input's codes.
+        zero_point: int8 [matrices]: the code of zero; None if the range is symmetric.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """What the rows and columns of a weight, or the elements of a norm, are multiplied with.
+
+    Both are None where nothing is to be done.
+
+    Attributes:
+        columns: float32 [columns] or [matrices, columns]. Of a norm: by its elements, to be
+            applied to the norm as it acts (Gemma's as weight + 1).
+        rows: float32 [rows of all matrices], in the order of the rows of the GGUF tensor. The
+            layer's bias, which lies in another tensor of the same rows, is named by itself.
+    """
+
+    columns: np.ndarray | None = None
+    rows: np.ndarray | None = None
