@@ -57,6 +57,8 @@ class InputStatistics:
         histogram: int64 [matrices, BINS]: of the absolute values of all elements.
         peaks: int64 [matrices, PEAK_BINS]: tokens by their largest absolute value.
         energies: float64 [matrices, PEAK_BINS]: sum of squares of the tokens of each such bin.
+        negatives: int64 [matrices, BINS]: what the negative elements have in `histogram`, for
+            ranges that are not symmetric; None where it is not known.
     """
 
     weights: tuple[str, ...]
@@ -68,6 +70,7 @@ class InputStatistics:
     histogram: np.ndarray
     peaks: np.ndarray
     energies: np.ndarray
+    negatives: np.ndarray | None = None
 
     @property
     def matrices(self) -> int:
