@@ -97,7 +97,7 @@ def find_file_type(name: str) -> FileType:
     """
     kind = FILE_TYPES.get(name.lower())
     if kind is None:
-        raise UnsupportedError(f"unknown file type {name!r}", _nearest(name, tuple(FILE_TYPES)))
+        raise UnsupportedError(f"unknown file type {name!r}", nearest(name, tuple(FILE_TYPES)))
     return kind
 
 
@@ -109,10 +109,10 @@ def find_format(name: str) -> str:
     """
     if name.upper() not in FORMAT_NAMES:
         choices = tuple(known.lower() for known in FORMAT_NAMES)
-        raise UnsupportedError(f"unknown tensor type {name!r}", _nearest(name, choices))
+        raise UnsupportedError(f"unknown tensor type {name!r}", nearest(name, choices))
     return name.upper()
 
 
-def _nearest(name: str, choices: tuple[str, ...]) -> str:
+def nearest(name: str, choices: tuple[str, ...]) -> str:
     near = get_close_matches(name.lower(), choices, n=4, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(choices)}"
