@@ -1,0 +1,96 @@
+"""A checkpoint's tokenizer, through transformers, and what it puts around a text.
+
+Only files of the checkpoint's directory are read, and no code from it is run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qconvert.checkpoint.types import Checkpoint
+from qconvert.errors import CheckpointError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A loaded tokenizer.
+
+    Attributes:
+        inner: transformers' object.
+        before, after: ids that it puts before and after each text ([BOS]; [CLS] and [SEP]).
+        between: ids that end a document where another follows: the end-of-text token, else the
+            separator, else an empty line.
+    """
+
+    inner: Any
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    between: tuple[int, ...]
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer in a checkpoint's directory.
+
+    Raises:
+        CheckpointError: there is none, or transformers cannot read it.
+        UnsupportedError: the checkpoint is a GGUF file.
+    """
+    if checkpoint.container != "huggingface":
+        raise UnsupportedError(
+            f"{checkpoint.source}: tokenizers of GGUF files are not run",
+            "name the Hugging Face checkpoint that it was made from",
+        )
+    from transformers import AutoTokenizer
+
+    directory = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    try:
+        inner = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        plain = _ids(inner, ["a"], False)[0]
+        framed = _ids(inner, ["a"], True)[0]
+    except Exception as error:
+        raise CheckpointError(
+            f"{checkpoint.source}: its tokenizer cannot be loaded: {_line(error)}",
+            "a checkpoint needs the files of its tokenizer beside config.json",
+        ) from error
+    start = _find(plain, framed)
+    return Tokenizer(
+        inner,
+        tuple(framed[:start]),
+        tuple(framed[start + len(plain) :]),
+        _between(inner),
+    )
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of each text, int32, with nothing put around them."""
+    return [np.array(ids, np.int32) for ids in _ids(tokenizer.inner, list(texts), False)]
+
+
+def _ids(inner: Any, texts: list[str], special: bool) -> list[list[int]]:
+    found: list[list[int]] = inner(
+        texts, add_special_tokens=special, truncation=False, padding=False, verbose=False
+    )["input_ids"]
+    return found
+
+
+def _find(plain: list[int], framed: list[int]) -> int:
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return start
+    return 0
+
+
+def _between(inner: Any) -> tuple[int, ...]:
+    for number in (inner.eos_token_id, inner.sep_token_id):
+        if number is not None:
+            return (number,)
+    return tuple(_ids(inner, ["\n\n"], False)[0])
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
