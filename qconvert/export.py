@@ -29,8 +29,9 @@ from qconvert.containers.model_card import model_card
 from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
 from qconvert.errors import UsageError
 from qconvert.metadata import Field
-from qconvert.pipeline import Result, Watcher, Work, write_files
+from qconvert.pipeline import write_files
 from qconvert.plan import TensorPlan
+from qconvert.work import Result, Watcher, Work
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' names, and torch's."""
@@ -252,7 +253,7 @@ def write_directory(
         shards = plan.shards(directory.folder, max_shard_size)
         directory.keep_only({shard.path.name for shard in shards})
         work = Work(plan.checkpoint, plan.tensors, shards, allow_nan)
-        result = write_files(work, threads, watcher)
+        result = write_files([work], threads, watcher)[0]
         files = dict(plan.files)
         if len(shards) > 1:
             files[INDEX_NAME] = index_json(shards)

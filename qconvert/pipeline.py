@@ -3,38 +3,34 @@
 Slabs of rows go through a pool of threads: each is read, checked, quantized and packed there,
 and written in order. Kernels run on one core and see whole blocks, so the bytes do not depend on
 the number of threads; memory holds a few slabs, whatever the model's size.
+
+Several outputs of one checkpoint are written side by side, in the order of the source's tensors,
+so that it is read from the disk once.
 """
 
+import heapq
 import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from qconvert.architectures.assemble import assemble, assemble_bytes
-from qconvert.checkpoint import Checkpoint
 from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.errors import OutputError, WeightError
-from qconvert.formats import FORMATS
-from qconvert.formats.types import block_sizes
-from qconvert.plan import Plan, TensorPlan
-
-SLAB_WEIGHTS = 1 << 18
-"""Weights of a slab: large enough to hide Python's overhead, small enough to stay in the cache."""
-
-F16_LIMIT = 65520.0
-"""The least number that becomes infinite when it is rounded to F16."""
+from qconvert.plan import Plan
+from qconvert.work import File, Place, Result, Slab, Tensor, Watcher, Work, cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
@@ -43,95 +39,29 @@ Item = TypeVar("Item")
 Out = TypeVar("Out")
 
 
-class Watcher(Protocol):
-    """Who wants to know how it goes."""
-
-    def begin(self, total: int, done: int) -> None:
-        """Weights of the whole output, and how many an earlier run has written."""
-
-    def advance(self, weights: int, tensor: str) -> None:
-        """So many more weights of this tensor are written."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was written."""
-
-    paths: tuple[Path, ...]
-    nbytes: int
-    seconds: float
-    resumed: int
-
-
-class Place(Protocol):
-    """A tensor's place in a file."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-    @property
-    def padded(self) -> int:
-        """Bytes with the padding behind it."""
-
-
-class File(Protocol):
-    """A file to write, of any container: a header and then tensors."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def slots(self) -> Sequence[Place]: ...
-
-    @property
-    def nbytes(self) -> int:
-        """The exact size."""
-
-    def header(self) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """What to make, and where it goes.
+@dataclass
+class Writing:
+    """A file that is being written.
 
     Attributes:
-        checkpoint: where the rows come from.
-        tensors: every tensor of the files, in any order.
-        files: their order is that of the shards.
-        allow_nan: go on where weights are NaN or infinite.
+        held: by name, what is written of tensors whose place has not come yet.
     """
 
-    checkpoint: Checkpoint
-    tensors: tuple[TensorPlan, ...]
-    files: Sequence[File]
-    allow_nan: bool = False
-
-    @property
-    def formats(self) -> set[str]:
-        return {tensor.format for tensor in self.tensors}
+    work: Work
+    file: File
+    header: bytes
+    out: PartialFile
+    held: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Slab:
-    """Rows `start` to `stop` of a tensor."""
+class Step:
+    """A place to fill, with the `part`-th of the pieces that a tensor is made into."""
 
-    tensor: TensorPlan
-    start: int
-    stop: int
-
-    @property
-    def is_last(self) -> bool:
-        return self.stop == self.tensor.map.rows
-
-    @property
-    def weights(self) -> int:
-        return (self.stop - self.start) * self.tensor.map.columns
+    writing: Writing
+    place: Place
+    tensor: Tensor
+    part: int
 
 
 def convert(plan: Plan, shards: tuple[Shard, ...], threads: int, watcher: Watcher) -> Result:
@@ -147,88 +77,161 @@ def convert(plan: Plan, shards: tuple[Shard, ...], threads: int, watcher: Watche
             output and is used by the next run of the same plan.
     """
     work = Work(plan.model.checkpoint, plan.tensors, shards, plan.recipe.allow_nan)
-    return write_files(work, threads, watcher)
+    return write_files([work], threads, watcher)[0]
 
 
-def write_files(work: Work, threads: int, watcher: Watcher) -> Result:
-    """Write files, whatever their container. Arguments and errors are those of `convert`."""
+def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[Result]:
+    """Write files of one checkpoint, whatever their container; a result for each work.
+
+    Arguments and errors are those of `convert`.
+    """
     started = time.monotonic()
-    check_room(work.files)
-    _compile_kernels(work.formats, watcher)
+    check_room([file for work in works for file in work.files])
+    _compile_kernels(works, watcher)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        headers = [file.header() for file in work.files]
-        outs = [
-            stack.enter_context(_open(work.checkpoint, file.path, header, work.allow_nan))
-            for file, header in zip(work.files, headers, strict=True)
+        headers = [[file.header() for file in work.files] for work in works]
+        lines = [
+            [
+                Writing(work, file, header, stack.enter_context(_open(work, file.path, header)))
+                for file, header in zip(work.files, of_work, strict=True)
+            ]
+            for work, of_work in zip(works, headers, strict=True)
         ]
+        outs = [writing.out for line in lines for writing in line]
         try:
-            resumed = _write(work, headers, outs, pool, 2 * threads, watcher)
+            resumed = _write(lines, pool, 2 * threads, watcher)
         except WeightError:
             for out in outs:
                 out.discard()
             raise
         for out in reversed(outs):  # the first shard last: it names the others
             out.commit()
-    size = sum(file.nbytes for file in work.files)
-    return Result(tuple(out.path for out in outs), size, time.monotonic() - started, resumed)
+    seconds = time.monotonic() - started
+    return [
+        Result(tuple(file.path for file in work.files), work.nbytes, seconds, count)
+        for work, count in zip(works, resumed, strict=True)
+    ]
 
 
 def _write(
-    work: Work,
-    headers: list[bytes],
-    outs: list[PartialFile],
-    pool: ThreadPoolExecutor,
-    ahead: int,
-    watcher: Watcher,
-) -> int:
-    """Write what is not written yet; the number of tensors that were."""
-    by_name = {tensor.name: tensor for tensor in work.tensors}
-    todo = [
-        (out, by_name[slot.name], slot)
-        for file, header, out in zip(work.files, headers, outs, strict=True)
-        for slot in file.slots[_begin(file, header, out) :]
-    ]
-    total = sum(tensor.map.elements for tensor in work.tensors)
-    watcher.begin(total, total - sum(tensor.map.elements for _, tensor, _ in todo))
-    slabs = [(out, slot, slab) for out, tensor, slot in todo for slab in _slabs(tensor)]
-    make = partial(_make, work.checkpoint, work.allow_nan)
-    made = _in_order(pool, make, (slab for _, _, slab in slabs), ahead)
+    lines: Sequence[Sequence[Writing]], pool: ThreadPoolExecutor, ahead: int, watcher: Watcher
+) -> list[int]:
+    """Write what is not written yet; for each line, the number of tensors that were."""
+    missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
+    todo = _side_by_side(missing)
+    tensors = [tensor for line in lines for tensor in line[0].work.tensors]
+    total = sum(tensor.map.elements for tensor in tensors)
+    watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
+    streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
+    peaks: dict[tuple[str, ...], float] = {}
+    jobs = ((s.writing.work, slab, _peak(s, peaks, pool, ahead)) for s, slab in streamed)
+    made = _in_order(pool, _make, jobs, ahead)
     spoiled: dict[str, int] = {}
-    for (out, slot, slab), (data, nonfinite) in zip(slabs, made, strict=True):
-        out.append(data.data)
-        if nonfinite:
-            spoiled[slab.tensor.name] = spoiled.get(slab.tensor.name, 0) + nonfinite
-        if slab.is_last:
-            out.append(bytes(slot.padded - slot.nbytes))
-            out.mark()
-        watcher.advance(slab.weights, slab.tensor.name)
+    for step in todo:
+        writing, place, name = step.writing, step.place, step.tensor.names[0]
+        if step.part == 0:
+            # The slabs come first: when they end, nothing is taken from the next tensor's.
+            for slab, (pieces, nonfinite) in zip(cut(step.tensor), made):  # noqa: B905
+                writing.out.append(pieces[0].data)
+                _hold(step, pieces)
+                if nonfinite:
+                    spoiled[name] = spoiled.get(name, 0) + nonfinite
+                watcher.advance(slab.weights, name)
+        else:
+            for piece in writing.held.pop(place.name, None) or _made_again(
+                step, peaks, pool, ahead
+            ):
+                writing.out.append(piece.data)
+        writing.out.append(bytes(place.padded - place.nbytes))
+        writing.out.mark()
     for name, count in spoiled.items():
         watcher.note(f"{name}: {count} weights are NaN or infinite")
-    return len(work.tensors) - len(todo)
+    return [
+        len(line[0].work.tensors) - sum(step.part == 0 for step in steps)
+        for line, steps in zip(lines, missing, strict=True)
+    ]
 
 
-def _begin(file: File, header: bytes, out: PartialFile) -> int:
-    """Write the header, or find how many tensors an earlier run has completed."""
-    if out.marked == 0:
-        out.append(header)
-        out.mark()
-        return 0
-    end = len(header)
-    for index, slot in enumerate(file.slots):
-        if end + slot.padded > out.marked:
-            return index
-        end += slot.padded
-    return len(file.slots)
+def _hold(step: Step, pieces: tuple[np.ndarray, ...]) -> None:
+    """Keep what has its place later in the file."""
+    for name, piece in zip(step.tensor.names[1:], pieces[1:], strict=True):
+        step.writing.held.setdefault(name, []).append(piece)
 
 
-def _open(checkpoint: Checkpoint, path: Path, header: bytes, allow_nan: bool) -> PartialFile:
+def _made_again(
+    step: Step, peaks: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
+) -> list[np.ndarray]:
+    """A held piece that an earlier run took with it when it was interrupted."""
+    work, peak = step.writing.work, _peak(step, peaks, pool, ahead)
+    slabs = list(cut(step.tensor))
+    first = _make((work, slabs[0], peak))[0][step.part]
+    if first.nbytes == step.place.nbytes:
+        return [first]
+    jobs = ((work, slab, peak) for slab in slabs)
+    return [pieces[step.part] for pieces, _ in _in_order(pool, _make, jobs, ahead)]
+
+
+def _missing_steps(writing: Writing) -> list[Step]:
+    """The places that are still empty; the header is written if it is not there."""
+    by_name = writing.work.by_name
+    steps = [Step(writing, place, *by_name[place.name]) for place in writing.file.slots]
+    if writing.out.marked == 0:
+        writing.out.append(writing.header)
+        writing.out.mark()
+        return steps
+    end = len(writing.header)
+    for index, step in enumerate(steps):
+        end += step.place.padded
+        if end > writing.out.marked:
+            return steps[index:]
+    return []
+
+
+def _side_by_side(lines: Sequence[list[Step]]) -> list[Step]:
+    """Steps of several outputs, each in its order, by where the first one meets their source."""
+    order: dict[str, int] = {}
+    for source in (part.source for step in lines[0] for part in step.tensor.map.parts):
+        order.setdefault(source, len(order))
+    keyed = []
+    for number, line in enumerate(lines):
+        places = (
+            max((order.get(part.source, 0) for part in step.tensor.map.parts), default=0)
+            for step in line
+        )
+        reached = accumulate(places, max)  # no output overtakes itself
+        keyed.append([(place, number, n, line[n]) for n, place in enumerate(reached)])
+    return [step for *_, step in heapq.merge(*keyed, key=lambda entry: entry[:3])]
+
+
+def _peak(
+    step: Step, known: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
+) -> float:
+    """The largest absolute value over a tensor's peers; 0 if it does not ask."""
+    work, peers = step.writing.work, step.tensor.peers
+    if not peers:
+        return 0.0
+    key = tuple(peer.names[0] for peer in peers)
+    if key not in known:
+        jobs = ((work, slab) for peer in peers for slab in cut(peer))
+        known[key] = max(_in_order(pool, _largest, jobs, ahead))
+    return known[key]
+
+
+def _largest(job: tuple[Work, Slab]) -> float:
+    work, slab = job
+    rows = assemble(slab.tensor.map, work.checkpoint.tensors, slab.start, slab.stop)
+    sizes = np.abs(slab.tensor.prepare(rows, slab.start))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def _open(work: Work, path: Path, header: bytes) -> PartialFile:
     """The file in the making, identified by all that its bytes depend on."""
     digest = sha256(header)
-    for source in checkpoint.files:
+    for source in work.checkpoint.files:
         stat = source.stat()
         digest.update(f"{source.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(repr(allow_nan).encode())
+    digest.update(repr(work.allow_nan).encode())
     return PartialFile(path, digest.hexdigest())
 
 
@@ -238,79 +241,43 @@ def check_room(files: Sequence[File]) -> None:
     Raises:
         OutputError: the disk lacks room, or there is no such directory.
     """
-    folder = files[0].path.parent
-    if not folder.is_dir():
-        raise OutputError(f"no directory {folder}", "create it first, or choose another with -o")
-    partials = [partial_path(file.path) for file in files]
-    present = sum(path.stat().st_size for path in partials if path.exists())
-    needed = sum(file.nbytes for file in files) - present
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"{needed / 1e9:.2f} GB are needed in {folder} and {free / 1e9:.2f} GB are free",
-            "make room, or choose another place with -o",
-        )
+    needed: dict[int, int] = {}
+    for file in files:
+        folder, partial = file.path.parent, partial_path(file.path)
+        if not folder.is_dir():
+            raise OutputError(
+                f"no directory {folder}", "create it first, or choose another with -o"
+            )
+        disk = folder.stat().st_dev
+        present = partial.stat().st_size if partial.exists() else 0
+        needed[disk] = needed.get(disk, 0) + file.nbytes - present
+        free = shutil.disk_usage(folder).free
+        if needed[disk] > free:
+            raise OutputError(
+                f"{needed[disk] / 1e9:.2f} GB are needed in {folder} and {free / 1e9:.2f} GB are "
+                "free",
+                "make room, or choose another place with -o",
+            )
 
 
-def _slabs(tensor: TensorPlan) -> Iterator[Slab]:
-    """Cuts at whole groups of reordered rows, and at matrices where each has its importance."""
-    rows, columns = tensor.map.rows, tensor.map.columns
-    group = len(tensor.map.order) or 1
-    step = rows if tensor.map.transpose else max(SLAB_WEIGHTS // (columns * group), 1) * group
-    matrix = rows
-    if tensor.importance is not None and len(tensor.importance) > 1:
-        matrix = rows // len(tensor.importance)
-    for first in range(0, rows, matrix):
-        for start in range(first, first + matrix, step):
-            yield Slab(tensor, start, min(start + step, first + matrix))
-
-
-def _make(checkpoint: Checkpoint, allow_nan: bool, slab: Slab) -> tuple[np.ndarray, int]:
-    """The packed bytes of a slab, and how many of its weights are NaN or infinite."""
+def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
+    """What is written for a slab, and how many of its weights are NaN or infinite."""
     from qconvert.formats.floats import count_nonfinite
 
-    tensor = slab.tensor
-    rows = assemble(tensor.map, checkpoint.tensors, slab.start, slab.stop)
+    work, slab, peak = job
+    tensor, sources = slab.tensor, work.checkpoint.tensors
+    rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite = count_nonfinite(rows.reshape(-1))
-    if nonfinite and not allow_nan:
+    if nonfinite and not work.allow_nan:
         raise WeightError(
-            f"{tensor.name} holds weights that are NaN or infinite",
+            f"{tensor.names[0]} holds weights that are NaN or infinite",
             "the checkpoint is damaged; --allow-nan goes on all the same",
         )
-    if tensor.format == "F16":
-        _check_range(tensor.name, rows)
-    if _is_moved(checkpoint, tensor):
-        return assemble_bytes(tensor.map, checkpoint.tensors, slab.start, slab.stop), nonfinite
-    format_ = FORMATS[tensor.format]
-    if nonfinite and format_.block > 1:
+    if tensor.moved:
+        return (assemble_bytes(tensor.map, sources, slab.start, slab.stop),), nonfinite
+    if nonfinite and not tensor.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return format_.quantize(rows, _importance(slab)), nonfinite
-
-
-def _check_range(name: str, rows: np.ndarray) -> None:
-    """Refuse finite weights that would become infinite."""
-    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
-    if largest >= F16_LIMIT:
-        raise WeightError(
-            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
-            "choose bf16 or f32",
-        )
-
-
-def _is_moved(checkpoint: Checkpoint, tensor: TensorPlan) -> bool:
-    """Whether the stored blocks can stay as they are."""
-    if tensor.map.value is not None or tensor.map.add or tensor.map.transpose:
-        return False
-    dtypes = {checkpoint.tensors[part.source].dtype for part in tensor.map.parts}
-    return dtypes == {tensor.format} and block_sizes(tensor.format)[0] > 1
-
-
-def _importance(slab: Slab) -> np.ndarray | None:
-    values = slab.tensor.importance
-    if values is None:
-        return None
-    matrix = slab.start * len(values) // slab.tensor.map.rows
-    return np.ascontiguousarray(values[matrix], dtype=np.float32)
+    return tensor.make(tensor.prepare(rows, slab.start), slab.start, peak), nonfinite
 
 
 def _in_order(
@@ -330,10 +297,11 @@ def _in_order(
             future.cancel()
 
 
-def _compile_kernels(formats: Collection[str], watcher: Watcher) -> None:
-    """Run each kernel once on one block: compiled now, in one thread, or loaded from the cache."""
+def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:
+    """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
+    kinds = {tensor.kernel: tensor for work in works for tensor in work.tensors}
     with ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(_run_kernels, formats)
+        compiling = pool.submit(_run_kernels, list(kinds.values()))
         try:
             compiling.result(timeout=COMPILE_PATIENCE)
         except FutureTimeoutError:
@@ -341,12 +309,13 @@ def _compile_kernels(formats: Collection[str], watcher: Watcher) -> None:
             compiling.result()
 
 
-def _run_kernels(formats: Collection[str]) -> None:
+def _run_kernels(tensors: Sequence[Tensor]) -> None:
     from qconvert.formats.floats import count_nonfinite
 
     count_nonfinite(np.zeros(1, np.float32))
-    for format_ in (FORMATS[name] for name in formats if name in FORMATS):
-        format_.quantize(np.zeros((1, format_.block), np.float32), None)
+    for tensor in tensors:
+        rows = np.zeros((min(tensor.row_step, tensor.map.rows), tensor.map.columns), np.float32)
+        tensor.make(tensor.prepare(rows, 0), 0, 1.0)
 
 
 def default_threads() -> int:

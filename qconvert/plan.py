@@ -23,8 +23,10 @@ from qconvert.architectures.general import general_metadata
 from qconvert.architectures.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.architectures.types import Rows, TensorMap
 from qconvert.calibration.imatrix import Importance, check_importance
-from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
+from qconvert.errors import WeightError
+from qconvert.formats import FORMATS
 from qconvert.formats.types import block_sizes
 from qconvert.metadata import Field, Metadata, text, u32
 from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
@@ -32,6 +34,9 @@ from qconvert.recipes.types import Recipe
 
 QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
+
+F16_LIMIT = 65520.0
+"""The least number that becomes infinite when it is rounded to F16."""
 
 FILE_KEYS = (
     "general.alignment",
@@ -95,6 +100,7 @@ class TensorPlan:
         wanted: what the recipe asked for before the fallback.
         reason: why they differ; empty if they do not.
         importance: float32 [matrices, columns], or None.
+        moved: the source has whole blocks of the same format, which stay as they are.
     """
 
     map: TensorMap
@@ -102,10 +108,54 @@ class TensorPlan:
     wanted: str
     reason: str = ""
     importance: np.ndarray | None = None
+    moved: bool = False
+
+    @property
+    def row_step(self) -> int:
+        return 1
+
+    @property
+    def peers(self) -> tuple["TensorPlan", ...]:
+        return ()
 
     @property
     def name(self) -> str:
         return self.map.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def matrix_rows(self) -> int:
+        """Where each matrix has its own importance, its rows."""
+        several = self.importance is not None and len(self.importance) > 1
+        return self.map.shape[-2] if several else self.map.rows
+
+    @property
+    def holds_nan(self) -> bool:
+        return block_sizes(self.format)[0] == 1
+
+    @property
+    def kernel(self) -> str:
+        return self.format
+
+    def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
+        return rows
+
+    def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
+        """uint8 [rows, row bytes].
+
+        Raises:
+            WeightError: a weight is too large for F16.
+        """
+        if self.format == "F16":
+            _check_range(self.name, rows)
+        importance = None
+        if self.importance is not None:
+            matrix = start * len(self.importance) // self.map.rows
+            importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
+        return (FORMATS[self.format].quantize(rows, importance),)
 
     @property
     def nbytes(self) -> int:
@@ -252,7 +302,7 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
     from_gguf = model.checkpoint.container == "gguf"
     choices = choose_formats(recipe, facts, listed, known, from_gguf=from_gguf)
     tensors = tuple(
-        _plan_tensor(tensor, choice, known)
+        _plan_tensor(tensor, choice, known, model.checkpoint.tensors)
         for tensor, choice in zip(model.tensors, choices, strict=True)
     )
     made_by = _made_by(model, recipe, importance)
@@ -260,10 +310,32 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
 
 
 def _plan_tensor(
-    tensor: TensorMap, choice: Choice, importance: Mapping[str, np.ndarray] | None
+    tensor: TensorMap,
+    choice: Choice,
+    importance: Mapping[str, np.ndarray] | None,
+    sources: Mapping[str, TensorInfo],
 ) -> TensorPlan:
     values = importance.get(tensor.name) if importance else None
-    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values)
+    moved = _can_be_moved(tensor, choice.format, sources)
+    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values, moved)
+
+
+def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
+    """Whether the stored blocks can stay as they are."""
+    if tensor.value is not None or tensor.add or tensor.transpose:
+        return False
+    dtypes = {sources[part.source].dtype for part in tensor.parts}
+    return dtypes == {format_} and block_sizes(format_)[0] > 1
+
+
+def _check_range(name: str, rows: np.ndarray) -> None:
+    """Refuse finite weights that would become infinite."""
+    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
+    if largest >= F16_LIMIT:
+        raise WeightError(
+            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
+            "choose bf16 or f32",
+        )
 
 
 def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:

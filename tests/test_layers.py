@@ -14,6 +14,7 @@ LAYERS = (
     {"formats"},
     {"checkpoint"},
     {"recipes", "calibration", "architectures", "containers", "quantizers", "forward"},
+    {"work"},
     {"plan", "compressed"},
     {"pipeline", "inspection", "export"},
     {"cli"},

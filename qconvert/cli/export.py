@@ -12,7 +12,7 @@ from qconvert.errors import UsageError
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
     from qconvert.export import ExportPlan
-    from qconvert.pipeline import Result
+    from qconvert.work import Result
 
 AUTO = "auto"
 CHOICES = (AUTO, "f32", "f16", "bf16")

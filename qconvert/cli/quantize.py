@@ -9,8 +9,8 @@ from qconvert.cli import options, render
 from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
-    from qconvert.pipeline import Result
     from qconvert.plan import Plan
+    from qconvert.work import Result
 
 
 def complete_file_type(incomplete: str) -> list[str]:
