@@ -5,8 +5,8 @@ concern a type has no effect on it, so that several outputs can share their opti
 concerns none of the outputs is a mistake, which `check_used` reports.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,3 +138,21 @@ def check_used(given: Iterable[str], types: Sequence[str]) -> None:
                 f"{option.replace('_', '-')} has no meaning for {', '.join(types)}",
                 f"it is an option of {whose}",
             )
+
+
+def with_given(
+    outputs: Sequence[OutputOptions], given: Mapping[str, Any]
+) -> tuple[OutputOptions, ...]:
+    """Outputs with what the command line said, each with the options that concern it.
+
+    Args:
+        given: values by option's name, only those that the user gave.
+
+    Raises:
+        UsageError: an option concerns none of the outputs.
+    """
+    check_used(given, [output.type for output in outputs])
+    return tuple(
+        replace(output, **{key: given[key] for key in given if concerns(key, output.type)})
+        for output in outputs
+    )

@@ -1,8 +1,11 @@
 """Sizes as people write them: 5G, 500M, in decimal units as llama.cpp's tools have them."""
 
+import re
+
 from qconvert.errors import UsageError
 
 UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3}
+SIZE = re.compile(r"(?P<number>[1-9][0-9]{0,11})(?P<unit>[KMG])", re.IGNORECASE)
 
 
 def parse_size(value: str | None) -> int | None:
@@ -13,10 +16,10 @@ def parse_size(value: str | None) -> int | None:
     """
     if value is None:
         return None
-    number, unit = value[:-1], value[-1:].upper()
-    if unit not in UNITS or not (number.isascii() and number.isdigit()) or int(number) == 0:
-        raise UsageError(f"{value!r} is not a size", "write a number and K, M or G: 5G")
-    return int(number) * UNITS[unit]
+    match = SIZE.fullmatch(value)
+    if match is None:
+        raise UsageError(f"{value!r:.60} is not a size", "write a number and K, M or G: 5G")
+    return int(match["number"]) * UNITS[match["unit"].upper()]
 
 
 def write_size(nbytes: int) -> str:
