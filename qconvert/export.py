@@ -24,21 +24,18 @@ from qconvert.architectures.tokenizers.export import json_bytes, tokenizer_files
 from qconvert.architectures.tokenizers.stored import Stored, read_stored
 from qconvert.architectures.types import TensorMap
 from qconvert.checkpoint import Checkpoint, fingerprint
-from qconvert.containers.directory import PartialDirectory
 from qconvert.containers.model_card import model_card
-from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
+from qconvert.containers.safetensors import Slot
 from qconvert.errors import UsageError
 from qconvert.metadata import Field
-from qconvert.pipeline import write_files
+from qconvert.outputs import MAX_SHARD_SIZE, Directory, write_outputs
 from qconvert.plan import TensorPlan
-from qconvert.work import Result, Watcher, Work
+from qconvert.work import Result, Watcher
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' names, and torch's."""
 
 AUTO = "auto"
-
-MAX_SHARD_SIZE = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,21 @@ class ExportPlan:
     def parameters(self) -> int:
         return sum(tensor.map.elements for tensor in self.tensors)
 
-    def shards(self, folder: Path, max_shard_size: int = MAX_SHARD_SIZE) -> tuple[Shard, ...]:
-        """The safetensors files."""
+    def output(
+        self, path: Path, max_shard_size: int = MAX_SHARD_SIZE, *, allow_nan: bool = False
+    ) -> Directory:
+        """What is written."""
         slots = [Slot(t.name, t.map.shape, t.format, t.nbytes) for t in self.tensors]
-        return lay_out(folder, slots, self.metadata, max_shard_size)
+        return Directory(
+            path,
+            self.checkpoint,
+            self.tensors,
+            slots,
+            self.metadata,
+            self.files,
+            max_shard_size,
+            allow_nan,
+        )
 
 
 def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
@@ -249,17 +257,5 @@ def write_directory(
         WeightError: a weight is NaN or infinite and `allow_nan` is not given, or too large for
             F16.
     """
-    with PartialDirectory(path) as directory:
-        shards = plan.shards(directory.folder, max_shard_size)
-        directory.keep_only({shard.path.name for shard in shards})
-        work = Work(plan.checkpoint, plan.tensors, shards, allow_nan)
-        result = write_files([work], threads, watcher)[0]
-        files = dict(plan.files)
-        if len(shards) > 1:
-            files[INDEX_NAME] = index_json(shards)
-        for name, data in files.items():
-            directory.write(name, data)
-        directory.commit()
-    names = [shard.path.name for shard in shards] + list(files)
-    size = result.nbytes + sum(map(len, files.values()))
-    return replace(result, paths=tuple(path / name for name in names), nbytes=size)
+    output = plan.output(path, max_shard_size, allow_nan=allow_nan)
+    return write_outputs([output], threads, watcher)[0]

@@ -16,7 +16,9 @@ LAYERS = (
     {"recipes", "calibration", "architectures", "containers", "quantizers", "forward"},
     {"work"},
     {"plan", "compressed"},
-    {"pipeline", "inspection", "export"},
+    {"pipeline", "inspection"},
+    {"outputs"},
+    {"export"},
     {"cli"},
 )
 """From the bottom; rooms of one layer may know each other's types."""

@@ -136,7 +136,8 @@ def to_directory(
 ) -> None:
     """GGUF to a Hugging Face directory."""
     from qconvert.containers.directory import check_directory
-    from qconvert.export import MAX_SHARD_SIZE, make_export_plan, write_directory
+    from qconvert.export import make_export_plan, write_directory
+    from qconvert.outputs import MAX_SHARD_SIZE
     from qconvert.pipeline import default_threads
 
     path = output or default_directory(checkpoint)
@@ -190,7 +191,7 @@ def describe(plan: "ExportPlan", path: Path) -> dict[str, Any]:
 
 def show_plan(plan: "ExportPlan", path: Path, limit: int, as_json: bool) -> None:
     """The plan of `--dry-run`: every tensor."""
-    shards = plan.shards(path, limit)
+    shards = plan.output(path, limit).shards(path)
     if as_json:
         tensors = [
             {
