@@ -13,7 +13,13 @@ fields and their values are those of the compressed-tensors package.
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Strategy = Literal["tensor", "channel", "group", "block", "token"]
+
+ScaleDtype = Literal["BF16", "F16", "F32"]
+
+EstimatorName = Literal["minmax", "percentile", "mse", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,51 @@ class ActivationFormat:
     strategy: Strategy
     dynamic: bool
     symmetric: bool = True
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the range that the codes span is chosen.
+
+    Attributes:
+        name: "minmax": all values are within; "percentile": so many percent of them; "mse": the
+            rounded values are nearest by mean squared error; "entropy": their histogram is nearest
+            by Kullback-Leibler divergence.
+        percentile: in percent, above 50 and at most 100.
+    """
+
+    name: EstimatorName = "mse"
+    percentile: float = 99.99
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the tensors that a weight becomes.
+
+    Attributes:
+        suffix: stands in the name where the weight had "weight".
+        dtype: safetensors' name of it.
+        per_row: whether slabs of rows, one after the other, make it; else it is made once.
+    """
+
+    suffix: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    per_row: bool
+
+
+@dataclass(frozen=True)
+class Params:
+    """What the codes of some rows are multiplied with.
+
+    Attributes:
+        scale: float32, as it is stored: [rows, groups], with "channel" [rows, 1], with "block"
+            [blocks, blocks], with "tensor" [1, 1].
+        zero_point: int8 of the shape of `scale`: the code of zero; None where it is 0.
+        global_scale: float32, by which all scales are divided; None for 1.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray | None = None
+    global_scale: np.float32 | None = None

@@ -1,0 +1,140 @@
+"""Weights as float4 e2m1 in groups: "nvfp4-pack-quantized" and "mxfp4-pack-quantized".
+
+    NVFP4   x' = value * (scale / global scale)   16 weights to an e4m3fn scale
+    MXFP4   x' = value * 2**(exponent - 127)      32 weights to a byte
+
+Two codes lie in a byte, the one of the even column in the low bits.
+Source: the compressed-tensors package, compressors/nvfp4 and quantization/utils; OCP Microscaling
+Formats (MX) specification 1.0.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qconvert.errors import UnsupportedError, UsageError
+from qconvert.formats.compressed import Estimator, Params, Part, ScaleDtype, WeightFormat
+from qconvert.formats.floats import to_float32
+from qconvert.formats.groups import by_row, group_columns, scale_shape
+from qconvert.formats.scales import nonzero, read, stored
+
+VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+TOP = np.float32(6.0)
+SCALE_TOP = np.float32(448.0)
+GROUPS = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32}
+# A quarter of a float32's mantissa: from 1.75 on, a power of two counts as the next one.
+_ROUND_UP = np.uint32(1 << 21)
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def check(form: WeightFormat) -> None:
+    """Refuse what cannot be stored.
+
+    Raises:
+        UnsupportedError: naming it.
+    """
+    size = GROUPS[form.layout]
+    if (form.bits, form.strategy, form.group_size) != (4, "group", size) or not form.symmetric:
+        raise UnsupportedError(f"{form.layout} stores symmetric groups of {size} alone")
+
+
+def parts(form: WeightFormat, shape: tuple[int, int], scale_dtype: ScaleDtype) -> tuple[Part, ...]:
+    """`scale_dtype` has no say: the layout has its own."""
+    check(form)
+    rows, columns = shape
+    scales = scale_shape(form, rows, columns)
+    count = scales[0] * scales[1]
+    weight = Part("weight_packed", (rows, columns // 2), "U8", rows * columns // 2, True)
+    if form.layout == "mxfp4-pack-quantized":
+        return weight, Part("weight_scale", scales, "U8", count, True)
+    return (
+        weight,
+        Part("weight_scale", scales, "F8_E4M3", count, True),
+        Part("weight_global_scale", (1,), "F32", 4, False),
+    )
+
+
+def global_scale(peak: float) -> np.float32:
+    """What puts the largest scale of a tensor whose largest weight is `peak` at 448."""
+    with np.errstate(over="ignore"):
+        scale = SCALE_TOP * TOP / np.float32(max(peak, _TINY))
+    return np.float32(scale) if np.isfinite(scale) else np.float32(1)
+
+
+def fit(
+    form: WeightFormat,
+    x: np.ndarray,
+    importance: np.ndarray | None,
+    estimator: Estimator,
+    peak: float | None,
+    scale_dtype: ScaleDtype,
+) -> Params:
+    from qconvert.formats.estimate import ranges
+
+    check(form)
+    low, high = ranges(form, x, estimator, peak)
+    top = np.maximum(-low, high)
+    if form.layout == "mxfp4-pack-quantized":
+        return Params(_powers(top))
+    if peak is None:
+        raise UsageError("NVFP4 needs the largest weight of the tensor")
+    whole = global_scale(peak)
+    scale = read(stored(np.minimum(top / TOP * whole, SCALE_TOP), "F8_E4M3"))
+    return Params(nonzero(scale, "F8_E4M3"), None, whole)
+
+
+def _powers(top: np.ndarray) -> np.ndarray:
+    """Powers of two of groups, of which the largest weight is 3.5 to 7 times as much."""
+    exponent = ((top.view(np.uint32) + _ROUND_UP) >> 23).astype(np.int32) - 2
+    return to_float32(np.maximum(exponent, 0).astype(np.uint8).reshape(-1), "F8_E8M0").reshape(
+        top.shape
+    )
+
+
+def steps(params: Params) -> np.ndarray:
+    """What values are multiplied with, float32 of the shape of scales."""
+    return params.scale if params.global_scale is None else params.scale / params.global_scale
+
+
+def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray:
+    """uint8 [rows, columns]: 0 to 15."""
+    from qconvert.kernels import fp4
+
+    rows, columns = x.shape
+    codes = np.empty(x.shape, np.uint8)
+    size = group_columns(form, columns)
+    step = by_row(steps(params), form, rows)
+    fp4.round_codes(x.reshape(-1), columns, size, step, codes.reshape(-1))
+    return codes
+
+
+def pack(
+    form: WeightFormat, codes: np.ndarray, params: Params, scale_dtype: ScaleDtype
+) -> dict[str, np.ndarray]:
+    from qconvert.kernels import fp4
+
+    packed = np.empty((len(codes), codes.shape[1] // 2), np.uint8)
+    fp4.pack(codes.reshape(-1), packed.reshape(-1))
+    if params.global_scale is None:
+        exponent = np.frexp(params.scale)[1] + 126
+        return {"weight_packed": packed, "weight_scale": exponent.astype(np.uint8)}
+    return {
+        "weight_packed": packed,
+        "weight_scale": stored(params.scale, "F8_E4M3"),
+        "weight_global_scale": np.array([params.global_scale], np.float32),
+    }
+
+
+def dequantize(
+    form: WeightFormat, parts: Mapping[str, np.ndarray], shape: tuple[int, int]
+) -> np.ndarray:
+    packed = parts["weight_packed"]
+    x = np.empty(shape, np.float32)
+    x[:, 0::2] = VALUES[packed & 15]
+    x[:, 1::2] = VALUES[packed >> 4]
+    kept = np.ascontiguousarray(parts["weight_scale"]).view(np.uint8)
+    dtype = "F8_E8M0" if form.layout == "mxfp4-pack-quantized" else "F8_E4M3"
+    step = to_float32(kept.reshape(-1), dtype).reshape(kept.shape)
+    if dtype == "F8_E4M3":
+        step = step / np.float32(parts["weight_global_scale"].reshape(-1)[0])
+    return x * np.repeat(step, GROUPS[form.layout], axis=1)
