@@ -5,6 +5,7 @@ Only files of the checkpoint's directory are read, and no code from it is run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ class Tokenizer:
     between: tuple[int, ...]
 
 
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether any of the files of a tokenizer is there."""
+    return any((_directory(checkpoint) / name).is_file() for name in FILES)
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer in a checkpoint's directory.
 
@@ -42,20 +51,25 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             f"{checkpoint.source}: tokenizers of GGUF files are not run",
             "name the Hugging Face checkpoint that it was made from",
         )
+    hint = "a checkpoint needs the files of its tokenizer beside config.json"
+    if not has_tokenizer(checkpoint):
+        # transformers would make one with an empty vocabulary for some families.
+        raise CheckpointError(f"{checkpoint.source} has no tokenizer", hint)
     from transformers import AutoTokenizer
 
-    directory = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
         inner = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
+            _directory(checkpoint), local_files_only=True, trust_remote_code=False
         )
         plain = _ids(inner, ["a"], False)[0]
         framed = _ids(inner, ["a"], True)[0]
     except Exception as error:
         raise CheckpointError(
             f"{checkpoint.source}: its tokenizer cannot be loaded: {_line(error)}",
-            "a checkpoint needs the files of its tokenizer beside config.json",
+            hint,
         ) from error
+    if not plain:
+        raise CheckpointError(f"{checkpoint.source}: its tokenizer makes nothing of a text", hint)
     start = _find(plain, framed)
     return Tokenizer(
         inner,
@@ -68,6 +82,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The ids of each text, int32, with nothing put around them."""
     return [np.array(ids, np.int32) for ids in _ids(tokenizer.inner, list(texts), False)]
+
+
+def _directory(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
 
 
 def _ids(inner: Any, texts: list[str], special: bool) -> list[list[int]]:
