@@ -62,7 +62,7 @@ def _sources(tensors: Mapping[str, TensorInfo], tied: bool) -> dict[str, TensorI
     transformers would not use it either."""
     sources: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
-        bare = _bare(name)
+        bare = bare_name(name)
         if bare in sources:
             raise PlanError(f"{name} and {sources[bare].name} are two names of one tensor")
         if not (tied and bare == OUTPUT):
@@ -70,7 +70,7 @@ def _sources(tensors: Mapping[str, TensorInfo], tied: bool) -> dict[str, TensorI
     return sources
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
     """The name without wrapper and root."""
     name = WRAPPER.sub("", name)
     for root in ROOTS:
@@ -121,15 +121,15 @@ def _make(
 def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
     """The sources of a line: one, or one for each expert; none if the first is missing."""
     if "{e}" not in rule.hf:
-        info = sources.get(_bare(rule.hf))
+        info = sources.get(bare_name(rule.hf))
         return [info] if info else []
     names = [rule.hf.replace("{e}", str(expert)) for expert in range(experts)]
-    if not names or _bare(names[0]) not in sources:
+    if not names or bare_name(names[0]) not in sources:
         return []
     for name in names:
-        if _bare(name) not in sources:
+        if bare_name(name) not in sources:
             raise _missing(name)
-    return [sources[_bare(name)] for name in names]
+    return [sources[bare_name(name)] for name in names]
 
 
 def _transposed(name: str, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
