@@ -13,7 +13,6 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.containers import gguf, safetensors
 from qconvert.containers.directory import PartialDirectory
 from qconvert.containers.safetensors import INDEX_NAME, index_json
-from qconvert.metadata import Metadata
 from qconvert.pipeline import write_files
 from qconvert.work import Result, Tensor, Watcher, Work
 
@@ -25,20 +24,23 @@ class GgufFile:
     """A GGUF file, or its shards.
 
     Attributes:
-        path: of the file; shards are named after it.
-        split_max_size: bytes that a shard may have; None for one file.
+        files: the file, or the shards in their order.
     """
 
-    path: Path
     checkpoint: Checkpoint
     tensors: Sequence[Tensor]
-    metadata: Metadata
-    slots: Sequence[gguf.Slot]
-    split_max_size: int | None = None
+    files: Sequence[gguf.Shard]
     allow_nan: bool = False
 
-    def shards(self) -> tuple[gguf.Shard, ...]:
-        return gguf.lay_out(self.path, self.metadata, tuple(self.slots), self.split_max_size)
+    @property
+    def path(self) -> Path:
+        """The (first) file."""
+        return self.files[0].path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file."""
+        return tuple(file.path for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Directory:
 
     def shards(self, folder: Path) -> tuple[safetensors.Shard, ...]:
         return safetensors.lay_out(folder, self.slots, self.metadata, self.max_shard_size)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file."""
+        shards = self.shards(self.path)
+        return tuple(
+            self.path / name
+            for name in (*(shard.path.name for shard in shards), *self.small_files(shards))
+        )
 
     def small_files(self, shards: Sequence[safetensors.Shard]) -> dict[str, bytes]:
         """All files but the weights."""
@@ -96,7 +107,7 @@ def write_outputs(outputs: Sequence[Output], threads: int, watcher: Watcher) -> 
                 unfinished.append((len(works), directory, shards, small))
                 files: Sequence[gguf.Shard] | Sequence[safetensors.Shard] = shards
             else:
-                files = output.shards()
+                files = output.files
             works.append(Work(output.checkpoint, output.tensors, files, output.allow_nan))
         results = write_files(works, threads, watcher)
         for index, directory, shards, small in unfinished:

@@ -18,7 +18,7 @@ LAYERS = (
     {"plan", "compressed"},
     {"pipeline", "inspection"},
     {"outputs"},
-    {"export"},
+    {"export", "conversion"},
     {"cli"},
 )
 """From the bottom; rooms of one layer may know each other's types."""

@@ -65,7 +65,9 @@ def export(
     """
     if dtype.lower() not in CHOICES:
         raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
-    split, shard = options.parse_size(split_max_size), options.parse_size(max_shard_size)
+    from qconvert.recipes.sizes import parse_size
+
+    split, shard = parse_size(split_max_size), parse_size(max_shard_size)
     from qconvert.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
@@ -96,9 +98,9 @@ def to_gguf(
     **flags: bool,
 ) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
-    from qconvert.cli.quantize import default_path, write_plan
-    from qconvert.plan import make_plan, read_model
-    from qconvert.recipes.types import make_recipe
+    from qconvert.cli import outcome
+    from qconvert.conversion import Run, plan_outputs
+    from qconvert.recipes.options import OutputOptions
 
     if output is not None:
         options.check_output(output)
@@ -107,10 +109,11 @@ def to_gguf(
                 f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",
                 "name a file that ends in .gguf with -o",
             )
-    model = read_model(checkpoint)
     name = float_type(checkpoint) if dtype == AUTO else dtype
-    plan = make_plan(model, make_recipe(name, allow_nan=allow_nan))
-    write_plan(plan, output or default_path(plan), split_max_size, threads, **flags)
+    asked = OutputOptions(name, output=output, split_max_size=split_max_size, allow_nan=allow_nan)
+    outcome.write(
+        plan_outputs(checkpoint, [asked], Run(1, render.SilentWatcher())), threads, **flags
+    )
 
 
 def float_type(checkpoint: "Checkpoint") -> str:

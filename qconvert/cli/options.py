@@ -25,24 +25,16 @@ AllowNan = Annotated[
 ]
 SplitMaxSize = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Write shards of at most this size, such as 5G or 500M."),
+    typer.Option(metavar="SIZE", help="GGUF: shards of at most this size, such as 5G or 500M."),
 ]
-
-UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3}
-
-
-def parse_size(value: str | None) -> int | None:
-    """Bytes of '5G' or '500M', in decimal units as llama.cpp's tool has them.
-
-    Raises:
-        UsageError: it is not a number with K, M or G behind it.
-    """
-    if value is None:
-        return None
-    number, unit = value[:-1], value[-1:].upper()
-    if unit not in UNITS or not number.isdigit() or int(number) == 0:
-        raise UsageError(f"{value!r} is not a size", "write a number and K, M or G: 5G")
-    return int(number) * UNITS[unit]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Safetensors: the same; 5G by default."),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or mps, where the model is run."),
+]
 
 
 def check_output(path: Path) -> None:

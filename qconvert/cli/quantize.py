@@ -1,60 +1,63 @@
-"""`qconvert quantize`: a checkpoint to a quantized GGUF file."""
+"""`qconvert quantize`: a checkpoint to GGUF files and to directories of quantized safetensors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qconvert.cli import options, render
-from qconvert.errors import UsageError
+from qconvert.cli import options, outcome, render
+from qconvert.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from qconvert.plan import Plan
-    from qconvert.work import Result
+    from qconvert.recipes.options import OutputOptions
 
 
-def complete_file_type(incomplete: str) -> list[str]:
+def complete_type(incomplete: str) -> list[str]:
     from qconvert.recipes.file_types import FILE_TYPES
+    from qconvert.recipes.schemes import SCHEMES
 
-    return [name for name in FILE_TYPES if name.startswith(incomplete.lower())]
+    return [name for name in (*FILE_TYPES, *SCHEMES) if name.startswith(incomplete.lower())]
 
 
-FileTypeOption = Annotated[
-    str,
+TypeOption = Annotated[
+    list[str] | None,
     typer.Option(
         "--type",
         "-t",
         metavar="TYPE",
-        help="The file type, such as q4_k_m, q8_0, iq4_xs; `qconvert inspect MODEL` lists them.",
-        autocompletion=complete_file_type,
+        help="q4_k_m, q8_0, iq4_xs ... for a GGUF file, w8a8, w4a16, fp8 ... for a directory of "
+        "safetensors; repeatable.",
+        autocompletion=complete_type,
     ),
 ]
 
 
 def quantize(
     model: options.Model,
-    file_type: FileTypeOption,
+    type_: TypeOption = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
+            metavar="PATH",
+            help="The file or directory; of several outputs, and with a / behind a GGUF file's, "
+            "the folder for NAME-TYPE; by default this folder.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            "-c",
             metavar="FILE",
-            help="The file; by default NAME-TYPE.gguf in this folder.",
+            help="What `qconvert calibrate` wrote, or an importance matrix of llama.cpp.",
         ),
     ] = None,
     importance: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An importance matrix in llama.cpp's GGUF form."),
-    ] = None,
-    pure: Annotated[
-        bool, typer.Option("--pure", help="The same type for all tensors, without a mixture.")
-    ] = False,
-    output_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="The type of the output projection.")
-    ] = None,
-    embedding_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="The type of the token embeddings.")
+        typer.Option(metavar="FILE", help="Importance of weights from here, not from -c."),
     ] = None,
     override: Annotated[
         list[str] | None,
@@ -68,12 +71,74 @@ def quantize(
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Tensors that stay as they are; repeatable."),
     ] = None,
+    pure: Annotated[
+        bool, typer.Option("--pure", help="GGUF: the same type for all tensors, no mixture.")
+    ] = False,
+    output_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="GGUF: that of the output projection.")
+    ] = None,
+    embedding_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="GGUF: that of the token embeddings.")
+    ] = None,
     no_fallback: Annotated[
         bool,
-        typer.Option("--no-fallback", help="Refuse where rows do not divide into blocks."),
+        typer.Option("--no-fallback", help="GGUF: refuse where rows do not divide into blocks."),
     ] = False,
-    allow_nan: options.AllowNan = False,
     split_max_size: options.SplitMaxSize = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="w8a8, fp8: dynamic (default), or static from the calibration."
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="fp8: a scale per tensor, channel (default) or block."),
+    ] = None,
+    group_size: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="wNa16: 32, 64, 128 (default) or channel."),
+    ] = None,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="wNa16, w8a8: with zero points.")
+    ] = False,
+    weight_range: Annotated[
+        str | None,
+        typer.Option(metavar="ESTIMATOR", help="minmax, percentile, mse or entropy."),
+    ] = None,
+    activation_range: Annotated[
+        str | None,
+        typer.Option(metavar="ESTIMATOR", help="The same for static activations."),
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="For the estimator percentile; 99.99 by default."),
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(metavar="ALPHA", help="w8a8: SmoothQuant with this exponent, or auto."),
+    ] = None,
+    strict_static: Annotated[
+        bool,
+        typer.Option("--strict-static", help="Static ranges even where they lose much."),
+    ] = False,
+    lm_head: Annotated[
+        bool, typer.Option("--lm-head", help="Safetensors: quantize the output projection too.")
+    ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Safetensors: quantize the embeddings too.")
+    ] = False,
+    max_shard_size: options.MaxShardSize = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="All of these options from a YAML file."),
+    ] = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write these options to a YAML file."),
+    ] = None,
+    device: options.Device = "auto",
+    allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and write nothing.")
@@ -81,144 +146,152 @@ def quantize(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Quantize MODEL to a GGUF file that llama.cpp runs.
+    """Quantize MODEL to a GGUF file that llama.cpp runs, or to safetensors for transformers,
+    vLLM and SGLang, or to several of them at once.
 
-    An interrupted run is taken up again by the same command. The file appears when it is
+    An interrupted run is taken up again by the same command. Outputs appear when they are
     complete.
 
     \b
     Examples:
       qconvert quantize ./SmolLM2-135M-Instruct -t q4_k_m
-      qconvert quantize org/name -t q5_k_m -o model.gguf --importance imatrix.gguf
+      qconvert quantize org/name -t q5_k_m -o model.gguf -c name.calib.safetensors
       qconvert quantize ./model -t q4_k_m --override 'blk.*.ffn_down.weight=q6_k' --dry-run
+      qconvert quantize ./model -t w8a8 --smooth auto -c model.calib.safetensors -o model-w8a8/
+      qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w4a16 -o out/
     """
-    from qconvert.recipes.types import make_recipe
+    from qconvert.recipes.sizes import parse_size
 
-    if output is not None:
-        options.check_output(output)
-    recipe = make_recipe(
-        file_type,
-        pure=pure,
-        output_type=output_type,
-        embedding_type=embedding_type,
-        overrides=override or (),
-        keep=keep or (),
-        fallback=not no_fallback,
-        allow_nan=allow_nan,
-    )
-    limit = options.parse_size(split_max_size)
-    from qconvert.calibration.imatrix import read_importance
+    given = {
+        "calibration": calibration,
+        "importance": importance,
+        "overrides": tuple(map(_override, override or ())) or None,
+        "keep": tuple(keep or ()) or None,
+        "allow_nan": allow_nan or None,
+        "pure": pure or None,
+        "output_type": output_type,
+        "embedding_type": embedding_type,
+        "fallback": False if no_fallback else None,
+        "split_max_size": parse_size(split_max_size),
+        "activations": _one_of("--activations", activations, ("dynamic", "static")),
+        "strategy": _one_of("--strategy", strategy, ("tensor", "channel", "block")),
+        "group_size": _group_size(group_size),
+        "asymmetric": asymmetric or None,
+        "weight_range": _one_of("--weight-range", weight_range, ESTIMATORS),
+        "activation_range": _one_of("--activation-range", activation_range, ESTIMATORS),
+        "percentile": _percentile(percentile),
+        "smooth": _smooth(smooth),
+        "strict_static": strict_static or None,
+        "lm_head": lm_head or None,
+        "embeddings": embeddings or None,
+        "max_shard_size": parse_size(max_shard_size),
+    }
+    said = {name: value for name, value in given.items() if value is not None}
+    asked = _placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.plan import make_plan, read_model
+    from qconvert.conversion import Run, plan_outputs
+    from qconvert.pipeline import default_threads
 
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
-    matrix = read_importance(importance) if importance else None
-    plan = make_plan(read_model(checkpoint), recipe, matrix)
-    path = output or default_path(plan)
-    write_plan(plan, path, limit, threads, dry_run=dry_run, as_json=as_json, quiet=quiet)
-
-
-def default_path(plan: "Plan") -> Path:
-    """NAME-TYPE.gguf in the current directory."""
-    source = plan.model.checkpoint.source.partition("@")[0].rstrip("/")
-    name = Path(source).name.removesuffix(".gguf") or "model"
-    return Path(f"{name}-{plan.recipe.file_type.name.upper()}.gguf")
-
-
-def write_plan(
-    plan: "Plan",
-    path: Path,
-    split_max_size: int | None,
-    threads: int | None,
-    *,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Say what will be done, do it, and say what was done."""
-    from qconvert.pipeline import convert, default_threads
-
-    shards = plan.shards(path, split_max_size)
-    sources = {file.resolve() for file in plan.model.checkpoint.files}
-    if any(shard.path.resolve() in sources for shard in shards):
-        raise UsageError(f"{path} is the source itself", "name another file with -o")
-    if not quiet:
-        for notice in (*plan.notices, *render.fallback_lines(plan)):
-            render.say(notice)
-    if dry_run:
-        show_plan(plan, [shard.path for shard in shards], as_json)
-        return
     with render.watching(quiet) as watcher:
-        result = convert(plan, shards, threads or default_threads(), watcher)
-    show_result(plan, result, as_json=as_json, quiet=quiet)
+        run = Run(threads or default_threads(), watcher, device, dry_run)
+        planned = plan_outputs(checkpoint, asked, run)
+    if save_recipe is not None:
+        _save(asked, save_recipe, checkpoint.source, quiet=quiet)
+    outcome.write(planned, threads, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
-def describe(plan: "Plan", paths: list[Path]) -> dict[str, Any]:
-    """What plan and result have in common, for JSON."""
-    return {
-        "path": str(paths[0]),
-        "paths": [str(path) for path in paths],
-        "file_type": plan.recipe.file_type.name,
-        "bits_per_weight": round(plan.bits_per_weight, 4),
-        "tensors": plan.formats,
-        "fallbacks": [
-            {
-                "name": tensor.name,
-                "wanted": tensor.wanted,
-                "type": tensor.format,
-                "extra_bytes": tensor.extra_bytes,
-                "reason": tensor.reason,
-            }
-            for tensor in plan.fallbacks
-        ],
-        "notices": list(plan.notices),
-    }
+ESTIMATORS = ("minmax", "percentile", "mse", "entropy")
+GROUP_SIZES = ("32", "64", "128", "channel")
 
 
-def show_plan(plan: "Plan", paths: list[Path], as_json: bool) -> None:
-    """The plan of `--dry-run`: every tensor."""
-    if as_json:
-        tensors = [
-            {
-                "name": tensor.name,
-                "shape": list(tensor.map.shape),
-                "source_type": plan.model.source_type(tensor.map),
-                "type": tensor.format,
-                "bytes": tensor.nbytes,
-            }
-            for tensor in plan.tensors
-        ]
-        render.print_json({**describe(plan, paths), "bytes": plan.nbytes, "plan": tensors})
-        return
-    table = render.make_table("tensor", "shape", "from", "to", ">bytes")
-    for tensor in plan.tensors:
-        shape = " x ".join(map(str, tensor.map.shape))
-        source = plan.model.source_type(tensor.map)
-        name = f"{tensor.format} (not {tensor.wanted})" if tensor.is_fallback else tensor.format
-        render.add_row(table, tensor.name, shape, source, name, str(tensor.nbytes))
-    render.print_table(table)
-    print(f"would write {paths[0]}: {summary(plan, plan.nbytes)}")
+def _asked(
+    types: Sequence[str], recipe: Path | None, said: dict[str, Any]
+) -> tuple["OutputOptions", ...]:
+    """The outputs: those of the recipe, or one for each type, with what the command line said."""
+    from qconvert.recipes.options import OutputOptions, with_given
+    from qconvert.recipes.schemes import find_type
+
+    if recipe is None:
+        outputs = tuple(OutputOptions(name) for name in dict.fromkeys(map(find_type, types)))
+    else:
+        from qconvert.recipes.document import options_of, read_document
+
+        outputs = options_of(read_document(recipe), types)
+    if not outputs:
+        raise UsageError("no type is given", "name one with -t, as in '-t q4_k_m'")
+    return with_given(outputs, said)
 
 
-def summary(plan: "Plan", nbytes: int) -> str:
-    kinds = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
-    return (
-        f"{render.human_bytes(nbytes)} ({nbytes} bytes), "
-        f"{plan.bits_per_weight:.2f} bits per weight, {kinds}"
+def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["OutputOptions", ...]:
+    """The outputs with what `-o` says of their places."""
+    from dataclasses import replace
+
+    from qconvert.recipes.schemes import is_scheme
+
+    if output is None:
+        return asked
+    path = Path(output)
+    alone = len(asked) == 1
+    if alone and is_scheme(asked[0].type):
+        return (replace(asked[0], output=path),)
+    if alone and not (path.is_dir() or output.endswith("/")):
+        options.check_output(path)
+        return (replace(asked[0], output=path),)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, and {len(asked)} outputs need a folder", "name one")
+    return tuple(
+        replace(one, folder=path, output=path / one.output.name if one.output else None)
+        for one in asked
     )
 
 
-def show_result(plan: "Plan", result: "Result", *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        render.print_json(
-            {
-                **describe(plan, list(result.paths)),
-                "bytes": result.nbytes,
-                "seconds": round(result.seconds, 3),
-                "resumed_tensors": result.resumed,
-            }
-        )
-    elif not quiet:
-        for path in result.paths:
-            print(path)
-        print(f"{summary(plan, result.nbytes)}, {result.seconds:.1f} s")
+def _save(asked: Sequence["OutputOptions"], path: Path, source: str, *, quiet: bool) -> None:
+    """Write the recipe, but not over another one."""
+    from qconvert.recipes.saving import document_of, write_document
+
+    text = write_document(document_of(asked), path.parent, [f"Written for {source}."])
+    try:
+        if path.exists() and path.read_bytes() != text.encode():
+            raise UsageError(f"{path} exists and says something else", "name another file")
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    if not quiet:
+        render.say(f"wrote {path}")
+
+
+def _override(text: str) -> tuple[str, str]:
+    """'PATTERN=TYPE' as a pair."""
+    from qconvert.recipes.overrides import split_override
+
+    return split_override(text)
+
+
+def _one_of(option: str, value: str | None, choices: Sequence[str]) -> str | None:
+    if value is not None and value.lower() not in choices:
+        raise UsageError(f"{option} {value!r:.40} is not known", f"choose {', '.join(choices)}")
+    return value.lower() if value is not None else None
+
+
+def _group_size(value: str | None) -> int | str | None:
+    found = _one_of("--group-size", value, GROUP_SIZES)
+    return int(found) if found is not None and found.isdigit() else found
+
+
+def _percentile(value: float | None) -> float | None:
+    if value is not None and not 50 < value <= 100:
+        raise UsageError(f"--percentile {value:g} is out of range", "choose 99.9, 99.99 or so")
+    return value
+
+
+def _smooth(value: str | None) -> float | str | None:
+    if value is None or value == "auto":
+        return value
+    try:
+        alpha = float(value)
+    except ValueError:
+        alpha = -1.0
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"--smooth {value!r:.40} is no exponent", "choose 0 to 1, or auto")
+    return alpha

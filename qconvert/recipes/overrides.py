@@ -32,11 +32,21 @@ class Override:
 
 
 def parse_override(text: str) -> Override:
-    """Reads 'PATTERN=TYPE'. The last '=' separates, so that a pattern may hold one.
+    """Reads 'PATTERN=TYPE', where the type is one of ggml's.
 
     Raises:
         UsageError: there is no '=', no pattern, no type, or the regular expression is broken.
         UnsupportedError: no tensor type has that name.
+    """
+    pattern, name = split_override(text)
+    return Override(pattern, find_format(name))
+
+
+def split_override(text: str) -> tuple[str, str]:
+    """Pattern and type of 'PATTERN=TYPE'. The last '=' separates, so a pattern may hold one.
+
+    Raises:
+        UsageError: there is no '=', no pattern, no type, or the regular expression is broken.
     """
     pattern, equals, name = text.rpartition("=")
     if not equals:
@@ -45,7 +55,7 @@ def parse_override(text: str) -> Override:
         missing = "type" if pattern else "pattern"
         raise UsageError(f"the override {text!r} has no {missing}", _EXAMPLE)
     matcher(pattern)
-    return Override(pattern, find_format(name))
+    return pattern, name
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
