@@ -22,7 +22,7 @@ from qconvert.architectures.caveats import caveats
 from qconvert.architectures.general import general_metadata
 from qconvert.architectures.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.architectures.types import Rows, TensorMap
-from qconvert.calibration.imatrix import Importance, check_importance
+from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
 from qconvert.errors import WeightError
@@ -299,9 +299,10 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
     """
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
     facts = facts_from_metadata(model.metadata)
-    warnings: tuple[str, ...] = ()
+    warnings: list[str] = []
     if importance:
-        warnings = tuple(check_importance(importance, [(name, shape) for name, shape, _ in listed]))
+        shapes = [(name, shape) for name, shape, _ in listed]
+        importance, warnings = match_importance(importance, shapes)
     known = importance.values if importance else None
     from_gguf = model.checkpoint.container == "gguf"
     choices = choose_formats(recipe, facts, listed, known, from_gguf=from_gguf)

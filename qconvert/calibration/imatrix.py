@@ -7,61 +7,40 @@
     <name>.counts         F32 [matrices, 1]: over how many tokens; one matrix per expert
 
 The importance of a column is the mean, sum over count. A matrix that was never seen (an expert
-that no token chose) has no preference: ones, and it is reported.
+that no token chose) has no preference: ones, and it is reported. The older binary form is read
+by `qconvert.calibration.imatrix_dat`.
 
 Source: llama.cpp's tools/imatrix (the writer) and common/imatrix-loader.cpp.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from qconvert.calibration.imatrix_dat import is_dat, read_dat
+from qconvert.calibration.importance import Importance, fill_blank
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.checkpoint.types import TensorInfo
-from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.errors import CheckpointError
 from qconvert.metadata import Metadata
-from qconvert.recipes.tensors import Role, can_be_quantized, role_of
 
 SUMS = ".in_sum2"
 COUNTS = ".counts"
-MADE_BY = "an importance matrix is a GGUF file that llama-imatrix writes"
-
-
-@dataclass(frozen=True)
-class Importance:
-    """An importance matrix.
-
-    Attributes:
-        path: the file it came from.
-        values: by tensor name, float32 [matrices, columns]; finite, not negative, and no row all
-            zero.
-        datasets: the texts that it was measured on.
-        chunk_count: how many pieces of them.
-        chunk_size: tokens of each.
-        unseen: by tensor name, the matrices (experts) that no text reached, whose values are ones.
-    """
-
-    path: Path
-    values: Mapping[str, np.ndarray]
-    datasets: tuple[str, ...] = ()
-    chunk_count: int = 0
-    chunk_size: int = 0
-    unseen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+MADE_BY = "an importance matrix is a file that llama-imatrix writes, in its GGUF or .dat form"
 
 
 def read_importance(path: Path) -> Importance:
-    """Reads an importance matrix in llama.cpp's GGUF form.
+    """Reads an importance matrix in llama.cpp's GGUF form, or in its older binary form.
 
     Raises:
         CheckpointError: the file is no importance matrix, or a tensor in it is wrong.
-        UnsupportedError: it is in the older binary form.
     """
     if read_bytes_at(path, 0, min(4, file_size(path))) != b"GGUF":
-        raise _not_gguf(path)
+        if is_dat(path):
+            return read_dat(path)
+        raise CheckpointError(f"{path} is not an importance matrix", MADE_BY)
     metadata, tensors = read_gguf(path)
     kind = metadata.get("general.type")
     if kind is None or kind.value != "imatrix":
@@ -83,59 +62,6 @@ def read_importance(path: Path) -> Importance:
         _number(metadata, "imatrix.chunk_size"),
         unseen,
     )
-
-
-def check_importance(
-    importance: Importance, tensors: Sequence[tuple[str, tuple[int, ...]]]
-) -> list[str]:
-    """Whether an importance matrix belongs to a model; returns warnings, one line each.
-
-    Args:
-        importance: as read.
-        tensors: the model's, as (GGUF's name, row-major shape).
-
-    Raises:
-        PlanError: it names none of the model's tensors, or one of another size.
-    """
-    shapes = dict(tensors)
-    foreign = [name for name in importance.values if name not in shapes]
-    if len(foreign) == len(importance.values):
-        raise PlanError(
-            f"{importance.path} belongs to another model: it has {foreign[0]}",
-            "make one from this model with llama-imatrix",
-        )
-    for name in importance.values:
-        if name in shapes:
-            _check_size(importance, name, shapes[name])
-    missing = [
-        name
-        for name, shape in tensors
-        if name not in importance.values
-        and can_be_quantized(name, shape, "")
-        and role_of(name) not in (Role.OUTPUT, Role.EMBEDDING)
-    ]
-    warnings = []
-    if missing:
-        warnings.append(f"the importance matrix lacks {_some(missing, 'tensor')}")
-    if foreign:
-        warnings.append(f"the importance matrix has {_some(foreign, 'tensor')} not in the model")
-    unseen = [f"{name}[{i}]" for name, rows in importance.unseen.items() for i in rows]
-    if unseen:
-        warnings.append(f"calibration never reached {_some(unseen, 'matrix', 'matrices')}")
-    return warnings
-
-
-def _not_gguf(path: Path) -> CheckpointError | UnsupportedError:
-    """The older form starts with a count of entries, and then a name with its length."""
-    head = read_bytes_at(path, 0, min(520, file_size(path)))
-    length = int.from_bytes(head[4:8], "little")
-    name = head[8 : 8 + length]
-    if 0 < length <= 512 and len(name) == length and name.endswith(b"weight"):
-        return UnsupportedError(
-            f"{path} is an importance matrix in the older binary form",
-            f"convert it: llama-imatrix --in-file {path.name} -o {path.stem}.gguf",
-        )
-    return CheckpointError(f"{path} is not an importance matrix: it is no GGUF file", MADE_BY)
 
 
 def _names(path: Path, tensors: Mapping[str, TensorInfo]) -> list[str]:
@@ -177,29 +103,7 @@ def _mean(
             raise CheckpointError(f"{path}: {name} has {what} below zero")
     count = np.floor(counts.reshape(-1, 1) + np.float32(0.5))
     means = sums / np.maximum(count, np.float32(1))
-    blank = (count == 0)[:, 0] | ~means.any(axis=1)
-    means[blank] = 1.0
-    return means.astype(np.float32, copy=False), tuple(np.flatnonzero(blank).tolist())
-
-
-def _check_size(importance: Importance, name: str, shape: tuple[int, ...]) -> None:
-    values = importance.values[name]
-    matrices, columns = prod(shape[:-2]), shape[-1]
-    if values.shape != (matrices, columns):
-        raise PlanError(
-            f"{importance.path}: {name} has importances for {_size(*values.shape)}, "
-            f"the model's has {_size(matrices, columns)}",
-            "make one from this model with llama-imatrix",
-        )
-
-
-def _size(matrices: int, columns: int) -> str:
-    return f"{columns} columns" if matrices == 1 else f"{matrices} x {columns} columns"
-
-
-def _some(names: Sequence[str], one: str, many: str = "") -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {one if len(names) == 1 else many or one + 's'} ({shown})"
+    return fill_blank(means, (count == 0)[:, 0])
 
 
 def _texts(metadata: Metadata, key: str) -> tuple[str, ...]:
