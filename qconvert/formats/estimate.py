@@ -4,7 +4,22 @@ import numpy as np
 
 from qconvert.errors import UsageError
 from qconvert.formats.compressed import Estimator, WeightFormat
-from qconvert.formats.groups import group_extremes
+from qconvert.formats.groups import group_columns, group_extremes
+
+ENTROPY_WEIGHTS = 1024
+"""Where fewer share a scale, a histogram says too little: "entropy" does what "mse" does."""
+
+
+def searches(form: WeightFormat, x: np.ndarray, estimator: Estimator) -> bool:
+    """Whether scales are to be searched for by their squared error."""
+    if form.strategy == "tensor":
+        return False
+    return estimator.name == "mse" or (estimator.name == "entropy" and _are_few(form, x))
+
+
+def _are_few(form: WeightFormat, x: np.ndarray) -> bool:
+    height = form.block[0] if form.block is not None else 1
+    return height * group_columns(form, x.shape[1]) < ENTROPY_WEIGHTS
 
 
 def ranges(

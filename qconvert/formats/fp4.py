@@ -14,16 +14,27 @@ import numpy as np
 
 from qconvert.errors import UnsupportedError, UsageError
 from qconvert.formats.compressed import Estimator, Params, Part, ScaleDtype, WeightFormat
+from qconvert.formats.estimate import ranges, searches
 from qconvert.formats.floats import to_float32
 from qconvert.formats.groups import by_row, group_columns, scale_shape
-from qconvert.formats.scales import nonzero, read, stored
+from qconvert.formats.range_search import search_fp4
+from qconvert.formats.scales import stored
 
 VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 TOP = np.float32(6.0)
 SCALE_TOP = np.float32(448.0)
+
 GROUPS = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32}
 # A quarter of a float32's mantissa: from 1.75 on, a power of two counts as the next one.
 _ROUND_UP = np.uint32(1 << 21)
+SCALES = to_float32(np.arange(1, 127, dtype=np.uint8), "F8_E4M3")
+"""The scales of NVFP4: all positive values of e4m3fn."""
+
+POWERS = to_float32(np.arange(254, dtype=np.uint8), "F8_E8M0")
+"""The scales of MXFP4, but for the largest, whose values exceed float32."""
+
+# What stands in for a scale of zero, 0.125: as in compressed-tensors.
+_EPSILON_CODE = 0x20
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -58,7 +69,7 @@ def global_scale(peak: float) -> np.float32:
     """What puts the largest scale of a tensor whose largest weight is `peak` at 448."""
     with np.errstate(over="ignore"):
         scale = SCALE_TOP * TOP / np.float32(max(peak, _TINY))
-    return np.float32(scale) if np.isfinite(scale) else np.float32(1)
+    return np.float32(scale if np.isfinite(scale) else 1)
 
 
 def fit(
@@ -69,31 +80,39 @@ def fit(
     peak: float | None,
     scale_dtype: ScaleDtype,
 ) -> Params:
-    from qconvert.formats.estimate import ranges
-
     check(form)
     low, high = ranges(form, x, estimator, peak)
     top = np.maximum(-low, high)
     if form.layout == "mxfp4-pack-quantized":
-        return Params(_powers(top))
-    if peak is None:
-        raise UsageError("NVFP4 needs the largest weight of the tensor")
-    whole = global_scale(peak)
-    scale = read(stored(np.minimum(top / TOP * whole, SCALE_TOP), "F8_E4M3"))
-    return Params(nonzero(scale, "F8_E4M3"), None, whole)
+        whole, values = None, POWERS
+        table, indices = POWERS, _powers(top)
+    else:
+        if peak is None:
+            raise UsageError("NVFP4 needs the largest weight of the tensor")
+        whole, values = global_scale(peak), SCALES
+        table, indices = SCALES / whole, _scales(top, whole)
+    if searches(form, x, estimator):
+        indices = search_fp4(form, x, importance, table, indices)
+    return Params(values[indices], None, whole)
 
 
 def _powers(top: np.ndarray) -> np.ndarray:
-    """Powers of two of groups, of which the largest weight is 3.5 to 7 times as much."""
+    """Indices in POWERS: the largest weight of a group is 3.5 to 7 times as much."""
     exponent = ((top.view(np.uint32) + _ROUND_UP) >> 23).astype(np.int32) - 2
-    return to_float32(np.maximum(exponent, 0).astype(np.uint8).reshape(-1), "F8_E8M0").reshape(
-        top.shape
-    )
+    return np.asarray(np.maximum(exponent, 0))
+
+
+def _scales(top: np.ndarray, whole: np.float32) -> np.ndarray:
+    """Indices in SCALES: the largest weight of a group is about 6 times as much."""
+    scale = np.minimum(top / TOP * whole, SCALE_TOP).astype(np.float32)
+    codes = stored(scale, "F8_E4M3").astype(np.int32)
+    return np.where(codes == 0, _EPSILON_CODE, codes) - 1
 
 
 def steps(params: Params) -> np.ndarray:
     """What values are multiplied with, float32 of the shape of scales."""
-    return params.scale if params.global_scale is None else params.scale / params.global_scale
+    whole = params.global_scale
+    return params.scale if whole is None else np.asarray(params.scale / whole, np.float32)
 
 
 def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray:
@@ -137,4 +156,5 @@ def dequantize(
     step = to_float32(kept.reshape(-1), dtype).reshape(kept.shape)
     if dtype == "F8_E4M3":
         step = step / np.float32(parts["weight_global_scale"].reshape(-1)[0])
-    return x * np.repeat(step, GROUPS[form.layout], axis=1)
+    x *= np.repeat(step, GROUPS[form.layout], axis=1)
+    return x

@@ -10,9 +10,11 @@ import numpy as np
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.compressed import Estimator, Params, Part, ScaleDtype, WeightFormat
+from qconvert.formats.estimate import ranges, searches
 from qconvert.formats.floats import to_float32
 from qconvert.formats.groups import by_row, group_columns, scale_shape
 from qconvert.formats.integers import ITEM_BYTES
+from qconvert.formats.range_search import search_fp8
 from qconvert.formats.scales import nonzero, read, rounded, stored
 
 TOP = np.float32(448.0)
@@ -54,12 +56,13 @@ def fit(
     peak: float | None,
     scale_dtype: ScaleDtype,
 ) -> Params:
-    from qconvert.formats.estimate import ranges
-
     check(form)
     low, high = ranges(form, x, estimator, peak)
     scale = rounded(np.maximum(-low, high) / TOP, scale_dtype)
-    return Params(nonzero(scale, scale_dtype))
+    params = Params(nonzero(scale, scale_dtype))
+    if not searches(form, x, estimator):
+        return params
+    return search_fp8(form, x, importance, params, scale_dtype)
 
 
 def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray:
@@ -93,4 +96,5 @@ def dequantize(
     scale = read(parts["weight_scale"]).reshape(scale_shape(form, rows, columns))
     size = group_columns(form, columns)
     wide = by_row(scale, form, rows).reshape(rows, -1)
-    return x * np.repeat(wide, size, axis=1)[:, :columns]
+    x *= np.repeat(wide, size, axis=1)[:, :columns]
+    return x

@@ -13,7 +13,9 @@ import numpy as np
 from qconvert.errors import UnsupportedError
 from qconvert.formats import packing
 from qconvert.formats.compressed import Estimator, Params, Part, ScaleDtype, WeightFormat
+from qconvert.formats.estimate import ranges, searches
 from qconvert.formats.groups import by_row, group_columns, scale_shape
+from qconvert.formats.range_search import search_integers
 from qconvert.formats.scales import nonzero, read, rounded, stored
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -97,11 +99,12 @@ def fit(
     peak: float | None,
     scale_dtype: ScaleDtype,
 ) -> Params:
-    from qconvert.formats.estimate import ranges
-
     check(form)
     low, high = ranges(form, x, estimator, peak)
-    return from_ranges(form, low, high, scale_dtype)
+    params = from_ranges(form, low, high, scale_dtype)
+    if not searches(form, x, estimator):
+        return params
+    return search_integers(form, x, importance, params, scale_dtype)
 
 
 def _zeros(params: Params) -> np.ndarray:

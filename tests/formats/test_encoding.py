@@ -1,5 +1,7 @@
 """Weights as compressed-tensors stores them, against the package itself."""
 
+import itertools
+
 import formats.compressed_oracle as oracle
 import numpy as np
 import pytest
@@ -82,10 +84,13 @@ def test_slabs_make_the_whole(name):
     cuts = [0, step, 2 * step, 300]
     slabs = [
         encoding.quantize(form, x[a:b], None, MINMAX, peak, "BF16", x.shape, a == 0)
-        for a, b in zip(cuts, cuts[1:], strict=False)
+        for a, b in itertools.pairwise(cuts)
         if a < b
     ]
-    for part, arrays in zip(encoding.parts(form, x.shape, "BF16"), zip(*slabs, strict=True)):
+    arrays_of = dict(
+        zip(encoding.parts(form, x.shape, "BF16"), zip(*slabs, strict=True), strict=True)
+    )
+    for part, arrays in arrays_of.items():
         joined = np.concatenate(arrays) if part.per_row else arrays[0]
         np.testing.assert_array_equal(joined, whole[part.suffix])
         if not part.per_row:
