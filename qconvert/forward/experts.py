@@ -1,0 +1,64 @@
+"""A layer of experts, computed one expert at a time, so that each one's inputs can be seen.
+
+transformers 5 holds the experts of a layer in two parameters,
+
+    gate_up_proj  [experts, 2 * size, hidden]    the gate's rows, then up's
+    down_proj     [experts, hidden, size]
+
+and computes act(gate) * up. Sums are made in the order of its plain ("eager") implementation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+See = Callable[[tuple[str, ...], Any, int], None]
+"""Called with GGUF names of weights, their input [tokens, columns], and the expert's number."""
+
+
+def are_experts(module: Any) -> bool:
+    """Whether a module is such a layer."""
+    own = dict(module.named_parameters(recurse=False))
+    return {"gate_up_proj", "down_proj"} <= own.keys() and own["down_proj"].dim() == 3
+
+
+def run_experts(
+    module: Any,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    see: See | None,
+    hidden: Any,
+    chosen: Any,
+    weights: Any,
+) -> Any:
+    """What a layer of experts gives.
+
+    Args:
+        module: transformers'.
+        names: the GGUF names of the weights in `gate_up_proj` and in `down_proj`.
+        see: called before each product, or None.
+        hidden: [tokens, hidden].
+        chosen: int64 [tokens, experts per token].
+        weights: of the chosen, the same shape.
+    """
+    import torch
+
+    linear = torch.nn.functional.linear
+    out = torch.zeros_like(hidden)
+    order = torch.argsort(chosen.reshape(-1), stable=True)
+    counts = torch.bincount(chosen.reshape(-1), minlength=len(module.down_proj)).tolist()
+    begin = 0
+    for expert, count in enumerate(counts):
+        if not count or expert >= len(module.down_proj):
+            continue
+        places = order[begin : begin + count]
+        begin += count
+        tokens = places // chosen.shape[-1]
+        x = hidden[tokens]
+        if see:
+            see(names[0], x, expert)
+        gate, up = linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
+        inner = module.act_fn(gate) * up
+        if see:
+            see(names[1], inner, expert)
+        y = linear(inner, module.down_proj[expert])
+        out.index_add_(0, tokens, (y * weights.reshape(-1)[places, None]).to(out.dtype))
+    return out

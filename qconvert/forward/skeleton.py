@@ -1,0 +1,113 @@
+"""transformers' model of a checkpoint without its weights: only what blocks have in common is
+there, and small.
+
+Parameters are made by `torch.empty`, which is sent to the meta device while the model is built;
+what modules compute for themselves (rotary tables, positions, scales) is made for real.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qconvert.errors import UnsupportedError
+from qconvert.forward.weights import Source
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model whose parameters are on the meta device.
+
+    Attributes:
+        model: transformers'.
+        config: transformers' own, of the text model.
+        blocks: the modules of the decoder's or encoder's blocks.
+        blocks_name: of the list of blocks in the model, "model.layers".
+        head: the output projection's place in the model, "lm_head"; empty where there is none.
+    """
+
+    model: Any
+    config: Any
+    blocks: tuple[Any, ...]
+    blocks_name: str
+    head: str
+
+    def parameters_beside_blocks(self) -> dict[str, Any]:
+        """The parameters that are neither in a block nor in the two large tables."""
+        tables = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}
+        large = {id(p) for table in tables if table is not None for p in table.parameters()}
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if not name.startswith(self.blocks_name + ".") and id(parameter) not in large
+        }
+
+
+def build_skeleton(source: Source) -> Skeleton:
+    """Build the model.
+
+    Raises:
+        UnsupportedError: transformers does not know the class or refuses its configuration.
+    """
+    import torch
+    import transformers
+    from torch.overrides import TorchFunctionMode
+
+    class EmptyOnMeta(TorchFunctionMode):
+        """Sends `torch.empty` to the meta device."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = dict(kwargs or {})
+            if func is torch.empty:
+                kwargs["device"] = "meta"
+            return func(*args, **kwargs)
+
+    auto = transformers.AutoModelForCausalLM if source.is_causal else transformers.AutoModel
+    try:
+        config = _text_config(source.config)
+        with EmptyOnMeta():
+            model = auto.from_config(config, dtype=torch.float32).eval()
+    except Exception as error:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} cannot build {source.checkpoint.source}: "
+            f"{_line(error)}",
+            "the same configuration has to load with AutoModel.from_pretrained",
+        ) from error
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    name, blocks = _find_blocks(model, config)
+    head = model.get_output_embeddings()
+    head_name = next((n for n, module in model.named_modules() if module is head), "")
+    return Skeleton(model, config, blocks, name, head_name)
+
+
+def _text_config(config: Mapping[str, Any]) -> Any:
+    """transformers' configuration of the language model."""
+    import transformers
+
+    cls = getattr(transformers, config["architectures"][0])
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    return cls.config_class.from_dict(plain).get_text_config(decoder=True)
+
+
+def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == config.num_hidden_layers:
+            return name, tuple(module)
+    raise UnsupportedError(f"no list of blocks in {type(model).__name__}")
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
+
+
+def set_module(model: Any, name: str, module: Any) -> None:
+    """Put a module in the place of another."""
+    outer, _, last = name.rpartition(".")
+    setattr(model.get_submodule(outer), last, module)

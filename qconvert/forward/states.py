@@ -1,0 +1,79 @@
+"""Hidden states on the disk: what goes into a block and what comes out of it.
+
+Two files take turns: block N reads file N % 2 and writes the other, so that what it reads stays
+until it is done. They are mapped into memory a batch at a time.
+
+    states-0, states-1    [windows, window, hidden] of the model's type, row-major
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qconvert.errors import OutputError
+
+BITS = {"bfloat16": np.int16, "float16": np.int16, "float32": np.int32}
+
+
+@dataclass(frozen=True)
+class States:
+    """The two files.
+
+    Attributes:
+        folder: where they are.
+        shape: windows, tokens of a window, and the model's width.
+        dtype: torch's name of the type.
+    """
+
+    folder: Path
+    shape: tuple[int, int, int]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Of each file."""
+        windows, window, hidden = self.shape
+        return windows * window * hidden * np.dtype(BITS[self.dtype]).itemsize
+
+    def create(self) -> None:
+        """Make both files, with their full size.
+
+        Raises:
+            OutputError: no room.
+        """
+        try:
+            for number in (0, 1):
+                with self._path(number).open("ab") as file:
+                    file.truncate(self.nbytes)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.folder}: {error.strerror}") from error
+
+    def read(self, block: int, start: int, stop: int) -> Any:
+        """What goes into a block for some windows: [stop - start, window, hidden]. Writing into
+        the tensor does not change the file."""
+        return self._map(block, start, stop, "c")
+
+    def write(self, block: int, start: int, values: Any) -> None:
+        """What goes into a block for the windows from `start` on."""
+        self._map(block, start, start + len(values), "r+").copy_(values)
+
+    def sync(self, block: int) -> None:
+        """Have the disk take what goes into a block."""
+        with self._path(block).open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def _path(self, block: int) -> Path:
+        return self.folder / f"states-{block % 2}"
+
+    def _map(self, block: int, start: int, stop: int, mode: Any) -> Any:
+        import torch
+
+        _, window, hidden = self.shape
+        bits = np.dtype(BITS[self.dtype])
+        offset = start * window * hidden * bits.itemsize
+        shape = (stop - start, window, hidden)
+        mapped = np.memmap(self._path(block), bits, mode, offset, shape)
+        return torch.from_numpy(np.asarray(mapped)).view(getattr(torch, self.dtype))

@@ -1,0 +1,240 @@
+"""The parameters of transformers' modules, read from any checkpoint by name.
+
+A parameter that the checkpoint stores under its own name is read as it is. One that it stores in
+pieces or under an older name (experts one by one, BERT's gamma and beta) is found through its
+family's table: the lines that make the same GGUF tensor are alternatives for each other. Of a GGUF
+file, the table read backwards gives Hugging Face's tensors first.
+
+Names are compared bare: without "model.", "transformer." and what else wraps a model.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from qconvert.architectures import find_architecture
+from qconvert.architectures.assemble import assemble
+from qconvert.architectures.common import text_config
+from qconvert.architectures.mapping import bare_name, in_file_order, map_tensors
+from qconvert.architectures.reverse import describe
+from qconvert.architectures.shapes import read_sizes
+from qconvert.architectures.types import Architecture, Config, Rows, Rule, TensorMap
+from qconvert.checkpoint import Checkpoint, TensorInfo, read_bytes
+from qconvert.errors import PlanError
+
+SLAB = 1 << 24
+"""Elements that are converted at once."""
+
+STORED = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
+"""torch's names of types, and safetensors'."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint under Hugging Face's names.
+
+    Attributes:
+        checkpoint: where the bytes are.
+        architecture: the family.
+        config: `config.json`, or what stands for it.
+        names: of all GGUF tensors.
+        maps: by bare name, how each stored tensor is read.
+        lines: by GGUF name, the lines of the family's table that may make it.
+        targets: by bare name of a parameter, the GGUF tensors that are made of it, each with the
+            line that says so; in the order of their rows.
+    """
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    config: Config
+    names: frozenset[str]
+    maps: Mapping[str, TensorMap]
+    lines: Mapping[str, tuple[Rule, ...]]
+    targets: Mapping[str, tuple[tuple[str, Rule], ...]]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it is a decoder and not an encoder."""
+        key = self.architecture.metadata(self.config).get(
+            f"{self.architecture.name}.attention.causal"
+        )
+        return key is None or bool(key.value)
+
+    def targets_of(self, parameter: str) -> tuple[tuple[str, Rule], ...]:
+        """The GGUF tensors in a parameter, by its name in transformers' model."""
+        return self.targets.get(bare_name(parameter), ())
+
+
+def open_source(checkpoint: Checkpoint) -> Source:
+    """Find every tensor.
+
+    Raises:
+        UnsupportedError: an unknown family.
+        PlanError: tensors are missing or have other shapes than the configuration says.
+        CheckpointError: the configuration cannot be read.
+    """
+    if checkpoint.container == "gguf":
+        found = describe(checkpoint)
+        architecture, config = found.architecture, found.config
+        names = frozenset(checkpoint.tensors)
+        maps = {bare_name(tensor.name): tensor for tensor in found.tensors}
+    else:
+        config = checkpoint.config
+        architecture = find_architecture(config)
+        # This also tells what is missing or misshapen.
+        made, _ = map_tensors(architecture, config, checkpoint.tensors)
+        names = frozenset(tensor.name for tensor in made)
+        maps = {bare_name(name): _whole(info) for name, info in checkpoint.tensors.items()}
+    blocks = read_sizes(architecture.name, architecture.metadata(config))["blocks"]
+    lines = dict(in_file_order(architecture.rules(text_config(config)), blocks))
+    targets: dict[str, list[tuple[str, Rule]]] = {}
+    for name, rules in lines.items():
+        for rule in rules:
+            if "{e}" not in rule.hf:
+                targets.setdefault(bare_name(rule.hf), []).append((name, rule))
+    for pairs in targets.values():
+        pairs.sort(key=lambda pair: pair[1].rows or (0, 0))
+    by_parameter = {name: tuple(pairs) for name, pairs in targets.items()}
+    return Source(checkpoint, architecture, config, names, maps, lines, by_parameter)
+
+
+def _whole(info: TensorInfo) -> TensorMap:
+    return TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
+
+
+def read_parameter(source: Source, name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """A parameter of transformers' model.
+
+    Args:
+        name: in the model, "model.layers.0.self_attn.q_proj.weight".
+        shape: as the model has it.
+        dtype: torch's name of it.
+
+    Returns:
+        A tensor on the CPU, the caller's own.
+
+    Raises:
+        PlanError: the checkpoint lacks it, or has it in another shape.
+        CheckpointError: the file cannot be read.
+    """
+    import torch
+
+    pieces = _pieces(source, name, shape)
+    direct = _as_stored(source, pieces, dtype)
+    if direct is not None:
+        return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
+    out = torch.empty(shape, dtype=getattr(torch, dtype))
+    rows = out.view(-1, shape[-1])
+    done = 0
+    for piece in pieces:
+        for start, stop in _slabs(piece):
+            values = assemble(piece, source.checkpoint.tensors, start, stop)
+            count = values.size // shape[-1]
+            rows[done : done + count].copy_(torch.from_numpy(values).view(count, shape[-1]))
+            done += count
+    return out
+
+
+def read_rows_of(source: Source, name: str, rows: Any, dtype: str) -> Any:
+    """Some rows of a table [entries, columns], in ascending order; arguments as above."""
+    import torch
+
+    table = source.maps.get(bare_name(name))
+    if table is None:
+        raise _missing(name)
+    wanted = [int(row) for row in rows]
+    if wanted and wanted[-1] >= table.rows:
+        raise PlanError(
+            f"the sample has token {wanted[-1]}, and {name} has {table.rows} rows",
+            "the tokenizer may belong to another model",
+        )
+    out = torch.empty((len(wanted), table.columns), dtype=getattr(torch, dtype))
+    done = 0
+    for start, stop in _runs(wanted):
+        values = assemble(table, source.checkpoint.tensors, start, stop)
+        out[done : done + len(values)].copy_(torch.from_numpy(values))
+        done += len(values)
+    return out
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring rows together."""
+    begin = 0
+    for index in range(1, len(rows) + 1):
+        if index == len(rows) or rows[index] != rows[index - 1] + 1:
+            yield rows[begin], rows[index - 1] + 1
+            begin = index
+
+
+def _pieces(source: Source, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
+    """The stored tensors whose rows, one behind the other, are the parameter's."""
+    bare = bare_name(name)
+    if bare in source.maps:
+        pieces = [source.maps[bare]]
+        fits = pieces[0].shape == shape
+    else:
+        pieces = _by_table(source, bare, shape)
+        fits = sum(piece.elements for piece in pieces) == prod(shape)
+        fits = fits and all(piece.columns == shape[-1] for piece in pieces)
+    if not pieces:
+        raise _missing(name)
+    if not fits:
+        stored = " + ".join(str(list(piece.shape)) for piece in pieces[:2])
+        raise PlanError(
+            f"{name} has shape {stored}, but transformers' model asks for {list(shape)}",
+            "config.json may belong to another model",
+        )
+    return pieces
+
+
+def _by_table(source: Source, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
+    chosen = []
+    for target, _ in source.targets.get(bare, ()):
+        rules = [rule for rule in source.lines[target] if _first_source(rule) in source.maps]
+        if not rules:
+            return []
+        chosen.append(rules[0])
+    if not any("{e}" in rule.hf for rule in chosen):
+        return [source.maps[bare_name(rule.hf)] for rule in chosen]
+    names = [
+        bare_name(rule.hf.replace("{e}", str(expert)))
+        for expert in range(shape[0])
+        for rule in chosen
+    ]
+    missing = [name for name in names if name not in source.maps]
+    if missing:
+        raise _missing(missing[0])
+    return [source.maps[name] for name in names]
+
+
+def _first_source(rule: Rule) -> str:
+    return bare_name(rule.hf.replace("{e}", "0"))
+
+
+def _as_stored(source: Source, pieces: list[TensorMap], dtype: str) -> Any:
+    """The bytes themselves, where nothing has to be computed: uint8, one dimension; else None."""
+    piece = pieces[0]
+    if len(pieces) > 1 or len(piece.parts) > 1 or piece.order or piece.add or piece.transpose:
+        return None
+    part = piece.parts[0]
+    info = source.checkpoint.tensors[part.source]
+    if info.dtype != STORED[dtype] or info.scale is not None:
+        return None
+    return read_bytes(info, part.start, part.stop).reshape(-1)
+
+
+def _slabs(tensor: TensorMap) -> Iterator[tuple[int, int]]:
+    group = len(tensor.order) or 1
+    step = max(SLAB // (tensor.columns * group), 1) * group
+    if tensor.transpose or len(tensor.shape) == 1:
+        step = tensor.rows
+    for start in range(0, tensor.rows, step):
+        yield start, min(start + step, tensor.rows)
+
+
+def _missing(name: str) -> PlanError:
+    return PlanError(
+        f"the checkpoint has no tensor {name}",
+        hint="a shard may be missing, or config.json may belong to another model",
+    )
