@@ -92,7 +92,7 @@ class Settings(BaseModel):
     asymmetric: bool = False
     weight_range: Range | None = None
     activation_range: Range | None = None
-    percentile: float = Field(default=99.99, gt=0, le=100)
+    percentile: float = Field(default=99.99, gt=50, le=100)
     smooth: SmoothField | None = None
     strict_static: bool = False
     lm_head: bool = False
@@ -172,6 +172,9 @@ def _options(type_: str, said: Mapping[str, Any]) -> OutputOptions:
     return OutputOptions(type_, **values)
 
 
+KEEP = "keep"
+"""In the overrides of a scheme: the weight stays as it is."""
+
 Fault = tuple[Location, str, str]
 """Where, what is wrong, and what would be right."""
 
@@ -206,6 +209,8 @@ def _faults_of(
             yield (*where, name), f"has no meaning for {type_}", _whose(name)
     find = find_scheme if is_scheme(type_) else find_format
     for pattern, value in all_.get("overrides", {}).items():
+        if value.lower() == KEEP and is_scheme(type_):
+            continue
         try:
             find(value)
         except QconvertError as error:

@@ -144,7 +144,7 @@ def test_types_choose_among_the_outputs_and_add_to_them(read, tmp_path):
         ("type: q8_0\nkeep: ['/(/']", "recipe.yaml:2: keep.0: /(/ is not a valid regular", ""),
         ("type: w8a8\nsmooth: 2", "recipe.yaml:2: smooth: must be a number from 0 to 1, or", ""),
         ("type: w8a8\nsmooth: true", "recipe.yaml:2: smooth: must be a number from 0 to 1", ""),
-        ("type: w8a8\npercentile: 0", "recipe.yaml:2: percentile: must be greater than 0", ""),
+        ("type: w8a8\npercentile: 0", "recipe.yaml:2: percentile: must be greater than 50", ""),
         ("type: w8a8\npercentile: .nan", "recipe.yaml:2: percentile: must be ", ""),
         ("type: q8_0\nsplit_max_size: 5X", "recipe.yaml:2: split_max_size: must be a size", ""),
         ("type: q8_0\noutput: [a]", "recipe.yaml:2: output: must be a path", ""),
@@ -246,7 +246,7 @@ VALUES = {
     "group_size": st.sampled_from([32, 64, 128, "channel"]),
     "weight_range": st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     "activation_range": st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
-    "percentile": st.floats(1e-6, 100),
+    "percentile": st.floats(50, 100, exclude_min=True),
     "smooth": st.one_of(st.just("auto"), st.floats(0, 1)),
 }
 PATHS = ("output", "folder", "calibration", "importance")
@@ -260,7 +260,7 @@ def output_options(draw, folder: Path) -> OutputOptions:
         if not concerns(name, type_) or not draw(st.booleans()):
             continue
         if name == "overrides":
-            names = SCHEMES if is_scheme(type_) else [name.lower() for name in FORMAT_NAMES]
+            names = (*SCHEMES, "keep") if is_scheme(type_) else [name.lower() for name in FORMAT_NAMES]
             pairs = st.dictionaries(PATTERNS, st.sampled_from(names), max_size=3)
             values[name] = tuple(draw(pairs).items())
         else:
