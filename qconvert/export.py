@@ -12,22 +12,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from qconvert import __version__
-from qconvert.architectures.general import SAMPLING
-from qconvert.architectures.pooling import pooling_files
+from qconvert.architectures.directory_files import directory_files, special_ids
 from qconvert.architectures.reverse import Description, describe
-from qconvert.architectures.tokenizers.export import json_bytes, tokenizer_files
 from qconvert.architectures.tokenizers.stored import Stored, read_stored
 from qconvert.architectures.types import TensorMap
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.containers.model_card import model_card
 from qconvert.containers.safetensors import Slot
 from qconvert.errors import UsageError
-from qconvert.metadata import Field
 from qconvert.outputs import MAX_SHARD_SIZE, Directory, write_outputs
 from qconvert.plan import TensorPlan
 from qconvert.work import Result, Watcher
@@ -119,29 +114,11 @@ def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
         checkpoint,
         description,
         tensors,
-        _small_files(checkpoint, description, stored),
+        directory_files(checkpoint.metadata, config, description.architecture.name, stored),
         {"format": "pt", **made_by},
         _notices(checkpoint, description, tensors, stored),
     )
     return replace(plan, files={**plan.files, "README.md": _card(plan).encode()})
-
-
-def _small_files(
-    checkpoint: Checkpoint, description: Description, stored: Stored | None
-) -> dict[str, bytes]:
-    """All files but the weights and the model card."""
-    config, family = description.config, description.architecture.name
-    values: dict[str, Any] = {"config.json": config}
-    generation = generation_config(stored, checkpoint.metadata)
-    if generation and family != "bert":
-        values["generation_config.json"] = generation
-    width = config.get("hidden_size") or config["n_embd"]
-    values.update(pooling_files(checkpoint.metadata, family, width))
-    files = {name: json_bytes(value) for name, value in values.items()}
-    if stored is not None:
-        context = config.get("max_position_embeddings") or config["n_positions"]
-        files.update(tokenizer_files(stored, context))
-    return files
 
 
 def _notices(
@@ -195,34 +172,6 @@ def _rounded(checkpoint: Checkpoint, tensors: tuple[TensorPlan, ...]) -> list[st
         if tensor.format != "F32" and stored[tensor.map.parts[0].source].dtype != tensor.format
     )
     return [f"{count} tensors are rounded to {name}" for name, count in narrowed.items()]
-
-
-def special_ids(stored: Stored | None) -> dict[str, int | None]:
-    """`bos_token_id` and so on, for config.json; null keeps out a family's own defaults."""
-    special = stored.special if stored is not None else {}
-    return {f"{name}_token_id": special.get(name) for name in ("bos", "eos", "pad")}
-
-
-def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> dict[str, Any]:
-    """`generation_config.json`: where a text begins and ends, and the recommended sampling."""
-    known = special_ids(stored).items()
-    config: dict[str, Any] = {name: number for name, number in known if number is not None}
-    if stored is not None:
-        ends = [stored.special[name] for name in ("eos", "eot", "eom") if name in stored.special]
-        ends = list(dict.fromkeys(ends))
-        if len(ends) > 1:
-            config["eos_token_id"] = ends
-    for name, short in SAMPLING.items():
-        field = metadata.get(f"general.sampling.{short}")
-        if field is not None and type(field.value) in (int, float) and isfinite(field.value):
-            config["do_sample"] = True
-            config[name] = field.value if type(field.value) is int else _shortest(field.value)
-    return config
-
-
-def _shortest(value: float) -> float:
-    """The fewest digits that give the same float32."""
-    return float(f"{value:.7g}")
 
 
 def _card(plan: ExportPlan) -> str:

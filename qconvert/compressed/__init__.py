@@ -1,1 +1,1 @@
-"""Quantized safetensors in the layouts of the compressed-tensors package: plan and configuration."""
+"""Quantized safetensors in the layouts of the compressed-tensors package: what is planned."""

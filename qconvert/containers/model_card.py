@@ -1,6 +1,6 @@
-"""The model card of a directory that was made from a GGUF file: `README.md`, as the hub wants it.
+"""The model card of a directory: `README.md`, as the hub wants it.
 
-Everything in it that the file says of itself is text from strangers: it is checked or escaped.
+Everything in it that the source says of itself is text from strangers: it is checked or escaped.
 """
 
 import json
@@ -27,23 +27,40 @@ llama3.3 llama4 grok2-community gemma unknown other
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?|multilingual|code")
 REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]{1,96}/[\w.-]{1,96})/?")
+REPOSITORY_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 MARKS = re.compile(r"([\\`*{}\[\]<>#|])")
 LONGEST = 200
 
 
+WRITTEN = "Written from a GGUF file by qconvert {version}, for transformers and what reads its "
+WRITTEN += "checkpoints."
+
+
 def model_card(
-    metadata: Mapping[str, Field], facts: Mapping[str, str], notices: Sequence[str], task: str
+    metadata: Mapping[str, Field],
+    facts: Mapping[str, str],
+    notices: Sequence[str],
+    task: str,
+    *,
+    written: str = WRITTEN,
+    base: str = "",
 ) -> str:
     """The text of `README.md`.
 
     Args:
-        metadata: of the GGUF file.
+        metadata: GGUF's keys of the model.
         facts: what the table lists, in order: source, fingerprint and so on.
         notices: what a user should know.
         task: the hub's name of what the model does.
+        written: the sentence that says how it came to be.
+        base: the repository whose weights these are, in another form; by default what the
+            metadata names.
     """
     name = escaped(_text(metadata, "general.name") or facts.get("Source") or "Model")
-    front = [f"{key}: {json.dumps(value)}" for key, value in front_matter(metadata, task).items()]
+    matter = front_matter(metadata, task)
+    if REPOSITORY_ID.fullmatch(base):
+        matter |= {"base_model": base, "base_model_relation": "quantized"}
+    front = [f"{key}: {json.dumps(value)}" for key, value in matter.items()]
     rows = [f"| {escaped(key)} | {escaped(value)} |" for key, value in facts.items()]
     lines = [
         "---",
@@ -52,8 +69,7 @@ def model_card(
         "",
         f"# {name}",
         "",
-        f"Written from a GGUF file by qconvert {__version__}, for transformers and what reads "
-        "its checkpoints.",
+        written.format(version=__version__),
         "",
         "| | |",
         "|---|---|",

@@ -3,8 +3,10 @@
     | u64 length of the header | header | data |
     header: {"__metadata__": {...}, NAME: {"dtype": "F32", "shape": [..], "data_offsets": [a, b]}}
 
-Offsets count from the end of the header, which spaces pad to a multiple of 8. Wide types come
-first in each file, so every tensor is aligned to its element. A large model is cut into shards,
+Offsets count from the end of the header, which spaces pad to a multiple of 8. Tensors of whole
+multiples of 8 bytes come first in each file, in the order of the plan, and the few others behind
+them, wide types before narrow ones, so every tensor is aligned to its element. A large model is
+cut into shards,
 `model-00001-of-0000N.safetensors`, which `model.safetensors.index.json` lists.
 Source: the safetensors format description (github.com/huggingface/safetensors).
 """
@@ -96,7 +98,9 @@ def shard_name(number: int, count: int) -> str:
 
 
 def _aligned(slots: Sequence[Slot]) -> tuple[Slot, ...]:
-    return tuple(sorted(slots, key=lambda slot: -PLAIN[slot.dtype]))
+    whole = [slot for slot in slots if slot.nbytes % HEADER_ALIGNMENT == 0]
+    rest = [slot for slot in slots if slot.nbytes % HEADER_ALIGNMENT]
+    return (*whole, *sorted(rest, key=lambda slot: -PLAIN[slot.dtype]))
 
 
 def index_json(shards: Sequence[Shard]) -> bytes:
