@@ -4,6 +4,9 @@ GET  /api/models/{repo}[/revision/{rev}]          commit and files
 GET  /api/models/{repo}/tree/{rev}?recursive=true  files with sizes
 HEAD /{repo}/resolve/{rev}/{file}                  ETag, size and commit
 GET  /{repo}/resolve/{rev}/{file}                  bytes, or the range asked for
+
+Data sets are the same under /api/datasets/{repo} and /datasets/{repo}; their files are also listed
+folder by folder, /tree/{rev}/{folder}.
 """
 
 import hashlib
@@ -51,7 +54,7 @@ class Hub:
 
     Attributes:
         url: for HF_ENDPOINT.
-        repos: "org/name" -> repository.
+        repos: "org/name", or "datasets/org/name" -> repository.
         requests: "METHOD path" of each request, in order.
         failing: answer everything with this status; 0 for none.
         cuts: how many more times to hang up in the middle of a file of weights.
@@ -106,8 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.failing:
             return self._send(self.hub.failing, b"", {}, body)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        api = re.fullmatch(
+            r"/api/(?:models/|(?=datasets/))((?:datasets/)?[^/]+/[^/]+)"
+            r"(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?",
+            path,
+        )
+        file = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or file
         if match is None:
             return self._send(404, b"", {}, body)
@@ -121,13 +128,29 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
         files = repo.files(revision)
+        if api and api[2] == "tree":
+            return self._send_tree(files, api[4] or "", body)
         if api:
-            listed = _tree(files) if api[2] == "tree" else _info(match[1], commit, files)
-            return self._send(200, json.dumps(listed).encode(), {}, body)
+            listed = json.dumps(_info(match[1].removeprefix("datasets/"), commit, files))
+            return self._send(200, listed.encode(), {}, body)
         assert file is not None
         if file[3] not in files:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
         return self._send_file(files[file[3]], commit, body)
+
+    def _send_tree(self, files: dict[str, bytes], folder: str, body: bool) -> None:
+        """A folder's files, those in folders of it too where the query asks for them."""
+        start = f"{folder}/" if folder else ""
+        inside = {name: data for name, data in files.items() if name.startswith(start)}
+        if not inside:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+        listed = _tree(inside)
+        if "recursive=true" not in urlsplit(self.path).query.lower():
+            deeper = {name for name in inside if "/" in name.removeprefix(start)}
+            listed = [entry for entry in listed if entry["path"] not in deeper]
+            folders = {start + name.removeprefix(start).split("/")[0] for name in deeper}
+            listed += [{"type": "directory", "path": f, "oid": "0" * 40} for f in sorted(folders)]
+        return self._send(200, json.dumps(listed).encode(), {}, body)
 
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
