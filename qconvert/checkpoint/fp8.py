@@ -37,9 +37,12 @@ def check_method(quantization: Any) -> None:
         return
     if method == "compressed-tensors" and quantization.get("format") == "float-quantized":
         return
+    layout = quantization.get("format")
+    kind = f"{method}, {layout}" if isinstance(layout, str) else str(method)
     raise UnsupportedError(
-        f"the checkpoint is already quantized ({method!r:.60}), and that is not read",
-        "start from the original checkpoint, in f32, f16, bf16 or fp8",
+        f"the checkpoint is already quantized ({kind:.100}), and that is not read",
+        "start from the original checkpoint, in f32, f16, bf16 or fp8; `qconvert inspect` shows "
+        "what this one is",
     )
 
 

@@ -28,16 +28,23 @@ def open_directory(path: Path, source: str) -> Checkpoint:
         CheckpointError: it is no checkpoint, or one that cannot be trusted.
         UnsupportedError: its weights are of a kind that is not read.
     """
-    if not any(_entries(path)):
-        raise CheckpointError(
-            f"{path} is an empty directory", "download a model into it, or name another directory"
-        )
-    config = _read_config(path)
+    config = read_config(path)
+    check_method(quantization_of(config))
+    return _checkpoint(path, source, config, read_weights(path))
+
+
+def read_weights(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a directory, as they are stored: codes and scales too.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be trusted.
+        UnsupportedError: its weights are of a kind that is not read.
+    """
     for name in SINGLE:
         if (path / name).exists():
-            return _checkpoint(path, source, config, _read(inside(path, name, path)))
+            return _read(inside(path, name, path))
         if (path / (name + INDEX)).exists():
-            return _checkpoint(path, source, config, _read_index(path, name + INDEX))
+            return _read_index(path, name + INDEX)
     raise CheckpointError(*_no_weights(path))
 
 
@@ -48,7 +55,8 @@ def open_weights(path: Path, source: str) -> Checkpoint:
             raise CheckpointError(
                 f"{path} is one shard of several", f"name the directory: {path.parent}"
             )
-    config = _read_config(path.parent)
+    config = read_config(path.parent)
+    check_method(quantization_of(config))
     return _checkpoint(path.parent, source, config, _read(path))
 
 
@@ -63,11 +71,21 @@ def _checkpoint(
             f"{path}: tensor {packed!r:.200} holds packed integer codes, and these are not read",
             "start from the original checkpoint, in f32, f16, bf16 or fp8",
         )
-    tensors = attach_scales(tensors, _quantization(config))
+    tensors = attach_scales(tensors, quantization_of(config))
     return Checkpoint("huggingface", source, path, config=config, tensors=tensors)
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """`config.json`.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be a model's.
+    """
+    if not any(_entries(directory)):
+        raise CheckpointError(
+            f"{directory} is an empty directory",
+            "download a model into it, or name another directory",
+        )
     path = directory / "config.json"
     if not path.exists():
         raise CheckpointError(
@@ -82,11 +100,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
             'add the class that the weights belong to, such as "architectures": '
             '["LlamaForCausalLM"]',
         )
-    check_method(_quantization(config))
     return config
 
 
-def _quantization(config: Mapping[str, Any]) -> Any:
+def quantization_of(config: Mapping[str, Any]) -> Any:
+    """`quantization_config`, which may be anything, or None."""
     inner = config.get("text_config")
     found = config.get("quantization_config")
     if found is None and isinstance(inner, dict):

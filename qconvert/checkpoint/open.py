@@ -31,9 +31,22 @@ def open_checkpoint(
         HubError: the hub did not give it.
         UnsupportedError: a layout that is not read.
     """
+    return open_path(*locate(model, progress=progress, headers_only=headers_only))
+
+
+def locate(
+    model: str, *, progress: bool | None = None, headers_only: bool = False
+) -> tuple[str, Path]:
+    """Where a model is: its name, and a directory or file, which may be anything yet.
+
+    Raises:
+        CheckpointError: there is none.
+        HubError: the hub did not give it.
+    """
     path = Path(model)
     if model and _exists(path):
-        return _open_path(path)
+        # A link's own name tells more than that of the blob behind it.
+        return path.name if path.name not in ("", "..") else path.resolve().name, path
     match = HUB_ID.fullmatch(model)
     if match is None or model.startswith((".", "~", "/")):
         raise CheckpointError(
@@ -42,13 +55,11 @@ def open_checkpoint(
         )
     from qconvert.checkpoint.hub import fetch
 
-    source, local = fetch(match["repo"], match["file"], match["revision"], progress, headers_only)
-    return open_gguf(local, source) if local.is_file() else open_directory(local, source)
+    return fetch(match["repo"], match["file"], match["revision"], progress, headers_only)
 
 
-def _open_path(path: Path) -> Checkpoint:
-    # A link's own name tells more than that of the blob behind it.
-    name = path.name if path.name not in ("", "..") else path.resolve().name
+def open_path(name: str, path: Path) -> Checkpoint:
+    """Open what `locate` found."""
     if path.is_dir():
         return open_directory(path, name)
     if path.name.endswith(".index.json") or path.name == "config.json":
