@@ -102,9 +102,7 @@ def _excerpt(document: Document, length: int, key: int) -> Document:
     draw = np.random.default_rng(key)
     start = int(draw.integers(0, len(document.text) - length + 1))
     text = document.text[start : start + length]
-    first, last = text.find(" "), text.rfind(" ")
-    if start and 0 <= first < length // 4:
-        text = text[first + 1 :]
-    elif last > length // 2:
-        text = document.text[start : start + last]
+    first, last = text.find(" ", 0, length // 4), text.rfind(" ", length // 2)
+    is_end = start + length == len(document.text)
+    text = text[first + 1 if start else 0 : last if last >= 0 and not is_end else length]
     return replace(document, text=text)

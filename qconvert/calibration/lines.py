@@ -159,11 +159,15 @@ def _whole_lines(data: bytes, is_first: bool, is_last: bool) -> tuple[int, int]:
     """Where lines begin and end in a piece; words, else characters, where lines are longer."""
     begin, end = 0, len(data)
     for mark in (b"\n", b" "):
-        if not is_first and begin == 0:
-            begin = data.find(mark, 0, len(data) // 2) + 1
-        if not is_last and end == len(data):
-            last = data.rfind(mark, len(data) // 2)
-            end = last + (mark == b"\n") if last >= 0 else end
+        at = data.find(mark, 0, len(data) // 2)
+        if at >= 0 and not is_first:
+            begin = at + 1
+            break
+    for mark in (b"\n", b" "):
+        at = data.rfind(mark, len(data) // 2)
+        if at >= 0 and not is_last:
+            end = at + (mark == b"\n")
+            break
     if not is_first:
         while begin < min(end, 3) and data[begin] & 0xC0 == 0x80:
             begin += 1
