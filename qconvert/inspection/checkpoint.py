@@ -1,4 +1,4 @@
-"""What `inspect` tells: a checkpoint at a glance, and what each file type would make of it."""
+"""A checkpoint at a glance, and what each file type would make of it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -48,7 +48,9 @@ def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = No
     """
     model, problems = _try_model(checkpoint)
     plans: list[Plan] = []
-    for kind in file_types or tuple(dict.fromkeys(FILE_TYPES.values())):
+    if file_types is None:
+        file_types = tuple(dict.fromkeys(FILE_TYPES.values()))
+    for kind in file_types:
         if model is None:
             break
         try:
