@@ -29,6 +29,27 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
         CheckpointError: the header contradicts itself or the file.
         UnsupportedError: a dtype that is not read here.
     """
+    header, data, size = _read_header(path)
+    _check_metadata(path, header.pop("__metadata__", {}))
+    tensors = [_tensor(path, name, entry, data) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    _check_cover(path, tensors, data, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header says beside the tensors.
+
+    Raises:
+        CheckpointError: the header cannot be read.
+    """
+    metadata = _read_header(path)[0].get("__metadata__", {})
+    _check_metadata(path, metadata)
+    return dict(metadata)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data begins, and the size of the file."""
     size = file_size(path)
     if size < 8:
         raise CheckpointError(f"{path}: too short for a safetensors file ({size} bytes)", TRUNCATED)
@@ -43,12 +64,7 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
     text = read_bytes_at(path, 8, length)
     if len(text) != length or not text.startswith(b"{"):
         raise CheckpointError(f"{path}: the header is not a JSON object")
-    header = parse_json(text, f"{path}: header")
-    _check_metadata(path, header.pop("__metadata__", {}))
-    tensors = [_tensor(path, name, entry, 8 + length) for name, entry in header.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
-    _check_cover(path, tensors, 8 + length, size)
-    return {tensor.name: tensor for tensor in tensors}
+    return parse_json(text, f"{path}: header"), 8 + length, size
 
 
 def _check_metadata(path: Path, metadata: Any) -> None:
