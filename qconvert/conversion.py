@@ -5,29 +5,69 @@ but headers and statistics.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qconvert.calibration.imatrix import Importance
+from qconvert.calibration.importance import Importance
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import UsageError
-from qconvert.outputs import GgufFile, Output
-from qconvert.plan import Model, Plan, make_plan, read_model
+from qconvert.outputs import MAX_SHARD_SIZE, Directory, GgufFile, Output
+from qconvert.plan import Model, make_plan, read_model
 from qconvert.recipes.options import OutputOptions
 from qconvert.recipes.schemes import is_scheme
 from qconvert.recipes.types import Recipe, make_recipe
 from qconvert.work import Watcher
 
-Statistics = Calibration | Importance
+if TYPE_CHECKING:
+    from qconvert.compressed.choices import Choice
+    from qconvert.compressed.plan import CompressedTensor
+    from qconvert.compressed.recipe import CompressedRecipe
+    from qconvert.compressed.statistics import Statistics
+
+Measured = Calibration | Importance
 """What was measured of a model's inputs: by this program, or by llama.cpp."""
 
 
 @dataclass(frozen=True)
+class Line:
+    """What is said of one tensor of an output.
+
+    Attributes:
+        source: the dtype of the stored weights that it is made of.
+        format: what is written: a format, a scheme or a dtype.
+        wanted: what was asked for.
+        reason: why they differ; empty if they do not.
+        extra_bytes: what the difference costs.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source: str
+    format: str
+    wanted: str
+    reason: str
+    nbytes: int
+    extra_bytes: int
+
+
+@dataclass(frozen=True)
 class Planned:
-    """One output, ready to be written."""
+    """One output, ready to be written.
+
+    Attributes:
+        lines: every tensor.
+        kinds: how many tensors are written how, the most bytes first.
+        nbytes: of the weights; of a GGUF file all.
+        notices: what the user should know.
+    """
 
     options: OutputOptions
-    plan: Plan
     output: Output
+    lines: tuple[Line, ...]
+    kinds: Mapping[str, int]
+    nbytes: int
+    bits_per_weight: float
+    notices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +101,7 @@ def plan_outputs(checkpoint: Checkpoint, asked: Sequence[OutputOptions], run: Ru
     planned = []
     for options, path in zip(asked, paths, strict=True):
         if is_scheme(options.type):
-            raise NotImplementedError(options.type)
+            planned.append(_plan_directory(checkpoint, options, path, measured, run))
         else:
             model = model or read_model(checkpoint)
             planned.append(_plan_gguf(model, options, path, measured))
@@ -69,15 +109,92 @@ def plan_outputs(checkpoint: Checkpoint, asked: Sequence[OutputOptions], run: Ru
 
 
 def _plan_gguf(
-    model: Model, options: OutputOptions, path: Path, measured: Mapping[Path, Statistics]
+    model: Model, options: OutputOptions, path: Path, measured: Mapping[Path, Measured]
 ) -> Planned:
     plan = make_plan(model, recipe_of(options), _importance(options, measured))
     files = plan.shards(path, options.split_max_size)
     output = GgufFile(model.checkpoint, plan.tensors, files, options.allow_nan)
-    return Planned(options, plan, output)
+    lines = tuple(
+        Line(
+            tensor.name,
+            tensor.map.shape,
+            model.source_type(tensor.map),
+            tensor.format,
+            tensor.wanted,
+            tensor.reason,
+            tensor.nbytes,
+            tensor.extra_bytes if tensor.is_fallback else 0,
+        )
+        for tensor in plan.tensors
+    )
+    sizes = plan.nbytes, plan.bits_per_weight
+    return Planned(options, output, lines, plan.formats, *sizes, plan.notices)
 
 
-def read_statistics(path: Path, checkpoint: Checkpoint) -> Statistics:
+def _plan_directory(
+    checkpoint: Checkpoint,
+    options: OutputOptions,
+    path: Path,
+    measured: Mapping[Path, Measured],
+    run: Run,
+) -> Planned:
+    from qconvert.compressed.plan import make_compressed_plan
+    from qconvert.compressed.recipe import compressed_recipe
+
+    recipe = compressed_recipe(options)
+    statistics = _statistics(checkpoint, recipe, options, measured, run)
+    plan = make_compressed_plan(checkpoint, recipe, statistics)
+    output = Directory(
+        path,
+        checkpoint,
+        plan.tensors,
+        plan.slots,
+        plan.metadata,
+        plan.files,
+        options.max_shard_size or MAX_SHARD_SIZE,
+        options.allow_nan,
+    )
+    return Planned(
+        options,
+        output,
+        tuple(map(_line, plan.choices, plan.tensors)),
+        plan.schemes,
+        plan.nbytes,
+        plan.bits_per_weight,
+        plan.notices,
+    )
+
+
+def _line(choice: "Choice", tensor: "CompressedTensor") -> Line:
+    from qconvert.compressed.notices import described
+
+    nbytes = sum(slot.nbytes for slot in tensor.slots)
+    format_, wanted = (
+        described(scheme) if scheme else tensor.slots[0].dtype
+        for scheme in (choice.scheme, choice.wanted)
+    )
+    reason = "; ".join(choice.reasons)
+    weight = choice.weight
+    return Line(weight.name, weight.map.shape, weight.dtype, format_, wanted, reason, nbytes, 0)
+
+
+def _statistics(
+    checkpoint: Checkpoint,
+    recipe: "CompressedRecipe",
+    options: OutputOptions,
+    measured: Mapping[Path, Measured],
+    run: Run,
+) -> "Statistics":
+    """What the calibration adds to a directory."""
+    from qconvert.compressed.statistics import NOTHING, Statistics
+
+    importance = _importance(options, measured)
+    if importance is None:
+        return NOTHING
+    return Statistics(importance.values, name=importance.path.name)
+
+
+def read_statistics(path: Path, checkpoint: Checkpoint) -> Measured:
     """A calibration of this model, or an importance matrix of llama.cpp.
 
     Raises:
@@ -94,7 +211,7 @@ def read_statistics(path: Path, checkpoint: Checkpoint) -> Statistics:
     return calibration
 
 
-def _importance(options: OutputOptions, measured: Mapping[Path, Statistics]) -> Importance | None:
+def _importance(options: OutputOptions, measured: Mapping[Path, Measured]) -> Importance | None:
     """That of `--importance`, else what the calibration gives."""
     path = options.importance or options.calibration
     found = measured[path] if path else None
@@ -105,7 +222,7 @@ def _importance(options: OutputOptions, measured: Mapping[Path, Statistics]) -> 
     return found
 
 
-def _calibration(options: OutputOptions, measured: Mapping[Path, Statistics]) -> Calibration | None:
+def _calibration(options: OutputOptions, measured: Mapping[Path, Measured]) -> Calibration | None:
     found = measured[options.calibration] if options.calibration else None
     return found if isinstance(found, Calibration) else None
 

@@ -44,7 +44,11 @@ def inspect(
         show_tensors(found)
     show_file_types(found)
     if file_type:
-        for line in [line for plan in found.plans for line in render.fallback_lines(plan)]:
+        for line in [
+            line
+            for plan in found.plans
+            for line in render.fallback_lines(plan.fallbacks, len(plan.tensors))
+        ]:
             print(line)
     for problem in found.problems:
         render.say(problem)

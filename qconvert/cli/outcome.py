@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qconvert.conversion import Planned
-    from qconvert.plan import Plan
     from qconvert.work import Result
 
 
@@ -40,29 +39,34 @@ def write(
 
 def notices(planned: "Planned") -> list[str]:
     """What the user should know of an output."""
-    return [*planned.plan.notices, *render.fallback_lines(planned.plan)]
+    from qconvert.outputs import GgufFile
+
+    if isinstance(planned.output, GgufFile):
+        fallbacks = [line for line in planned.lines if line.reason]
+        return [*planned.notices, *render.fallback_lines(fallbacks, len(planned.lines))]
+    return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
 def describe(planned: "Planned", paths: "Sequence[Path]") -> dict[str, Any]:
     """What plan and result have in common, for JSON."""
-    plan = planned.plan
     return {
         "path": str(planned.output.path),
         "paths": [str(path) for path in paths],
         "file_type": planned.options.type,
-        "bits_per_weight": round(plan.bits_per_weight, 4),
-        "tensors": plan.formats,
+        "bits_per_weight": round(planned.bits_per_weight, 4),
+        "tensors": dict(planned.kinds),
         "fallbacks": [
             {
-                "name": tensor.name,
-                "wanted": tensor.wanted,
-                "type": tensor.format,
-                "extra_bytes": tensor.extra_bytes,
-                "reason": tensor.reason,
+                "name": line.name,
+                "wanted": line.wanted,
+                "type": line.format,
+                "extra_bytes": line.extra_bytes,
+                "reason": line.reason,
             }
-            for tensor in plan.fallbacks
+            for line in planned.lines
+            if line.reason
         ],
-        "notices": list(plan.notices),
+        "notices": list(planned.notices),
     }
 
 
@@ -73,36 +77,34 @@ def show_plans(planned: "Sequence[Planned]", as_json: bool) -> None:
         return
     for one in planned:
         table = render.make_table("tensor", "shape", "from", "to", ">bytes")
-        for tensor in one.plan.tensors:
-            shape = " x ".join(map(str, tensor.map.shape))
-            source = one.plan.source_type(tensor.map)
-            name = f"{tensor.format} (not {tensor.wanted})" if tensor.is_fallback else tensor.format
-            render.add_row(table, tensor.name, shape, source, name, str(tensor.nbytes))
+        for line in one.lines:
+            shape = " x ".join(map(str, line.shape))
+            kind = f"{line.format} (not {line.wanted})" if line.reason else line.format
+            render.add_row(table, line.name, shape, line.source, kind, str(line.nbytes))
         render.print_table(table)
-        print(f"would write {one.output.path}: {summary(one.plan, one.plan.nbytes)}")
+        print(f"would write {one.output.path}: {summary(one, one.nbytes)}")
 
 
 def _plan_as_data(planned: "Planned") -> dict[str, Any]:
-    plan = planned.plan
     tensors = [
         {
-            "name": tensor.name,
-            "shape": list(tensor.map.shape),
-            "source_type": plan.source_type(tensor.map),
-            "type": tensor.format,
-            "bytes": tensor.nbytes,
+            "name": line.name,
+            "shape": list(line.shape),
+            "source_type": line.source,
+            "type": line.format,
+            "bytes": line.nbytes,
         }
-        for tensor in plan.tensors
+        for line in planned.lines
     ]
-    return {**describe(planned, planned.output.paths), "bytes": plan.nbytes, "plan": tensors}
+    return {**describe(planned, planned.output.paths), "bytes": planned.nbytes, "plan": tensors}
 
 
-def summary(plan: "Plan", nbytes: int) -> str:
+def summary(planned: "Planned", nbytes: int) -> str:
     """Sizes and formats in a line."""
-    kinds = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
+    kinds = ", ".join(f"{count} {name}" for name, count in planned.kinds.items())
     return (
         f"{render.human_bytes(nbytes)} ({nbytes} bytes), "
-        f"{plan.bits_per_weight:.2f} bits per weight, {kinds}"
+        f"{planned.bits_per_weight:.2f} bits per weight, {kinds}"
     )
 
 
@@ -127,7 +129,7 @@ def show_results(
         for one, result in pairs:
             for path in result.paths if one.output.path in result.paths else [one.output.path]:
                 print(path)
-            print(f"{summary(one.plan, result.nbytes)}, {result.seconds:.1f} s")
+            print(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:

@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
-
-    from qconvert.plan import Plan
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -85,15 +83,28 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def fallback_lines(plan: "Plan") -> list[str]:
-    """The fallbacks of a plan: how many, which, why, and what they cost."""
-    fallbacks = plan.fallbacks
+class Fallback(Protocol):
+    """A tensor that is not written as it was asked for."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def wanted(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def extra_bytes(self) -> int: ...
+
+
+def fallback_lines(fallbacks: Sequence[Fallback], total: int) -> list[str]:
+    """How many of all tensors fall back, which, why, and what it costs."""
     if not fallbacks:
         return []
     extra = sum(tensor.extra_bytes for tensor in fallbacks)
     lines = [
-        f"{len(fallbacks)} of {len(plan.tensors)} tensors fall back to another type, "
-        f"{extra / 1e6:+.1f} MB:"
+        f"{len(fallbacks)} of {total} tensors fall back to another type, {extra / 1e6:+.1f} MB:"
     ]
     for key in dict.fromkeys((t.wanted, t.format, t.reason) for t in fallbacks):
         group = [t for t in fallbacks if (t.wanted, t.format, t.reason) == key]
