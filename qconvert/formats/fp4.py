@@ -30,8 +30,8 @@ _ROUND_UP = np.uint32(1 << 21)
 SCALES = to_float32(np.arange(1, 127, dtype=np.uint8), "F8_E4M3")
 """The scales of NVFP4: all positive values of e4m3fn."""
 
-POWERS = to_float32(np.arange(254, dtype=np.uint8), "F8_E8M0")
-"""The scales of MXFP4, but for the largest, whose values exceed float32."""
+POWERS = to_float32(np.arange(253, dtype=np.uint8), "F8_E8M0")
+"""The scales of MXFP4, but for the largest, six times which exceeds float32."""
 
 # What stands in for a scale of zero, 0.125: as in compressed-tensors.
 _EPSILON_CODE = 0x20
@@ -68,8 +68,9 @@ def parts(form: WeightFormat, shape: tuple[int, int], scale_dtype: ScaleDtype) -
 def global_scale(peak: float) -> np.float32:
     """What puts the largest scale of a tensor whose largest weight is `peak` at 448."""
     with np.errstate(over="ignore"):
-        scale = SCALE_TOP * TOP / np.float32(max(peak, _TINY))
-    return np.float32(scale if np.isfinite(scale) else 1)
+        scale = np.float32(SCALE_TOP * TOP) / np.float32(max(peak, _TINY))
+    made: np.float32 = scale if np.isfinite(scale) else np.float32(1)
+    return made
 
 
 def fit(
@@ -82,7 +83,7 @@ def fit(
 ) -> Params:
     check(form)
     low, high = ranges(form, x, estimator, peak)
-    top = np.maximum(-low, high)
+    top = np.abs(np.maximum(-low, high))  # zeros without a sign: their bits are looked at
     if form.layout == "mxfp4-pack-quantized":
         whole, values = None, POWERS
         table, indices = POWERS, _powers(top)
@@ -99,7 +100,7 @@ def fit(
 def _powers(top: np.ndarray) -> np.ndarray:
     """Indices in POWERS: the largest weight of a group is 3.5 to 7 times as much."""
     exponent = ((top.view(np.uint32) + _ROUND_UP) >> 23).astype(np.int32) - 2
-    return np.asarray(np.maximum(exponent, 0))
+    return np.clip(exponent, 0, POWERS.size - 1)
 
 
 def _scales(top: np.ndarray, whole: np.float32) -> np.ndarray:

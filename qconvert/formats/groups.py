@@ -1,5 +1,7 @@
 """Which weights share a scale, and the least and greatest of them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from qconvert.errors import PlanError
@@ -55,3 +57,17 @@ def group_extremes(form: WeightFormat, x: np.ndarray) -> tuple[np.ndarray, np.nd
     height = rows if form.strategy == "tensor" else form.block[0] if form.block else 1
     starts = np.arange(0, rows, height)
     return np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts)
+
+
+def by_block(
+    block: tuple[int, int], x: np.ndarray, function: Callable[[np.ndarray], float]
+) -> np.ndarray:
+    """What a function makes of each block, float32; at the edges of a part of one."""
+    (rows, columns), (height, width) = x.shape, block
+    return np.array(
+        [
+            [function(x[i : i + height, j : j + width]) for j in range(0, columns, width)]
+            for i in range(0, rows, height)
+        ],
+        np.float32,
+    )

@@ -16,7 +16,7 @@ from qconvert.formats.compressed import Estimator, Params, Part, ScaleDtype, Wei
 from qconvert.formats.estimate import ranges, searches
 from qconvert.formats.groups import by_row, group_columns, scale_shape
 from qconvert.formats.range_search import search_integers
-from qconvert.formats.scales import nonzero, read, rounded, stored
+from qconvert.formats.scales import LARGEST, nonzero, read, rounded, stored
 
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
@@ -80,6 +80,8 @@ def from_ranges(
     low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
     if form.symmetric:
         scale = rounded(np.maximum(-low, high) / (steps / 2), scale_dtype)
+        # The lowest code reaches further than the range, and might exceed the dtype.
+        scale = np.minimum(scale, np.float32(LARGEST[scale_dtype] / -first))
         return Params(nonzero(scale, scale_dtype))
     with np.errstate(over="ignore"):
         width = rounded(high - low, scale_dtype)

@@ -14,7 +14,7 @@ from qconvert.formats.groups import group_columns
 _DTYPES = {"F32": 0, "F16": 1, "BF16": 2}
 _NARROWEST = {2: 0.15, 3: 0.2, 4: 0.3, 5: 0.4, 6: 0.5, 7: 0.6, 8: 0.6}
 _WIDEST = 1.1
-_SHIFTS = {2: (1, 2, 3), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2, 4), 7: (1, 2, 4), 8: (2, 4, 8)}
+_SHIFTS = {2: (1, 2, 3), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2, 4), 7: (1, 2, 4), 8: (1, 2, 4)}
 _MIRRORED_BITS = 7
 _NEAR = np.arange(-8, 8)
 _STEPS_BELOW = 8

@@ -196,7 +196,9 @@ def search(
             a = low
             b = high
             for shift in shifts:
-                z = _ZERO if symmetric else min(max(zeros[group] + shift, low), high)
+                z = _ZERO if symmetric else zeros[group] + shift
+                if z < low or z > high:
+                    continue
                 mirrored = symmetric and shift > _ZERO
                 lowest = -high if mirrored else low - z
                 highest = -low if mirrored else high - z
