@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from struct import pack
 
 import gguf
 import numpy as np
@@ -14,8 +15,8 @@ def write_imatrix(
     kind: str = "imatrix",
     datasets: Sequence[str] = ("a.txt", "b.txt"),
 ) -> Path:
-    """What llama-imatrix writes: sums [matrices, columns], counts [matrices, 1]; ggml drops outer
-    dimensions of one."""
+    """The GGUF form: sums [matrices, columns], counts [matrices, 1]; ggml drops outer dimensions
+    of one."""
     writer = gguf.GGUFWriter(path, "unused")
     del writer.kv_data[0]["general.architecture"]
     writer.add_string("general.type", kind)
@@ -32,3 +33,20 @@ def write_imatrix(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def string(value: bytes) -> bytes:
+    return pack("<i", len(value)) + value
+
+
+def dat_entry(name: str, means: np.ndarray, calls: int) -> bytes:
+    """An entry of the older form; means of all matrices, end to end."""
+    values = (means.reshape(-1) * np.float32(calls or 1)).astype("<f4")
+    return string(name.encode()) + pack("<ii", calls, values.size) + values.tobytes()
+
+
+def dat_bytes(entries: Sequence[bytes], trailer: bytes | None = None) -> bytes:
+    """The older form. trailer: what stands behind the entries; by default 12 chunks of a.txt."""
+    if trailer is None:
+        trailer = pack("<i", 12) + string(b"a.txt")
+    return pack("<i", len(entries)) + b"".join(entries) + trailer

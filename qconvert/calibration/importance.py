@@ -106,10 +106,15 @@ def match_importance(
         warnings.append(f"the importance matrix lacks {_some(missing, 'tensor')}")
     if foreign:
         warnings.append(f"the importance matrix has {_some(foreign, 'tensor')} not in the model")
-    unseen = [f"{name}[{i}]" for name, rows in importance.unseen.items() for i in rows]
-    if unseen:
-        warnings.append(f"calibration never reached {_some(unseen, 'matrix', 'matrices')}")
+    if line := unseen_line(importance):
+        warnings.append(line)
     return importance, warnings
+
+
+def unseen_line(importance: Importance) -> str:
+    """Which matrices no text reached; empty if there are none."""
+    unseen = [f"{name}[{i}]" for name, rows in importance.unseen.items() for i in rows]
+    return f"calibration never reached {_some(unseen, 'matrix', 'matrices')}" if unseen else ""
 
 
 def _divide(importance: Importance, shapes: Mapping[str, tuple[int, ...]]) -> Importance:

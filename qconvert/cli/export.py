@@ -27,7 +27,8 @@ def export(
             "--output",
             "-o",
             help="A .gguf file where MODEL is a Hugging Face checkpoint, a directory where it is "
-            "a GGUF file; by default named after MODEL, in this folder.",
+            "a GGUF file, a .gguf or .dat file where it is a calibration; by default named after "
+            "MODEL, in this folder.",
         ),
     ] = None,
     dtype: Annotated[
@@ -55,23 +56,36 @@ def export(
     """Change the container of MODEL and keep its weights.
 
     A Hugging Face checkpoint becomes a GGUF file; a GGUF file becomes a directory that
-    transformers loads, quantized weights as plain numbers.
+    transformers loads, quantized weights as plain numbers. A calibration becomes an importance
+    matrix for llama.cpp's own tools.
 
     Examples:
 
       qconvert export org/name --dtype bf16 -o model.gguf
 
       qconvert export model-Q4_K_M.gguf -o ./model
+
+      qconvert export calib.safetensors -o imatrix.gguf
     """
     if dtype.lower() not in CHOICES:
         raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
     from qconvert.recipes.sizes import parse_size
 
     split, shard = parse_size(split_max_size), parse_size(max_shard_size)
+    flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
     from qconvert.checkpoint import open_checkpoint
 
+    if _is_calibration(Path(model)):
+        if dtype != AUTO or split is not None or shard is not None:
+            raise UsageError(
+                "--dtype and sizes of parts are for models, and this is a calibration",
+                "leave them out",
+            )
+        from qconvert.cli.export_importance import to_imatrix
+
+        to_imatrix(Path(model), output, **flags)
+        return
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
-    flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
     if checkpoint.container == "gguf":
         if split is not None:
             raise UsageError(
@@ -86,6 +100,14 @@ def export(
             "use --split-max-size",
         )
     to_gguf(checkpoint, output, dtype.lower(), split, threads, allow_nan, **flags)
+
+
+def _is_calibration(path: Path) -> bool:
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from qconvert.calibration.file import is_calibration
+
+    return is_calibration(path)
 
 
 def to_gguf(

@@ -1,12 +1,11 @@
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from imatrix_files import write_imatrix
 
-from qconvert.calibration.imatrix import Importance, check_importance, read_importance
-from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.calibration.imatrix import read_importance
+from qconvert.errors import CheckpointError
 
 DOWN = "blk.0.ffn_down_exps.weight"
 QUERY = "blk.0.attn_q.weight"
@@ -96,15 +95,6 @@ def test_an_importance_matrix_of_nothing_is_refused(tmp_path):
         read_importance(write(tmp_path / "im.gguf", {}, {}))
 
 
-def test_the_older_binary_form_is_named_with_the_way_to_convert_it(tmp_path):
-    path, name = tmp_path / "imatrix.dat", QUERY.encode()
-    head = struct.pack("<ii", 1, len(name)) + name
-    path.write_bytes(head + struct.pack("<ii", 3, 4) + np.ones(4, "<f4").tobytes())
-    with pytest.raises(UnsupportedError, match="older binary form") as caught:
-        read_importance(path)
-    assert "--in-file imatrix.dat" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"GGU", b"\x00" * 9, b"not a matrix at all", b"\xff" * 600]
 )
@@ -124,61 +114,3 @@ def test_a_missing_or_truncated_file_is_refused(tmp_path):
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
             read_importance(path)
-
-
-# Does it belong to the model?
-
-MODEL = [
-    ("token_embd.weight", (320, 256)),
-    (QUERY, (64, 256)),
-    (DOWN, (3, 256, 96)),
-    ("blk.0.attn_norm.weight", (256,)),
-    ("blk.0.ffn_gate_inp.weight", (3, 256)),
-]
-
-
-@pytest.fixture
-def importance(tmp_path):
-    values = {QUERY: np.ones((1, 256), np.float32), DOWN: np.ones((3, 96), np.float32)}
-    return Importance(tmp_path / "im.gguf", values)
-
-
-def test_a_matrix_for_every_weight_gives_no_warning(importance):
-    assert check_importance(importance, MODEL) == []
-
-
-def test_weights_without_importance_are_reported(importance):
-    (warning,) = check_importance(importance, [*MODEL, ("blk.1.attn_q.weight", (64, 256))])
-    assert "lacks 1 tensor (blk.1.attn_q.weight)" in warning
-
-
-def test_experts_that_calibration_never_reached_are_reported(importance):
-    unseen = Importance(importance.path, importance.values, unseen={DOWN: (0, 2)})
-    (warning,) = check_importance(unseen, MODEL)
-    assert f"2 matrices ({DOWN}[0], {DOWN}[2])" in warning
-
-
-def test_importances_that_the_model_has_no_use_for_are_reported(importance):
-    (warning,) = check_importance(importance, [tensor for tensor in MODEL if tensor[0] != DOWN])
-    assert DOWN in warning
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "sizes"),
-    [
-        (QUERY, (64, 288), "256 columns.*288 columns"),
-        (DOWN, (4, 256, 96), "3 x 96 columns.*4 x 96 columns"),
-        (DOWN, (256, 96), "3 x 96 columns.*has 96 columns"),
-    ],
-)
-def test_another_size_is_an_error_that_names_the_tensor_and_both_sizes(
-    importance, name, shape, sizes
-):
-    model = [tensor for tensor in MODEL if tensor[0] != name] + [(name, shape)]
-    with pytest.raises(PlanError, match=f"{name}.*{sizes}"):
-        check_importance(importance, model)
-
-
-def test_the_matrix_of_another_model_is_an_error(importance):
-    with pytest.raises(PlanError, match="another model"):
-        check_importance(importance, [("blk.0.ffn_up.weight", (64, 256))])

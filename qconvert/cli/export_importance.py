@@ -1,0 +1,35 @@
+"""`qconvert export` of a calibration: llama.cpp's importance matrix."""
+
+from pathlib import Path
+
+from qconvert.calibration.file import read_calibration
+from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
+from qconvert.calibration.importance import importance_of, unseen_line
+from qconvert.cli import options, render
+from qconvert.errors import UsageError
+
+
+def to_imatrix(
+    source: Path, output: Path | None, *, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write the importance matrix of a calibration."""
+    path = output or Path(f"{source.stem}-imatrix.gguf")
+    options.check_output(path)
+    if path.exists() and path.samefile(source):
+        raise UsageError(f"{path} is the source itself", "name another file with -o")
+    calibration = read_calibration(source)
+    data = imatrix_bytes(calibration, path.suffix)
+    line = unseen_line(importance_of(calibration))
+    if line and not quiet:
+        render.say(line)
+    if not dry_run:
+        write_imatrix(data, path)
+    windows, window = calibration.sample.tokens.shape
+    weights = len(calibration.by_weight)
+    if as_json:
+        counts = {"weights": weights, "tokens": windows * window, "bytes": len(data)}
+        render.print_json({"path": str(path), **counts, "notices": [line] if line else []})
+    elif not quiet:
+        print(f"would write {path}" if dry_run else path)
+        size = f"{render.human_bytes(len(data))} ({len(data)} bytes)"
+        print(f"{size}, {weights} weights, {windows} x {window} tokens")
