@@ -63,7 +63,8 @@ def read_csv(path: Path, name: str, column: str, budget: int, seed: int) -> Text
         if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
             raise CheckpointError(f"{name} is not separated by commas", "save it with commas")
         first = [row for _, row in islice(rows, 100)]
-        chosen = header.index(pick_column(_kinds(header, first), column, name)[0])
+        kinds = dict.fromkeys(header, "document") if column else _kinds(header, first)
+        chosen = header.index(pick_column(kinds, column, name)[0])
         rows = _rows(path, name)
         next(rows)
         text = choose((Document(row[chosen], where) for where, row in rows), budget, seed)

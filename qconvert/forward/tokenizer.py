@@ -81,7 +81,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The ids of each text, int32, with nothing put around them."""
-    return [np.array(ids, np.int32) for ids in _ids(tokenizer.inner, list(texts), False)]
+    if not texts:
+        return []
+    return [np.array(ids, np.int32) for ids in _ids(tokenizer.inner, _sound(texts), False)]
+
+
+def _sound(texts: Sequence[str]) -> list[str]:
+    """Half a surrogate pair, which JSON can spell, is no character: U+FFFD stands for it."""
+    return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
 
 
 def _directory(checkpoint: Checkpoint) -> Path:

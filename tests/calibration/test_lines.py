@@ -84,9 +84,7 @@ def test_pieces_of_a_text_never_overlap_and_hold_whole_characters(
 
 
 @given(TEXTS, st.integers(1, 8), st.integers(1, 40), st.integers(0, 5))
-def test_lines_of_a_large_file_are_whole_and_come_once(
-    tmp_path_factory, text, parts, length, seed
-):
+def test_lines_of_a_large_file_are_whole_and_come_once(tmp_path_factory, text, parts, length, seed):
     path = tmp_path_factory.mktemp("lines") / "t.txt"
     data = text.encode()
     path.write_bytes(data)
