@@ -27,7 +27,7 @@ apart, and a violet."""
 
 BLUE, DARK, GREY, RED = "#0072b2", "#1b3a57", "#8a8a8a", "#c00000"
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qconvert",
     "font.family": "DejaVu Sans",
@@ -42,7 +42,8 @@ def draw(seen: Overview, form: Literal["png", "svg"]) -> bytes:
     """The picture as a file's bytes."""
     import matplotlib
 
-    with matplotlib.rc_context(rc={**matplotlib.rcParamsDefault, **SETTINGS, "backend": "agg"}):
+    settings: Any = {**dict(matplotlib.rcParamsDefault), **SETTINGS, "backend": "agg"}
+    with matplotlib.rc_context(rc=settings):
         figure = _figure(seen)
         buffer = BytesIO()
         # Neither dates nor versions, so that the bytes stay the same.

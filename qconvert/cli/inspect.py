@@ -1,163 +1,58 @@
-"""`qconvert inspect`: what a checkpoint is, and what it would weigh."""
+"""`qconvert inspect`: what something is, told from its headers."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from qconvert.cli import options, render
-
-if TYPE_CHECKING:
-    from qconvert.inspection import Inspection
-    from qconvert.metadata import Field
-
-ITEMS_SHOWN = 4
-TEXT_SHOWN = 60
+from qconvert.cli import inspect_calibration, inspect_checkpoint, inspect_quantized, options
+from qconvert.errors import UsageError
 
 
 def inspect(
     model: options.Model,
     as_json: options.Json = False,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="List every tensor, or every input of a calibration.")
+    ] = False,
     file_type: Annotated[
         str | None,
         typer.Option("--type", "-t", metavar="TYPE", help="Only this file type, in detail."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a calibration: a .png or .svg file."),
+    ] = None,
 ) -> None:
     """Show what MODEL is, and what each file type would weigh.
 
-    Reads headers only, on the hub too.
+    Reads headers only, on the hub too. MODEL may also be what `quantize`, `calibrate` and
+    `export` have written: a GGUF file, a directory of quantized safetensors, a calibration, an
+    importance matrix.
+
+    \b
+    Examples:
+      qconvert inspect org/name
+      qconvert inspect ./model --json | jq .parameters
+      qconvert inspect model.calib.safetensors --plot model.svg
     """
-    from qconvert.checkpoint import open_checkpoint
-    from qconvert.inspection import look_at
-    from qconvert.recipes.file_types import find_file_type
+    from qconvert.checkpoint.open import locate
+    from qconvert.inspection.identify import identify
 
-    kinds = (find_file_type(file_type),) if file_type else None
-    found = look_at(open_checkpoint(model, headers_only=True), kinds)
-    if as_json:
-        render.print_json(as_data(found))
-        return
-    show_overview(found)
-    if found.checkpoint.container == "gguf":
-        show_metadata(found)
-    if tensors:
-        show_tensors(found)
-    show_file_types(found)
-    if file_type:
-        for line in [
-            line
-            for plan in found.plans
-            for line in render.fallback_lines(plan.fallbacks, len(plan.tensors))
-        ]:
-            print(line)
-    for problem in found.problems:
-        render.say(problem)
-
-
-def as_data(found: "Inspection") -> dict[str, Any]:
-    """The JSON form."""
-    return {
-        "source": found.checkpoint.source,
-        "container": found.checkpoint.container,
-        "architecture": found.architecture,
-        "parameters": found.parameters,
-        "size_bytes": found.checkpoint.nbytes,
-        "context_length": found.context_length,
-        "tokenizer": found.tokenizer,
-        "dtypes": {
-            name: {"tensors": count, "bytes": size} for name, (count, size) in found.dtypes.items()
-        },
-        "metadata": {key: _shown(field, cut=False) for key, field in found.metadata.items()},
-        "tensors": [
-            {
-                "name": tensor.name,
-                "shape": list(tensor.shape),
-                "dtype": tensor.dtype,
-                "bytes": tensor.nbytes,
-            }
-            for tensor in found.checkpoint.tensors.values()
-        ],
-        "file_types": [
-            {
-                "name": plan.recipe.file_type.name,
-                "bytes": plan.nbytes,
-                "bits_per_weight": round(plan.bits_per_weight, 4),
-                "fallbacks": [tensor.name for tensor in plan.fallbacks],
-            }
-            for plan in found.plans
-        ],
-        "problems": list(found.problems),
-    }
-
-
-def show_overview(found: "Inspection") -> None:
-    checkpoint = found.checkpoint
-    rows = {
-        "architecture": found.architecture,
-        "parameters": f"{render.human_count(found.parameters)} ({found.parameters})",
-        "context": str(found.context_length or "not said"),
-        "tokenizer": found.tokenizer or "none",
-        "tensors": f"{len(checkpoint.tensors)} in {len(checkpoint.files)} files, "
-        f"{render.human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
-        "dtypes": ", ".join(
-            f"{name}: {count} tensors, {render.human_bytes(size)}"
-            for name, (count, size) in found.dtypes.items()
-        ),
-    }
-    print(render.printable(checkpoint.source))
-    for key, value in rows.items():
-        print(render.printable(f"  {key:<13} {value}"))
-
-
-def show_metadata(found: "Inspection") -> None:
-    print("  metadata")
-    for key, field in found.checkpoint.metadata.items():
-        print(render.printable(f"    {key} = {_shown(field, cut=True)}"))
-
-
-def _shown(field: "Field", cut: bool) -> Any:
-    """A value; long arrays and texts shortened, for JSON arrays only counted when very long."""
-    value = field.value
-    if isinstance(value, str):
-        line = " ".join(value.split()) if cut else value
-        return f"{line[:TEXT_SHOWN]}..." if cut and len(line) > TEXT_SHOWN else line
-    if not isinstance(value, Sequence) and not hasattr(value, "tolist"):
-        return value
-    first = [item.item() if hasattr(item, "item") else item for item in value[:ITEMS_SHOWN]]
-    if len(value) <= ITEMS_SHOWN:
-        return first
-    return f"{len(value)} items: {', '.join(map(str, first))}, ..."
-
-
-def show_tensors(found: "Inspection") -> None:
-    planned = {}
-    if len(found.plans) == 1:
-        planned = {tensor.name: tensor for tensor in found.plans[0].tensors}
-    table = render.make_table("tensor", "shape", "dtype", ">bytes")
-    for info in found.checkpoint.tensors.values():
-        shape = " x ".join(map(str, info.shape))
-        render.add_row(table, info.name, shape, info.dtype, str(info.nbytes))
-    render.print_table(table)
-    if not planned:
-        return
-    table = render.make_table("written as", "type", ">bytes")
-    for tensor in planned.values():
-        render.add_row(table, tensor.name, tensor.format, str(tensor.nbytes))
-    render.print_table(table)
-
-
-def show_file_types(found: "Inspection") -> None:
-    if not found.plans:
-        return
-    table = render.make_table(">type", ">size", ">bytes", ">bits per weight", ">fallbacks")
-    for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
-        count = len(plan.fallbacks)
-        render.add_row(
-            table,
-            plan.recipe.file_type.name,
-            render.human_bytes(plan.nbytes),
-            str(plan.nbytes),
-            f"{plan.bits_per_weight:.2f}",
-            f"{count} of {len(plan.tensors)} tensors" if count else "",
-        )
-    render.print_table(table)
+    form = inspect_calibration.plot_form(plot) if plot else None
+    source, path = locate(model, headers_only=True)
+    kind = identify(path)
+    if form and kind != "calibration":
+        raise UsageError(f"{model} is no calibration, and --plot draws these", "leave it out")
+    if file_type and kind != "checkpoint":
+        raise UsageError(f"--type is for models, and {model} is none to be quantized")
+    if kind == "checkpoint":
+        inspect_checkpoint.show(source, path, file_type, as_json=as_json, tensors=tensors)
+    elif kind == "calibration":
+        inspect_calibration.show(path, plot, as_json=as_json, inputs=tensors)
+    elif kind == "importance":
+        inspect_calibration.show_importance(path, as_json=as_json, entries=tensors)
+    elif kind == "quantized":
+        inspect_quantized.show(source, path, as_json=as_json, tensors=tensors)
+    else:
+        inspect_quantized.show_tensors_alone(source, path, as_json=as_json, tensors=tensors)

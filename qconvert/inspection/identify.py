@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+from qconvert.calibration.file import FORMAT
 from qconvert.calibration.imatrix_dat import is_dat
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.checkpoint.fp8 import FLOAT_METHODS
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.checkpoint.huggingface import quantization_of, read_config
+from qconvert.checkpoint.safetensors import read_metadata
 
 Kind = Literal["checkpoint", "quantized", "calibration", "importance", "tensors"]
 """A model in full or in GGUF, quantized safetensors, what `calibrate` writes, an importance matrix
@@ -20,8 +22,6 @@ def identify(path: Path) -> Kind:
     Raises:
         CheckpointError: it cannot be read.
     """
-    from qconvert.calibration.file import is_calibration
-
     if path.is_dir():
         return "quantized" if _is_quantized(path) else "checkpoint"
     magic = read_bytes_at(path, 0, min(4, file_size(path)))
@@ -29,7 +29,7 @@ def identify(path: Path) -> Kind:
         kind = read_gguf(path)[0].get("general.type")
         return "importance" if kind is not None and kind.value == "imatrix" else "checkpoint"
     if path.suffix == ".safetensors":
-        if is_calibration(path):
+        if read_metadata(path).get("format") == FORMAT:
             return "calibration"
         if not (path.parent / "config.json").exists():
             return "tensors"

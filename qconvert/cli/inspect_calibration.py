@@ -1,0 +1,309 @@
+"""What `inspect` prints and draws of a calibration, and of an importance matrix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qconvert.cli import render
+from qconvert.cli.inspect_checkpoint import show_facts
+from qconvert.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from qconvert.calibration.overview import Channel, InputOverview, Overview
+
+CHANNELS_LISTED = 64
+"""Of one input, in JSON; how many there are is said too."""
+
+CHANNELS_SHOWN = 4
+ROWS_SHOWN = 12
+PLOTS: dict[str, Literal["png", "svg"]] = {".png": "png", ".svg": "svg"}
+
+
+def plot_form(path: Path) -> Literal["png", "svg"]:
+    """The kind of picture that a name asks for.
+
+    Raises:
+        UsageError: another one.
+    """
+    if path.suffix.lower() not in PLOTS:
+        raise UsageError(f"{path} is neither a .png nor a .svg file", "name one of these")
+    return PLOTS[path.suffix.lower()]
+
+
+def show(path: Path, plot: Path | None, *, as_json: bool, inputs: bool) -> None:
+    """What `qconvert calibrate` wrote."""
+    from qconvert.calibration.file import read_calibration
+    from qconvert.calibration.overview import overview
+
+    seen = overview(read_calibration(path))
+    if plot is not None:
+        from qconvert.calibration.plot import draw
+
+        write_whole(plot, draw(seen, plot_form(plot)))
+    if as_json:
+        render.print_json(as_data(seen, plot))
+        return
+    show_facts(path.name, facts(seen))
+    show_kinds(seen)
+    show_recurring(seen)
+    show_tokens(seen)
+    if inputs:
+        show_inputs(seen.inputs)
+    if plot is not None:
+        print(plot)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def as_data(seen: "Overview", plot: Path | None) -> dict[str, Any]:
+    """The JSON form: all but the arrays."""
+    calibration = seen.calibration
+    windows, window = calibration.sample.tokens.shape
+    return {
+        "kind": "calibration",
+        "source": calibration.path.name,
+        "model": calibration.model,
+        "fingerprint": calibration.fingerprint,
+        "tokenizer": calibration.tokenizer,
+        "version": calibration.version,
+        "dtype": calibration.dtype,
+        "sample": {
+            "source": calibration.sample.source,
+            "seed": calibration.sample.seed,
+            "windows": windows,
+            "window": window,
+            "tokens": windows * window,
+            "distinct_tokens": len(np.unique(calibration.sample.tokens)),
+        },
+        "layers": len(seen.layers),
+        "weights": len(calibration.by_weight),
+        "inputs": [input_data(one) for one in seen.inputs],
+        "recurring_channels": {
+            kind: [{"channel": number, "layers": count} for number, count in found.items()]
+            for kind, found in seen.recurring.items()
+        },
+        "unseen_experts": experts_data(seen, "unseen"),
+        "rare_experts": experts_data(seen, "rare"),
+        "plot": str(plot) if plot else None,
+    }
+
+
+def input_data(one: "InputOverview") -> dict[str, Any]:
+    from qconvert.calibration.overview import SHARES
+
+    statistics, tokens = one.statistics, one.tokens
+    median, high, largest = spread(one)
+    return {
+        "name": one.name,
+        "weights": list(statistics.weights),
+        "layer": one.layer if one.layer >= 0 else None,
+        "kind": one.kind,
+        "matrices": statistics.matrices,
+        "channels": statistics.columns,
+        "tokens": statistics.count.tolist(),
+        "rms": {"median": median, "p99": high, "max": largest},
+        "minimum": float(statistics.minimum.min()),
+        "maximum": float(statistics.maximum.max()),
+        "absmax": float(statistics.absmax.max()),
+        "quantiles": {
+            f"{share:g}": value for share, value in zip(SHARES, one.quantiles, strict=True)
+        },
+        "outlier_channels": len(one.channels),
+        "outliers": [channel_data(channel) for channel in one.channels[:CHANNELS_LISTED]],
+        "outlier_tokens": None
+        if tokens is None
+        else {
+            "number": tokens.number,
+            "energy_ratio": tokens.ratio,
+            "energy_share": tokens.share,
+            "absmax": tokens.peak,
+        },
+    }
+
+
+def channel_data(channel: "Channel") -> dict[str, Any]:
+    return {
+        "expert": channel.matrix if channel.matrix >= 0 else None,
+        "channel": channel.channel,
+        "rms": channel.rms,
+        "absmax": channel.absmax,
+        "mean_square_ratio": channel.ratio,
+    }
+
+
+def experts_data(seen: "Overview", which: Literal["unseen", "rare"]) -> dict[str, list[int]]:
+    found = {one.name: list(getattr(one, which)) for one in seen.inputs}
+    return {name: experts for name, experts in found.items() if experts}
+
+
+def facts(seen: "Overview") -> dict[str, str]:
+    calibration = seen.calibration
+    windows, window = calibration.sample.tokens.shape
+    found = {
+        "what": f"a calibration of {calibration.model} ({calibration.fingerprint[:16]})",
+        "sample": f"{calibration.sample.source}: {windows * window} tokens in {windows} windows of "
+        f"{window}, seed {calibration.sample.seed}",
+        "made by": f"qconvert {calibration.version}, {calibration.dtype}",
+        "covers": f"{len(calibration.by_weight)} weights in {len(seen.layers)} layers and beside",
+    }
+    experts = [one for one in seen.inputs if one.statistics.matrices > 1]
+    if experts:
+        from qconvert.calibration.overview import FEW_TOKENS
+
+        counts = np.concatenate([one.statistics.count for one in experts])
+        unseen, rare = int((counts == 0).sum()), sum(len(one.rare) for one in experts)
+        found["experts"] = (
+            f"{counts.size} matrices saw {int(np.median(counts))} tokens at the median; "
+            f"{unseen} saw none, {rare} fewer than {FEW_TOKENS}"
+        )
+        names = [f"{one.name}[{number}]" for one in experts for number in one.unseen]
+        if names:
+            found["unseen"] = render.shorten(names)
+    return found
+
+
+def show_kinds(seen: "Overview") -> None:
+    """The inputs by kind, over all layers."""
+    table = render.make_table(
+        "input", ">layers", ">channels", ">median", ">99%", ">largest", "in layer", ">outliers"
+    )
+    for kind in dict.fromkeys(one.kind for one in seen.inputs):
+        inputs = [one for one in seen.inputs if one.kind == kind]
+        sizes = np.array([spread(one) for one in inputs])
+        largest = int(sizes[:, 2].argmax())
+        render.add_row(
+            table,
+            kind,
+            len({one.layer for one in inputs}),
+            "-".join(map(str, sorted({one.statistics.columns for one in inputs}))),
+            f"{np.median(sizes[:, 0]):.3g}",
+            f"{np.median(sizes[:, 1]):.3g}",
+            f"{sizes[largest, 2]:.3g}",
+            inputs[largest].layer if inputs[largest].layer >= 0 else "",
+            sum(len(one.channels) for one in inputs),
+        )
+    print("\nroot mean square of channels; outliers have ten times the median and more")
+    render.print_table(table)
+
+
+def show_recurring(seen: "Overview") -> None:
+    if not seen.recurring:
+        return
+    table = render.make_table("channels that stand out", "channel (layers)")
+    for kind, found in seen.recurring.items():
+        often = list(found.items())
+        more = f" and {len(often) - ROWS_SHOWN} more" if len(often) > ROWS_SHOWN else ""
+        shown = ", ".join(f"{number} ({count})" for number, count in often[:ROWS_SHOWN])
+        render.add_row(table, kind, shown + more)
+    render.print_table(table)
+
+
+def show_tokens(seen: "Overview") -> None:
+    """Where a few tokens carry most of the energy, the worst first."""
+    found = [(one.tokens, one) for one in seen.inputs if one.tokens]
+    if not found:
+        return
+    table = render.make_table(
+        "tokens that stand out", ">tokens", ">of", ">energy to the median", ">share", ">largest"
+    )
+    found.sort(key=lambda pair: -pair[0].ratio)
+    for tokens, one in found[:ROWS_SHOWN]:
+        render.add_row(
+            table,
+            one.name,
+            tokens.number,
+            one.count,
+            f"{tokens.ratio:.3g}",
+            f"{tokens.share:.1%}",
+            f"{tokens.peak:.4g}",
+        )
+    render.print_table(table)
+    if len(found) > ROWS_SHOWN:
+        print(f"and {len(found) - ROWS_SHOWN} more inputs; --json has all")
+
+
+def show_inputs(inputs: "Sequence[InputOverview]") -> None:
+    """Every input."""
+    table = render.make_table(
+        "input", ">tokens", ">channels", ">median", ">99%", ">max", ">largest value", "outliers"
+    )
+    for one in inputs:
+        median, high, largest = spread(one)
+        listed = ", ".join(channel_text(channel) for channel in one.channels[:CHANNELS_SHOWN])
+        more = len(one.channels) - CHANNELS_SHOWN
+        render.add_row(
+            table,
+            one.name,
+            one.count,
+            one.statistics.columns,
+            f"{median:.3g}",
+            f"{high:.3g}",
+            f"{largest:.3g}",
+            f"{one.statistics.absmax.max():.4g}",
+            listed + (f" and {more} more" if more > 0 else ""),
+        )
+    render.print_table(table)
+
+
+def channel_text(channel: "Channel") -> str:
+    expert = f"{channel.matrix}:" if channel.matrix >= 0 else ""
+    return f"{expert}{channel.channel} (x{channel.ratio**0.5:.0f})"
+
+
+def spread(one: "InputOverview") -> tuple[float, float, float]:
+    """Median, 99% and the largest RMS of channels; zeros where no token was seen."""
+    if not one.rms.size:
+        return 0.0, 0.0, 0.0
+    median, high, largest = np.quantile(one.rms, (0.5, 0.99, 1.0)).tolist()
+    return median, high, largest
+
+
+def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
+    """An importance matrix of llama.cpp."""
+    from qconvert.calibration.imatrix import read_importance
+
+    matrix = read_importance(path)
+    if as_json:
+        render.print_json(
+            {
+                "kind": "importance",
+                "source": path.name,
+                "datasets": list(matrix.datasets),
+                "chunk_count": matrix.chunk_count,
+                "chunk_size": matrix.chunk_size,
+                "entries": [
+                    {"name": name, "matrices": len(values), "columns": values.shape[1]}
+                    for name, values in matrix.values.items()
+                ],
+                "unseen": {name: list(experts) for name, experts in matrix.unseen.items()},
+            }
+        )
+        return
+    unseen = [f"{name}[{number}]" for name, experts in matrix.unseen.items() for number in experts]
+    show_facts(
+        path.name,
+        {
+            "what": "an importance matrix of llama.cpp",
+            "sample": f"{', '.join(matrix.datasets) or 'not named'}: {matrix.chunk_count} chunks"
+            + (f" of {matrix.chunk_size} tokens" if matrix.chunk_size else ""),
+            "covers": f"{len(matrix.values)} weights",
+            **({"unseen": render.shorten(unseen)} if unseen else {}),
+        },
+    )
+    if entries:
+        table = render.make_table("weight", ">matrices", ">columns", ">median", ">largest")
+        for name, values in matrix.values.items():
+            median, largest = f"{np.median(values):.3g}", f"{values.max():.3g}"
+            render.add_row(table, name, len(values), values.shape[1], median, largest)
+        render.print_table(table)

@@ -1,0 +1,169 @@
+"""What `inspect` prints of a checkpoint: what it is, and what it would weigh."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qconvert.cli import render
+
+if TYPE_CHECKING:
+    from qconvert.checkpoint import TensorInfo
+    from qconvert.inspection import Inspection
+    from qconvert.metadata import Field
+
+ITEMS_SHOWN = 4
+TEXT_SHOWN = 60
+
+
+def show(source: str, path: Path, file_type: str | None, *, as_json: bool, tensors: bool) -> None:
+    """A directory or a GGUF file with a model in it."""
+    from qconvert.checkpoint.open import open_path
+    from qconvert.inspection import look_at
+    from qconvert.recipes.file_types import find_file_type
+
+    kinds = (find_file_type(file_type),) if file_type else None
+    found = look_at(open_path(source, path), kinds)
+    if as_json:
+        render.print_json(as_data(found))
+        return
+    show_overview(found)
+    if found.checkpoint.container == "gguf":
+        show_metadata(found)
+    if tensors:
+        show_tensors(found.checkpoint.tensors.values())
+        show_planned(found)
+    show_file_types(found)
+    if file_type:
+        for line in [
+            line
+            for plan in found.plans
+            for line in render.fallback_lines(plan.fallbacks, len(plan.tensors))
+        ]:
+            print(line)
+    for problem in found.problems:
+        render.say(problem)
+
+
+def as_data(found: "Inspection") -> dict[str, Any]:
+    """The JSON form."""
+    return {
+        "kind": "checkpoint",
+        "source": found.checkpoint.source,
+        "container": found.checkpoint.container,
+        "architecture": found.architecture,
+        "parameters": found.parameters,
+        "size_bytes": found.checkpoint.nbytes,
+        "context_length": found.context_length,
+        "tokenizer": found.tokenizer,
+        "dtypes": dtypes_data(found.dtypes),
+        "metadata": {key: _shown(field, cut=False) for key, field in found.metadata.items()},
+        "tensors": tensors_data(found.checkpoint.tensors.values()),
+        "file_types": [
+            {
+                "name": plan.recipe.file_type.name,
+                "bytes": plan.nbytes,
+                "bits_per_weight": round(plan.bits_per_weight, 4),
+                "fallbacks": [tensor.name for tensor in plan.fallbacks],
+            }
+            for plan in found.plans
+        ],
+        "problems": list(found.problems),
+    }
+
+
+def dtypes_data(dtypes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    return {name: {"tensors": count, "bytes": size} for name, (count, size) in dtypes.items()}
+
+
+def tensors_data(tensors: "Iterable[TensorInfo]") -> list[dict[str, Any]]:
+    return [
+        {
+            "name": tensor.name,
+            "shape": list(tensor.shape),
+            "dtype": tensor.dtype,
+            "bytes": tensor.nbytes,
+        }
+        for tensor in tensors
+    ]
+
+
+def dtypes_text(dtypes: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(
+        f"{name}: {count} tensors, {render.human_bytes(size)}"
+        for name, (count, size) in dtypes.items()
+    )
+
+
+def show_facts(title: str, facts: Mapping[str, str]) -> None:
+    """A name, and lines about it."""
+    print(render.printable(title))
+    for key, value in facts.items():
+        print(render.printable(f"  {key:<13} {value}"))
+
+
+def show_overview(found: "Inspection") -> None:
+    checkpoint = found.checkpoint
+    rows = {
+        "architecture": found.architecture,
+        "parameters": f"{render.human_count(found.parameters)} ({found.parameters})",
+        "context": str(found.context_length or "not said"),
+        "tokenizer": found.tokenizer or "none",
+        "tensors": f"{len(checkpoint.tensors)} in {len(checkpoint.files)} files, "
+        f"{render.human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
+        "dtypes": dtypes_text(found.dtypes),
+    }
+    show_facts(checkpoint.source, rows)
+
+
+def show_metadata(found: "Inspection") -> None:
+    print("  metadata")
+    for key, field in found.checkpoint.metadata.items():
+        print(render.printable(f"    {key} = {_shown(field, cut=True)}"))
+
+
+def _shown(field: "Field", cut: bool) -> Any:
+    """A value; long arrays and texts shortened, for JSON arrays only counted when very long."""
+    value = field.value
+    if isinstance(value, str):
+        line = " ".join(value.split()) if cut else value
+        return f"{line[:TEXT_SHOWN]}..." if cut and len(line) > TEXT_SHOWN else line
+    if not isinstance(value, Sequence) and not hasattr(value, "tolist"):
+        return value
+    first = [item.item() if hasattr(item, "item") else item for item in value[:ITEMS_SHOWN]]
+    if len(value) <= ITEMS_SHOWN:
+        return first
+    return f"{len(value)} items: {', '.join(map(str, first))}, ..."
+
+
+def show_tensors(tensors: "Iterable[TensorInfo]") -> None:
+    table = render.make_table("tensor", "shape", "dtype", ">bytes")
+    for info in tensors:
+        shape = " x ".join(map(str, info.shape))
+        render.add_row(table, info.name, shape, info.dtype, str(info.nbytes))
+    render.print_table(table)
+
+
+def show_planned(found: "Inspection") -> None:
+    if len(found.plans) != 1:
+        return
+    table = render.make_table("written as", "type", ">bytes")
+    for tensor in found.plans[0].tensors:
+        render.add_row(table, tensor.name, tensor.format, str(tensor.nbytes))
+    render.print_table(table)
+
+
+def show_file_types(found: "Inspection") -> None:
+    if not found.plans:
+        return
+    table = render.make_table(">type", ">size", ">bytes", ">bits per weight", ">fallbacks")
+    for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
+        count = len(plan.fallbacks)
+        render.add_row(
+            table,
+            plan.recipe.file_type.name,
+            render.human_bytes(plan.nbytes),
+            str(plan.nbytes),
+            f"{plan.bits_per_weight:.2f}",
+            f"{count} of {len(plan.tensors)} tensors" if count else "",
+        )
+    render.print_table(table)
