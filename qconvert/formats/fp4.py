@@ -100,7 +100,7 @@ def fit(
 def _powers(top: np.ndarray) -> np.ndarray:
     """Indices in POWERS: the largest weight of a group is 3.5 to 7 times as much."""
     exponent = ((top.view(np.uint32) + _ROUND_UP) >> 23).astype(np.int32) - 2
-    return np.clip(exponent, 0, POWERS.size - 1)
+    return np.asarray(np.clip(exponent, 0, POWERS.size - 1))
 
 
 def _scales(top: np.ndarray, whole: np.float32) -> np.ndarray:

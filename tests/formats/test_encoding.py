@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from formats.compressed_formats import FLOATS, FORMATS, INTEGERS
+from formats.weights import finite_weights
+from hypothesis import given
 
 from qconvert.formats import encoding
 from qconvert.formats.compressed import Estimator
 
-MINMAX = Estimator("minmax")
+MINMAX, MSE = Estimator("minmax"), Estimator("mse")
 DTYPES = ["BF16", "F16", "F32"]
 
 
@@ -54,11 +56,12 @@ def test_minmax_gives_the_tensors_of_the_package(name):
         np.testing.assert_array_equal(array, expected, err_msg=suffix)
 
 
+@pytest.mark.parametrize("estimator", [MINMAX, MSE], ids=["minmax", "mse"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_package_reads_what_is_written(name, dtype):
+def test_the_package_reads_what_is_written(name, dtype, estimator):
     form, x = FORMATS[name], weights(70, 160)
-    made = quantize(form, x, dtype)
+    made = quantize(form, x, dtype, estimator)
     dtypes = {part.suffix: part.dtype for part in encoding.parts(form, x.shape, dtype)}
     theirs = oracle.decompress(form, made, dtypes)
     ours = torch.from_numpy(encoding.dequantize(form, made, x.shape))
@@ -75,26 +78,46 @@ def test_parts_have_the_shapes_and_bytes_that_were_said(name, dtype):
         assert made[part.suffix].nbytes == part.nbytes
 
 
+@pytest.mark.parametrize("estimator", [MINMAX, MSE], ids=["minmax", "mse"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_slabs_make_the_whole(name):
+def test_slabs_make_the_whole(name, estimator):
     form, x = FORMATS[name], weights(300, 160)
-    whole = quantize(form, x)
+    importance = np.random.default_rng(1).random(160).astype(np.float32)
+    whole = quantize(form, x, "BF16", estimator, importance)
     peak = float(np.abs(x).max())
     step = encoding.row_step(form)
-    cuts = [0, step, 2 * step, 300]
+    cuts = sorted({0, step, 2 * step, 300})
     slabs = [
-        encoding.quantize(form, x[a:b], None, MINMAX, peak, "BF16", x.shape, a == 0)
+        encoding.quantize(form, x[a:b], importance, estimator, peak, "BF16", x.shape, a == 0)
         for a, b in itertools.pairwise(cuts)
-        if a < b
     ]
-    arrays_of = dict(
-        zip(encoding.parts(form, x.shape, "BF16"), zip(*slabs, strict=True), strict=True)
-    )
-    for part, arrays in arrays_of.items():
+    pieces = zip(*slabs, strict=True)
+    for part, arrays in zip(encoding.parts(form, x.shape, "BF16"), pieces, strict=True):
         joined = np.concatenate(arrays) if part.per_row else arrays[0]
         np.testing.assert_array_equal(joined, whole[part.suffix])
         if not part.per_row:
             assert all(array.size == 0 for array in arrays[1:])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(x=finite_weights(64, 1e30))
+def test_weights_that_were_restored_have_the_same_codes(name, x):
+    form = FORMATS[name]
+    x[np.abs(x) < 1e-30] = 0
+    params = encoding.fit(form, x, None, MSE, float(np.abs(x).max()), "BF16")
+    codes = encoding.round_codes(form, x, params)
+    made = encoding.pack(form, codes, params, "BF16")
+    restored = encoding.dequantize(form, made, x.shape)
+    assert np.isfinite(restored).all()
+    again = encoding.pack(form, encoding.round_codes(form, restored, params), params, "BF16")
+    np.testing.assert_array_equal(encoding.dequantize(form, again, x.shape), restored)
+
+
+def test_layers_that_are_fused_share_a_global_scale():
+    form, x = FLOATS["nvfp4"], weights(4, 64)
+    peak = 8 * float(np.abs(x).max())
+    made = encoding.quantize(form, x, None, MINMAX, peak, "BF16", x.shape, True)
+    assert made[2] == np.float32(448 * 6 / peak)
 
 
 def test_the_formats_without_a_free_scale_dtype_ignore_it():
