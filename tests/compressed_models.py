@@ -1,0 +1,176 @@
+"""Quantized directories in tests: write one, load it as its users do, and compute what it should
+compute from the original model.
+
+The reference is the original model in transformers, with its weights replaced by what our own
+formats read from the file, and its inputs rounded by the functions of compressed-tensors.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from common import Silent
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.compressed.plan import CompressedPlan, make_compressed_plan
+from qconvert.compressed.recipe import compressed_recipe
+from qconvert.compressed.statistics import NOTHING, Statistics
+from qconvert.compressed.tensors import QuantizedTensor
+from qconvert.formats import encoding
+from qconvert.outputs import MAX_SHARD_SIZE, Directory, write_outputs
+from qconvert.recipes.options import OutputOptions
+
+VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
+
+
+def plan_model(
+    source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any
+) -> CompressedPlan:
+    recipe = compressed_recipe(OutputOptions(type_, **options))
+    return make_compressed_plan(open_checkpoint(str(source)), recipe, statistics)
+
+
+def write_plan(
+    plan: CompressedPlan, path: Path, *, threads: int = 2, shard: int = MAX_SHARD_SIZE
+) -> None:
+    directory = Directory(
+        path,
+        plan.checkpoint,
+        plan.tensors,
+        plan.slots,
+        plan.metadata,
+        plan.files,
+        shard,
+        plan.recipe.allow_nan,
+    )
+    write_outputs([directory], threads, Silent())
+
+
+def quantize_model(
+    source: Path, path: Path, type_: str, statistics: Statistics = NOTHING, **options: Any
+) -> CompressedPlan:
+    plan = plan_model(source, type_, statistics, **options)
+    write_plan(plan, path)
+    return plan
+
+
+def load_model(path: Path, dtype: str = "float32", **options: Any) -> Any:
+    """By transformers' default route; nothing may be missing or left over."""
+    transformers.logging.set_verbosity_error()
+    config = json.loads((path / "config.json").read_text())
+    is_causal = any(word in config["architectures"][0] for word in ("ForCausalLM", "LMHead"))
+    auto = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
+    model, report = auto.from_pretrained(
+        path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
+    )
+    missing = {name for name in report["missing_keys"] if "pooler" not in name}
+    assert not missing, missing
+    assert not report["unexpected_keys"], report["unexpected_keys"]
+    assert not report["mismatched_keys"], report["mismatched_keys"]
+    return model.eval()
+
+
+def stored_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a directory; of what NumPy does not know the bits."""
+    arrays = {}
+    for file in sorted(path.glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            bits, kind = VIEWS.get(tensor.dtype, (None, None))
+            array = tensor.numpy() if bits is None else tensor.view(bits).numpy().view(kind)
+            arrays[name] = array
+    return arrays
+
+
+def reference_model(plan: CompressedPlan, path: Path, dtype: str = "float32") -> Any:
+    """The original model with the file's weights, and inputs rounded as the plan says.
+
+    Args:
+        path: the quantized directory; the reference is written beside it.
+    """
+    arrays = stored_arrays(path)
+    weights = load_all(path)
+    for tensor in quantized(plan):
+        stem = tensor.weight.name.removesuffix("weight")
+        parts = {part.suffix: arrays[stem + part.suffix] for part in tensor.parts}
+        if tensor.weight.conv1d and "weight" in parts:
+            parts["weight"] = np.ascontiguousarray(parts["weight"].T)
+        for suffix in parts:
+            del weights[stem + suffix]
+        values = torch.from_numpy(encoding.dequantize(tensor.scheme.weights, parts, tensor.shape))
+        weights[tensor.weight.name] = values.T.contiguous() if tensor.weight.conv1d else values
+    folder = path.with_name(path.name + "-reference")
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = dict(plan.config)
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_model(folder, dtype)
+    round_inputs(model, plan, arrays)
+    return model
+
+
+def load_all(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+def quantized(plan: CompressedPlan) -> Iterable[QuantizedTensor]:
+    return (tensor for tensor in plan.tensors if isinstance(tensor, QuantizedTensor))
+
+
+def round_inputs(model: Any, plan: CompressedPlan, arrays: Mapping[str, np.ndarray]) -> None:
+    """Hooks before linear layers, after the functions of compressed-tensors."""
+    from qconvert.compressed.config import input_args
+
+    modules = dict(model.named_modules())
+    for tensor in quantized(plan):
+        if tensor.scheme.inputs is None or tensor.weight.role == "expert":
+            continue  # experts are fused, and run as if nothing rounded their inputs
+        stem = tensor.weight.name.removesuffix(".weight")
+        module = modules.get(stem) or modules[stem.removeprefix("model.")]
+        stored = {
+            name: torch.from_numpy(np.array(arrays[f"{stem}.{name}"]))
+            for name in ("input_scale", "input_zero_point")
+            if f"{stem}.{name}" in arrays
+        }
+        module.register_forward_pre_hook(_rounding(input_args(tensor.scheme), stored))
+
+
+def _rounding(arguments: dict[str, Any], stored: Mapping[str, torch.Tensor]) -> Any:
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+
+    args = QuantizationArgs(**arguments)
+
+    def before(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x = inputs[0]
+        if args.dynamic:
+            scale, zero = compute_dynamic_scales_and_zp(value=x, args=args, module=module)
+        else:
+            scale, zero = stored["input_scale"], stored.get("input_zero_point")
+        return (fake_quantize(x, scale, zero, args),)
+
+    return before
+
+
+def outputs(model: Any, tokens: list[int]) -> np.ndarray:
+    """Logits, or of an encoder the last hidden states: float32 [tokens, width]."""
+    with torch.no_grad():
+        made = model(torch.tensor([tokens]))
+    values = made.logits if hasattr(made, "logits") else made.last_hidden_state
+    return values[0].float().numpy()
+
+
+def headers(path: Path) -> dict[str, str]:
+    """The metadata of the first safetensors file."""
+    with safe_open(min(path.glob("*.safetensors")), "np") as file:
+        return file.metadata()
