@@ -115,6 +115,14 @@ class InputOverview:
         return int(self.statistics.count.sum())
 
     @property
+    def spread(self) -> tuple[float, float, float]:
+        """Median, 99% and the largest RMS of channels; zeros where no token was seen."""
+        if not self.rms.size:
+            return 0.0, 0.0, 0.0
+        median, high, largest = np.quantile(self.rms, (0.5, 0.99, 1.0)).tolist()
+        return median, high, largest
+
+    @property
     def unseen(self) -> tuple[int, ...]:
         """Experts that saw no token."""
         return tuple(np.flatnonzero(self.statistics.count == 0).tolist())
@@ -141,6 +149,16 @@ class Overview:
     def layers(self) -> tuple[int, ...]:
         """The blocks that it has."""
         return tuple(sorted({one.layer for one in self.inputs if one.layer >= 0}))
+
+    @property
+    def distinct_tokens(self) -> int:
+        """Entries of the vocabulary in the sample."""
+        return len(np.unique(self.calibration.sample.tokens))
+
+    @cached_property
+    def experts(self) -> tuple[InputOverview, ...]:
+        """The inputs of experts."""
+        return tuple(one for one in self.inputs if one.statistics.matrices > 1)
 
     @cached_property
     def recurring(self) -> dict[str, dict[int, int]]:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median, median_low
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from qconvert.cli import render
 from qconvert.cli.inspect_checkpoint import show_facts
@@ -84,7 +83,7 @@ def as_data(seen: "Overview", plot: Path | None) -> dict[str, Any]:
             "windows": windows,
             "window": window,
             "tokens": windows * window,
-            "distinct_tokens": len(np.unique(calibration.sample.tokens)),
+            "distinct_tokens": seen.distinct_tokens,
         },
         "layers": len(seen.layers),
         "weights": len(calibration.by_weight),
@@ -103,7 +102,7 @@ def input_data(one: "InputOverview") -> dict[str, Any]:
     from qconvert.calibration.overview import SHARES
 
     statistics, tokens = one.statistics, one.tokens
-    median, high, largest = spread(one)
+    usual, high, largest = one.spread
     return {
         "name": one.name,
         "weights": list(statistics.weights),
@@ -112,7 +111,7 @@ def input_data(one: "InputOverview") -> dict[str, Any]:
         "matrices": statistics.matrices,
         "channels": statistics.columns,
         "tokens": statistics.count.tolist(),
-        "rms": {"median": median, "p99": high, "max": largest},
+        "rms": {"median": usual, "p99": high, "max": largest},
         "minimum": float(statistics.minimum.min()),
         "maximum": float(statistics.maximum.max()),
         "absmax": float(statistics.absmax.max()),
@@ -157,17 +156,16 @@ def facts(seen: "Overview") -> dict[str, str]:
         "made by": f"qconvert {calibration.version}, {calibration.dtype}",
         "covers": f"{len(calibration.by_weight)} weights in {len(seen.layers)} layers and beside",
     }
-    experts = [one for one in seen.inputs if one.statistics.matrices > 1]
-    if experts:
+    if seen.experts:
         from qconvert.calibration.overview import FEW_TOKENS
 
-        counts = np.concatenate([one.statistics.count for one in experts])
-        unseen, rare = int((counts == 0).sum()), sum(len(one.rare) for one in experts)
+        counts = [count for one in seen.experts for count in one.statistics.count.tolist()]
+        unseen, rare = counts.count(0), sum(len(one.rare) for one in seen.experts)
         found["experts"] = (
-            f"{counts.size} matrices saw {int(np.median(counts))} tokens at the median; "
+            f"{len(counts)} matrices saw {median_low(counts)} tokens at the median; "
             f"{unseen} saw none, {rare} fewer than {FEW_TOKENS}"
         )
-        names = [f"{one.name}[{number}]" for one in experts for number in one.unseen]
+        names = [f"{one.name}[{number}]" for one in seen.experts for number in one.unseen]
         if names:
             found["unseen"] = render.shorten(names)
     return found
@@ -180,17 +178,17 @@ def show_kinds(seen: "Overview") -> None:
     )
     for kind in dict.fromkeys(one.kind for one in seen.inputs):
         inputs = [one for one in seen.inputs if one.kind == kind]
-        sizes = np.array([spread(one) for one in inputs])
-        largest = int(sizes[:, 2].argmax())
+        medians, highs, tops = zip(*(one.spread for one in inputs), strict=True)
+        largest = inputs[tops.index(max(tops))]
         render.add_row(
             table,
             kind,
             len({one.layer for one in inputs}),
             "-".join(map(str, sorted({one.statistics.columns for one in inputs}))),
-            f"{np.median(sizes[:, 0]):.3g}",
-            f"{np.median(sizes[:, 1]):.3g}",
-            f"{sizes[largest, 2]:.3g}",
-            inputs[largest].layer if inputs[largest].layer >= 0 else "",
+            f"{median(medians):.3g}",
+            f"{median(highs):.3g}",
+            f"{max(tops):.3g}",
+            largest.layer if largest.layer >= 0 else "",
             sum(len(one.channels) for one in inputs),
         )
     print("\nroot mean square of channels; outliers have ten times the median and more")
@@ -239,7 +237,7 @@ def show_inputs(inputs: "Sequence[InputOverview]") -> None:
         "input", ">tokens", ">channels", ">median", ">99%", ">max", ">largest value", "outliers"
     )
     for one in inputs:
-        median, high, largest = spread(one)
+        usual, high, largest = one.spread
         listed = ", ".join(channel_text(channel) for channel in one.channels[:CHANNELS_SHOWN])
         more = len(one.channels) - CHANNELS_SHOWN
         render.add_row(
@@ -247,7 +245,7 @@ def show_inputs(inputs: "Sequence[InputOverview]") -> None:
             one.name,
             one.count,
             one.statistics.columns,
-            f"{median:.3g}",
+            f"{usual:.3g}",
             f"{high:.3g}",
             f"{largest:.3g}",
             f"{one.statistics.absmax.max():.4g}",
@@ -259,14 +257,6 @@ def show_inputs(inputs: "Sequence[InputOverview]") -> None:
 def channel_text(channel: "Channel") -> str:
     expert = f"{channel.matrix}:" if channel.matrix >= 0 else ""
     return f"{expert}{channel.channel} (x{channel.ratio**0.5:.0f})"
-
-
-def spread(one: "InputOverview") -> tuple[float, float, float]:
-    """Median, 99% and the largest RMS of channels; zeros where no token was seen."""
-    if not one.rms.size:
-        return 0.0, 0.0, 0.0
-    median, high, largest = np.quantile(one.rms, (0.5, 0.99, 1.0)).tolist()
-    return median, high, largest
 
 
 def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
@@ -304,6 +294,7 @@ def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
     if entries:
         table = render.make_table("weight", ">matrices", ">columns", ">median", ">largest")
         for name, values in matrix.values.items():
-            median, largest = f"{np.median(values):.3g}", f"{values.max():.3g}"
-            render.add_row(table, name, len(values), values.shape[1], median, largest)
+            usual, largest = median(values.reshape(-1).tolist()), values.max()
+            sizes = (len(values), values.shape[1])
+            render.add_row(table, name, *sizes, f"{usual:.3g}", f"{largest:.3g}")
         render.print_table(table)

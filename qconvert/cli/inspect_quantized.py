@@ -1,5 +1,7 @@
 """What `inspect` prints of quantized safetensors, and of tensors that nothing is known of."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from qconvert.formats.compressed import ActivationFormat, WeightFormat
     from qconvert.inspection.layers import Layer
     from qconvert.inspection.quantized import Quantized
+
+LAYER, NUMBER = re.compile(r"^.*?\.\d+\."), re.compile(r"\d+")
 
 
 def show(source: str, path: Path, *, as_json: bool, tensors: bool) -> None:
@@ -123,8 +127,6 @@ def overview(found: "Quantized") -> dict[str, str]:
     if found.made_by:
         own = {key.removeprefix("qconvert."): value for key, value in found.made_by.items()}
         facts["made by"] = f"qconvert {own.get('version', '')} from {own.get('source', '?')}"
-        if "recipe" in own:
-            facts["recipe"] = own["recipe"][:400]
     return facts
 
 
@@ -140,15 +142,21 @@ def show_kinds(found: "Quantized") -> None:
             str(len(layers)),
             f"{sizes['bits_per_weight']:.2f}",
             str(sizes["bytes"]),
-            render.shorten([layer.name for layer in layers]),
+            parts(layer.name for layer in layers),
         )
     for dtype in dict.fromkeys(tensor.dtype for tensor in found.kept):
         kept = [tensor for tensor in found.kept if tensor.dtype == dtype]
         nbytes, elements = sum(t.nbytes for t in kept), sum(t.elements for t in kept)
         bits = f"{8 * nbytes / max(elements, 1):.2f}"
-        which = render.shorten([tensor.name for tensor in kept])
+        which = parts(tensor.name for tensor in kept)
         render.add_row(table, f"{dtype}, not quantized", "", len(kept), bits, nbytes, which)
     render.print_table(table)
+
+
+def parts(names: "Iterable[str]") -> str:
+    """What names have behind the number of their layer, each once."""
+    found = (NUMBER.sub("*", LAYER.sub("", name)) for name in names)
+    return render.shorten(list(dict.fromkeys(found)))
 
 
 def weights_text(form: "WeightFormat") -> str:
