@@ -273,13 +273,17 @@ class Block:
         return out[0] if isinstance(out, tuple) else out
 
     def run(
-        self, observe: Observe | None = None, advance: Callable[[int], None] | None = None
+        self,
+        observe: Observe | None = None,
+        advance: Callable[[int], None] | None = None,
+        before_write: Callable[[], None] | None = None,
     ) -> None:
         """All windows through the block; what comes out goes into the next.
 
         Args:
             observe: see the module's text.
             advance: called with the number of windows of each batch.
+            before_write: called once, before hidden states of the block before are lost.
 
         Raises:
             WeightError: NaN or infinity comes out.
@@ -287,6 +291,8 @@ class Block:
         for start, hidden in self.batches():
             out = self.forward(hidden, observe)
             _check_finite(self, out)
+            if before_write and not start:
+                before_write()
             self.walk.states.write(self.index + 1, start, out)
             if advance:
                 advance(len(hidden))

@@ -1,0 +1,285 @@
+"""Run a model over a sample, block by block, and keep what its layers saw.
+
+While it runs there is a folder `.NAME.partial` beside the output:
+
+    lock                   held by the run that works there
+    identity               of model, tokens, type, device and version
+    states-0, states-1     hidden states into and out of the block in work
+    block-N.safetensors    the statistics of a finished block
+
+A block counts as finished when its statistics have their name; then its output is on the disk.
+So the next run of the same command goes on with the block that was interrupted.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from qconvert import __version__
+from qconvert.calibration.file import (
+    FORMAT_VERSION,
+    HISTOGRAM,
+    read_inputs,
+    write_calibration,
+    write_inputs,
+)
+from qconvert.calibration.statistics import Collector
+from qconvert.calibration.types import Calibration, InputStatistics, Sample
+from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.errors import CheckpointError, OutputError
+from qconvert.forward.walk import Block, Place, Walk
+
+FEW_TOKENS = 128
+"""An expert that fewer tokens reached is named in a warning."""
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+class Watcher(Protocol):
+    """Who wants to know how it goes."""
+
+    def begin(self, total: int, done: int) -> None:
+        """Tokens times blocks of all the work, and of what an earlier run has done."""
+
+    def advance(self, amount: int, where: str) -> None:
+        """So many more."""
+
+    def note(self, message: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a run gave.
+
+    Attributes:
+        calibration: as it was written.
+        blocks: of the model.
+        resumed: how many of them an earlier run had finished.
+        device: "cpu", "cuda" or "mps".
+        seconds: of this run.
+    """
+
+    calibration: Calibration
+    blocks: int
+    resumed: int
+    device: str
+    seconds: float
+
+
+def work_folder(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def capture(
+    checkpoint: Checkpoint,
+    sample: Sample,
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 1,
+    watcher: Watcher,
+) -> Captured:
+    """Make a calibration file.
+
+    Args:
+        path: of the file; what is there is replaced when the run is complete.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: of matrix products: "auto", "bf16", "f32" or "f16".
+        threads: on the CPU.
+
+    Raises:
+        UnsupportedError: transformers or this program does not know the family.
+        PlanError: weights are missing, or the model has no such positions.
+        WeightError: NaN or infinity in the activations.
+        OutputError: no room, or another run works on the same file.
+    """
+    started = time.monotonic()
+    if not path.parent.is_dir():
+        raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
+    with _folder(path) as folder:
+        walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads))
+        identity = _identity(checkpoint, sample, walk)
+        done = _take_up(folder, identity)
+        _check_room(folder, walk)
+        walk.begin = len(done)
+        watcher.begin(len(walk) * sample.tokens.size, len(done) * sample.tokens.size)
+        with Collector(threads) as collector, ThreadPoolExecutor(1) as saver:
+            done.extend(_run(walk, folder, collector, saver, watcher))
+            walk.finish(collector.observe)
+            rest = collector.take({})
+        inputs = {one.weights[0]: one for found in (*done, rest) for one in found}
+        calibration = Calibration(
+            path,
+            sample,
+            inputs,
+            checkpoint.source,
+            fingerprint(checkpoint),
+            tokenizer_hash(checkpoint),
+            __version__,
+            walk.dtype,
+        )
+        write_calibration(calibration, path)
+        shutil.rmtree(folder, ignore_errors=True)
+    seconds = time.monotonic() - started
+    return Captured(calibration, len(walk), walk.begin, walk.device, seconds)
+
+
+def _run(
+    walk: Walk, folder: Path, collector: Collector, saver: ThreadPoolExecutor, watcher: Watcher
+) -> Iterator[list[InputStatistics]]:
+    """Block by block; statistics are saved while the next block begins."""
+    saving: Future[None] | None = None
+    window = walk.tokens.shape[1]
+    for block in walk:
+        where = f"block {block.index + 1} of {len(walk)}"
+
+        def advance(windows: int, where: str = where) -> None:
+            watcher.advance(windows * window, where)
+
+        block.run(collector.observe, advance, saving.result if saving else None)
+        found = collector.take(_matrices(block))
+        saving = saver.submit(_save, walk, folder, block.index, found)
+        yield found
+    if saving:
+        saving.result()
+
+
+def _matrices(block: Block) -> dict[str, int]:
+    """How many matrices each weight of a block has."""
+    sizes = {}
+    for name, line in block.linears.items():
+        parameter = getattr(line.module, line.parameter)
+        sizes[name] = len(parameter) if parameter.dim() == 3 else 1
+    return sizes
+
+
+def _save(walk: Walk, folder: Path, index: int, found: list[InputStatistics]) -> None:
+    """First the block's output, then the statistics that vouch for it."""
+    walk.states.sync(index + 1)
+    described = {"format_version": FORMAT_VERSION, "histogram": HISTOGRAM}
+    write_inputs(found, _block_path(folder, index), described, {})
+
+
+def _block_path(folder: Path, index: int) -> Path:
+    return folder / f"block-{index:05}.safetensors"
+
+
+def _take_up(folder: Path, identity: str) -> list[list[InputStatistics]]:
+    """The statistics of the blocks that an earlier run of the same command has finished; what
+    another command left is removed."""
+    note = folder / "identity"
+    if not note.is_file() or note.read_text() != identity:
+        for leftover in folder.iterdir():
+            if leftover.name != "lock":
+                leftover.unlink()
+        note.write_text(identity)
+        return []
+    done: list[list[InputStatistics]] = []
+    while _block_path(folder, len(done)).is_file():
+        try:
+            done.append(read_inputs(_block_path(folder, len(done)))[0])
+        except CheckpointError:
+            break
+    if done and not all((folder / f"states-{number}").is_file() for number in (0, 1)):
+        return []
+    return done
+
+
+def _identity(checkpoint: Checkpoint, sample: Sample, walk: Walk) -> str:
+    import torch
+    import transformers
+
+    digest = sha256(np.ascontiguousarray(sample.tokens, "<i4").tobytes())
+    about = (
+        fingerprint(checkpoint),
+        sample.tokens.shape,
+        walk.dtype,
+        walk.device,
+        walk.batch,
+        __version__,
+        torch.__version__,
+        transformers.__version__,
+    )
+    digest.update(repr(about).encode())
+    return digest.hexdigest()
+
+
+def _check_room(folder: Path, walk: Walk) -> None:
+    present = sum(file.stat().st_size for file in folder.glob("states-*"))
+    needed = 2 * walk.states.nbytes - present
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{needed / 1e9:.2f} GB are needed in {folder.parent} for hidden states, and "
+            f"{free / 1e9:.2f} GB are free",
+            "make room, choose another place with -o, or use fewer --tokens",
+        )
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """The folder of the work, locked."""
+    folder = work_folder(path)
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror}", "choose another place with -o"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise OutputError(
+            f"another run is writing {path}", "wait for it or choose another output"
+        ) from error
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def tokenizer_hash(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and contents of the tokenizer's files; empty where there are none."""
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if checkpoint.container != "huggingface" or not files:
+        return ""
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def rare_experts(calibration: Calibration) -> dict[str, dict[int, int]]:
+    """Experts that fewer than FEW_TOKENS tokens reached: by the first weight of their input, the
+    expert's number and its tokens."""
+    found = {}
+    for name, one in calibration.inputs.items():
+        few = np.flatnonzero(one.count < FEW_TOKENS) if one.matrices > 1 else ()
+        if len(few):
+            found[name] = {int(expert): int(one.count[expert]) for expert in few}
+    return found
