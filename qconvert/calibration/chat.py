@@ -6,10 +6,12 @@ pinned there, the date that templates may ask for first of all.
 """
 
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +49,7 @@ def render(tokenizer: Tokenizer, conversations: Sequence[str]) -> list[tuple[str
         "template": template,
         "special": tokenizer.inner.special_tokens_map,
         "conversations": list(conversations),
+        "seconds": SECONDS,
     }
     results: list[tuple[str, str]] = [tuple(pair) for pair in _ask(request)]
     return results
@@ -90,7 +93,7 @@ def main() -> None:
     # Before the limits: a library may reserve more address space than it uses.
     from transformers.utils import chat_template_utils
 
-    _limit()
+    _limit(request["seconds"])
     random.seed(0)
     chat_template_utils.datetime = _Clock
     answer: dict[str, Any]
@@ -123,7 +126,7 @@ def _render_all(render_template: Any, request: dict[str, Any]) -> list[tuple[str
             texts, _ = render_template(
                 [messages], chat_template=request["template"], **request["special"]
             )
-        except _syntax_error():
+        except (MemoryError, _syntax_error()):
             raise
         except Exception as error:
             found.append(("", _line(error)))
@@ -141,10 +144,11 @@ def _syntax_error() -> type[Exception]:
     return TemplateSyntaxError
 
 
-def _limit() -> None:
+def _limit(seconds: int) -> None:
     import resource
 
-    for kind, value in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, MEMORY)):
+    used = math.ceil(time.process_time())
+    for kind, value in ((resource.RLIMIT_CPU, used + seconds), (resource.RLIMIT_AS, MEMORY)):
         try:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):

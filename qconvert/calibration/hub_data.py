@@ -83,34 +83,75 @@ class _Limit:
 
 
 def _documents(rows: Any, column: str, limit: _Limit, seed: int) -> Iterator[Document]:
-    draw = np.random.default_rng(seed)
-    places = list(_places(rows, limit, draw))
-    share = -(-limit.characters // max(len(places), 1))
-    for number, place in enumerate(places):
-        left = share
-        for row, record in enumerate(place.select_columns([column])):
-            if left <= 0:
-                limit.was_cut = True
-                limit.only_beginning = len(places) == 1
-                break
-            document = to_document(record[column], f"row {row + 1} of part {number + 1}")
-            if document is not None:
-                left -= len(document.text)
-                yield document
+    """Documents from places all over a data set, and where these have too few, from the rest."""
+    places = _Places(rows, np.random.default_rng(seed))
+    spread = places.spread()
+    share = -(-limit.characters // max(len(spread), 1))
+    for place in spread:
+        yield from _read_place(places.rows(place).select_columns([column]), place, limit, share)
+    for place in places.others(spread):
+        if limit.characters <= 0:
+            limit.was_cut = True
+            return
+        part = places.rows(place).select_columns([column])
+        yield from _read_place(part, place, limit, limit.characters)
+    limit.only_beginning = limit.was_cut and len(spread) == 1
 
 
-def _places(rows: Any, limit: _Limit, draw: np.random.Generator) -> Iterator[Any]:
-    """Parts of a data set, spread over its files and over the row groups in them."""
-    files = _spread(rows.num_shards, PLACES, draw)
-    limit.was_cut |= len(files) < rows.num_shards
-    for file in files:
-        part = rows.shard(rows.num_shards, file)
-        if hasattr(part, "reshard"):  # datasets 4.5
-            part = part.reshard()
-        groups = _spread(part.num_shards, max(1, PLACES // len(files)), draw)
-        limit.was_cut |= len(groups) < part.num_shards
-        for group in groups:
-            yield part.shard(part.num_shards, group)
+def _read_place(part: Any, place: tuple[int, int], limit: _Limit, most: int) -> Iterator[Document]:
+    """Documents of one place, until they have that many characters."""
+    for row, record in enumerate(part):
+        if most <= 0:
+            limit.was_cut = True
+            return
+        (value,) = record.values()
+        document = to_document(
+            value, f"row {row + 1} of part {place[1] + 1} of file {place[0] + 1}"
+        )
+        if document is not None:
+            most -= len(document.text)
+            limit.characters -= len(document.text)
+            yield document
+
+
+class _Places:
+    """The parts of a data set that can be read apart: files and, in Parquet, their row groups.
+
+    Finding the groups of a file fetches its end; so they are found as they are needed.
+    """
+
+    def __init__(self, rows: Any, draw: np.random.Generator) -> None:
+        self.all = rows
+        self.draw = draw
+        self.files: dict[int, Any] = {}
+
+    def rows(self, place: tuple[int, int]) -> Any:
+        part = self._file(place[0])
+        return part.shard(part.num_shards, place[1])
+
+    def spread(self) -> list[tuple[int, int]]:
+        """Places all over the data set, as (file, group)."""
+        files = _spread(self.all.num_shards, PLACES, self.draw)
+        each = max(1, PLACES // max(len(files), 1))
+        return [
+            (file, group)
+            for file in files
+            for group in _spread(self._file(file).num_shards, each, self.draw)
+        ]
+
+    def others(self, taken: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """All that are not taken, in the data set's order."""
+        for file in range(self.all.num_shards):
+            for group in range(self._file(file).num_shards):
+                if (file, group) not in taken:
+                    yield file, group
+
+    def _file(self, number: int) -> Any:
+        if number not in self.files:
+            part = self.all.shard(self.all.num_shards, number)
+            # Since datasets 4.5; without it a file is read from its beginning.
+            self.files[number] = part.reshard() if hasattr(part, "reshard") else part
+        return self.files[number]
 
 
 def _spread(total: int, wanted: int, draw: np.random.Generator) -> list[int]:

@@ -25,9 +25,11 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UsageError
 from qconvert.forward.tokenizer import Tokenizer, encode, has_tokenizer, load_tokenizer
 
-LEAST_TEXT = 1 << 18
-PER_TOKEN = 16
-"""Characters that are read at first: so many for each token that is wanted, and no fewer."""
+LEAST_TEXT, PER_TOKEN = 1 << 18, 16
+"""Characters that are read at first: so many, and so many for each token that is wanted."""
+
+MOST_TEXT = 1 << 30
+"""Where these make too few tokens, more is read, but for this bound on memory."""
 
 
 class Watcher(Protocol):
@@ -145,7 +147,7 @@ def _stream(
     while True:
         text = read_item(item, budget, max(count, 64), number)
         stream, refused = _tokens(text.documents, tokenizer)
-        if text.complete or len(stream) >= count * body:
+        if text.complete or len(stream) >= count * body or budget >= MOST_TEXT:
             break
         budget *= 4
     for where, error in refused[:1]:

@@ -287,5 +287,6 @@ def test_no_code_of_a_tokenizer_is_run(model, write, draw, tmp_path):
     config = json.loads(file.read_text())
     config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}
     file.write_text(json.dumps(config))
-    draw(checkpoint, write("a.txt", PROSE))  # tokenizer.json serves without the class
+    with pytest.raises(CheckpointError, match="tokenizer cannot be loaded"):
+        draw(checkpoint, write("a.txt", PROSE))
     assert not mark.exists()
