@@ -3,14 +3,16 @@ but headers and statistics.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from qconvert.calibration.importance import Importance
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
-from qconvert.errors import UsageError
+from qconvert.errors import PlanError, UsageError
+from qconvert.formats.compressed import ActivationFormat
 from qconvert.outputs import MAX_SHARD_SIZE, Directory, GgufFile, Output
 from qconvert.plan import Model, make_plan, read_model
 from qconvert.recipes.options import OutputOptions
@@ -19,6 +21,7 @@ from qconvert.recipes.types import Recipe, make_recipe
 from qconvert.work import Watcher
 
 if TYPE_CHECKING:
+    from qconvert.compressed.activations import Activations
     from qconvert.compressed.choices import Choice
     from qconvert.compressed.plan import CompressedTensor
     from qconvert.compressed.recipe import CompressedRecipe
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 Measured = Calibration | Importance
 """What was measured of a model's inputs: by this program, or by llama.cpp."""
+
+
+ACTIVATION_RANGE = "mse"
+"""The usual estimator of static activations' ranges."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +192,60 @@ def _statistics(
     measured: Mapping[Path, Measured],
     run: Run,
 ) -> "Statistics":
-    """What the calibration adds to a directory."""
+    """What the calibration adds to a directory.
+
+    Raises:
+        PlanError: it is needed and there is none.
+    """
     from qconvert.compressed.statistics import NOTHING, Statistics
 
     importance = _importance(options, measured)
-    if importance is None:
-        return NOTHING
-    return Statistics(importance.values, name=importance.path.name)
+    made = NOTHING
+    if importance is not None:
+        made = Statistics(importance.values, name=importance.path.name)
+    inputs = recipe.scheme.inputs
+    if inputs is None or (inputs.dynamic and options.smooth is None):
+        return made
+    calibration = _calibration(options, measured)
+    if calibration is None:
+        what = "static activations need" if options.smooth is None else "--smooth needs"
+        raise PlanError(
+            f"{what} a calibration of this model",
+            "make one with `qconvert calibrate`, and give it with -c",
+        )
+    if run.dry and options.smooth is not None:
+        return made  # sizes do not depend on what the model would have to be run for
+    done = _activations(checkpoint, calibration, inputs, options, run)
+    ranges = None if inputs.dynamic else done.ranges
+    return replace(made, ranges=ranges, smoothing=done.smoothing, notices=done.notices)
+
+
+def _activations(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    form: ActivationFormat,
+    options: OutputOptions,
+    run: Run,
+) -> "Activations":
+    """Smoothing and stored ranges; the model is run again where they ask for it."""
+    from qconvert.compressed.activations import prepare_activations
+    from qconvert.compressed.source import read_source
+    from qconvert.forward.walk import Place
+    from qconvert.quantizers.ranges import estimator
+
+    name = options.activation_range or ACTIVATION_RANGE
+    percentile = options.percentile if name == "percentile" else None
+    with TemporaryDirectory(prefix="qconvert-") as folder:
+        return prepare_activations(
+            read_source(checkpoint),
+            calibration,
+            form,
+            smooth=options.smooth,
+            estimator=estimator(name, percentile),
+            strict_static=options.strict_static,
+            place=Place(Path(folder), run.device, threads=run.threads),
+            watcher=run.watcher,
+        )
 
 
 def read_statistics(path: Path, checkpoint: Checkpoint) -> Measured:

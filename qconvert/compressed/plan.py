@@ -142,7 +142,7 @@ def make_compressed_plan(
         **statistics_digest(statistics),
     }
     notices = [*source.notices, *_missing_tokenizer(source), *fallback_lines(choices)]
-    notices += [*loads_in(source, choices), *_rounded(checkpoint, tensors)]
+    notices += [*statistics.notices, *loads_in(source, choices), *_rounded(checkpoint, tensors)]
     plan = CompressedPlan(
         source,
         recipe,

@@ -24,12 +24,14 @@ class Statistics:
         ranges: of inputs, for static activations; None in it makes a layer dynamic.
         smoothing: of weights, norms and biases.
         name: what it is called in the output.
+        notices: what the user should know of it.
     """
 
     importance: Mapping[str, np.ndarray] | None = None
     ranges: Ranges | None = None
     smoothing: Mapping[str, Smoothing] | None = None
     name: str = ""
+    notices: tuple[str, ...] = ()
 
 
 NOTHING = Statistics()
