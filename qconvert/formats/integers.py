@@ -128,7 +128,7 @@ def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray
         by_row(_zeros(params), form, rows),
         low,
         high,
-        codes.reshape(-1),
+        codes.reshape(-1).view(np.uint8),
     )
     return codes
 

@@ -7,6 +7,8 @@ from numba import int64, njit, void
 
 from qconvert.kernels.blocks import FLOATS, FLOATS_OUT
 
+_STRIDE = 4
+
 
 @njit(error_model="numpy")
 def _divergence(
@@ -64,23 +66,30 @@ def shrink(
 ) -> None:
     """Multiply the range of each group, `lows` to `highs`, with the best of `shares`.
 
-    cells: how many codes there are; parts: of a cell.
+    cells: how many codes there are; parts: of a cell; shares: falling from 1.
     """
     counts = np.empty(cells * parts, np.int64)
+    coarse = (shares.size + _STRIDE - 1) // _STRIDE
     group = 0
     for start in range(0, x.size, columns):
         for first in range(start, start + columns, size):
             count = min(size, start + columns - first)
             best = np.inf
             chosen = np.float32(1.0)
-            for share in shares:
-                low = share * lows[group]
-                high = share * highs[group]
+            middle = 0
+            for step in range(coarse + 2 * _STRIDE):
+                # First every fourth share, then those between the best and its neighbours.
+                i = step * _STRIDE if step < coarse else middle + step - coarse - _STRIDE
+                if i < 0 or i >= shares.size:
+                    continue
+                low = shares[i] * lows[group]
+                high = shares[i] * highs[group]
                 if high - low > 0 and np.isfinite(np.float32(cells * parts) / (high - low)):
                     loss = _divergence(x, first, count, low, high, cells, parts, counts)
                     if loss < best:
                         best = loss
-                        chosen = share
+                        chosen = shares[i]
+                        middle = i if step < coarse else middle
             lows[group] *= chosen
             highs[group] *= chosen
             group += 1

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numba import float32, int64, njit, types, void
 
-from qconvert.kernels.blocks import FLOATS, FLOATS_OUT, SIGNED_OUT
+from qconvert.kernels.blocks import BYTES_OUT, FLOATS, FLOATS_OUT, SIGNED_OUT
+from qconvert.kernels.simd import WIDTH, greatest, least, load, rint, store_bytes
 
 SIGNED = types.Array(types.int8, 1, "C", readonly=True, aligned=False)
 WORDS = types.Array(types.uint32, 1, "C", readonly=True, aligned=False)
@@ -13,7 +14,7 @@ WORDS_OUT = types.Array(types.uint32, 1, "C")
 
 
 @njit(
-    void(FLOATS, int64, int64, FLOATS, FLOATS, float32, float32, SIGNED_OUT),
+    void(FLOATS, int64, int64, FLOATS, FLOATS, float32, float32, BYTES_OUT),
     error_model="numpy",
     nogil=True,
     cache=True,
@@ -28,7 +29,7 @@ def round_codes(
     high: float,
     codes: Any,
 ) -> None:
-    """The nearest code from `low` to `high` of every weight, ties to even; int8 like x.
+    """The nearest code from `low` to `high` of every weight, ties to even; the bytes of int8.
 
     scales, zeros: of every group. As compressed-tensors does it: divided, and not multiplied by
     an inverse, which would give other codes where a weight lies midway between two.
@@ -38,9 +39,14 @@ def round_codes(
         for first in range(start, start + columns, size):
             scale = scales[group]
             zero = zeros[group]
-            for k in range(first, min(first + size, start + columns)):
+            end = min(first + size, start + columns)
+            whole = end - (end - first) % WIDTH
+            for k in range(first, whole, WIDTH):
+                value = load(x, k) / scale + zero
+                store_bytes(codes, k, rint(greatest(least(value, high), low)))
+            for k in range(whole, end):
                 value = min(max(x[k] / scale + zero, low), high)
-                codes[k] = np.int8(np.rint(value))
+                codes[k] = np.uint8(np.int8(np.rint(value)))
             group += 1
 
 

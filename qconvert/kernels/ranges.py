@@ -7,28 +7,33 @@ belongs to a group lie in the same order.
 
 from typing import Any
 
-import numpy as np
 from numba import int64, njit, void
 
 from qconvert.kernels.blocks import FLOATS, FLOATS_OUT
+from qconvert.kernels.simd import WIDTH, greatest, highest, least, load, lowest, splat
 
 
-# Without NaN and signed zeros to care for, LLVM makes SIMD code of the loop.
 @njit(
     void(FLOATS, int64, int64, FLOATS_OUT, FLOATS_OUT),
     error_model="numpy",
     nogil=True,
     cache=True,
-    fastmath={"nnan", "nsz"},
 )
 def extremes(x: Any, columns: int, size: int, lows: Any, highs: Any) -> None:
     """The least and the greatest weight of every group, float32 [groups of all rows]."""
     group = 0
     for start in range(0, x.size, columns):
         for first in range(start, start + columns, size):
-            low = np.float32(np.inf)
-            high = np.float32(-np.inf)
-            for k in range(first, min(first + size, start + columns)):
+            end = min(first + size, start + columns)
+            whole = end - (end - first) % WIDTH
+            below = splat(x[first])
+            above = below
+            for k in range(first, whole, WIDTH):
+                below = least(load(x, k), below)
+                above = greatest(load(x, k), above)
+            low = lowest(below)
+            high = highest(above)
+            for k in range(whole, end):
                 low = min(low, x[k])
                 high = max(high, x[k])
             lows[group] = low
