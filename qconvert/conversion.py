@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qconvert.calibration.importance import Importance
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
+from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.compressed import ActivationFormat
 from qconvert.outputs import MAX_SHARD_SIZE, Directory, GgufFile, Output
@@ -255,10 +256,11 @@ def read_statistics(path: Path, checkpoint: Checkpoint) -> Measured:
         CheckpointError: it is neither.
         PlanError: it belongs to another model.
     """
-    from qconvert.calibration.file import check_calibration, is_calibration, read_calibration
+    from qconvert.calibration.file import check_calibration, read_calibration
     from qconvert.calibration.imatrix import read_importance
+    from qconvert.calibration.imatrix_dat import is_dat
 
-    if not is_calibration(path):
+    if read_bytes_at(path, 0, min(4, file_size(path))) == b"GGUF" or is_dat(path):
         return read_importance(path)
     calibration = read_calibration(path)
     check_calibration(calibration, checkpoint)

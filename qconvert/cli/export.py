@@ -105,9 +105,9 @@ def export(
 def _is_calibration(path: Path) -> bool:
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    from qconvert.calibration.file import is_calibration
+    from qconvert.inspection.identify import identify
 
-    return is_calibration(path)
+    return identify(path) == "calibration"
 
 
 def to_gguf(
