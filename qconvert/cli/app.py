@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from qconvert import __version__
+from qconvert.cli.calibrate import calibrate
 from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
+app.command()(calibrate)
 app.command()(quantize)
 app.command()(export)
 

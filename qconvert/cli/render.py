@@ -116,9 +116,15 @@ def fallback_lines(fallbacks: Sequence[Fallback], total: int) -> list[str]:
 
 
 @contextmanager
-def watching(quiet: bool) -> "Iterator[SilentWatcher | BarWatcher | PlainWatcher]":
-    """A watcher for as long as the work takes; says how to go on when that is interrupted."""
-    watcher = make_watcher(quiet)
+def watching(
+    quiet: bool, unit: str = "weights"
+) -> "Iterator[SilentWatcher | BarWatcher | PlainWatcher]":
+    """A watcher for as long as the work takes; says how to go on when that is interrupted.
+
+    Args:
+        unit: what is counted.
+    """
+    watcher = make_watcher(quiet, unit)
     try:
         yield watcher
     except KeyboardInterrupt:
@@ -128,12 +134,14 @@ def watching(quiet: bool) -> "Iterator[SilentWatcher | BarWatcher | PlainWatcher
         watcher.close()
 
 
-def make_watcher(quiet: bool) -> "SilentWatcher | BarWatcher | PlainWatcher":
+def make_watcher(
+    quiet: bool, unit: str = "weights"
+) -> "SilentWatcher | BarWatcher | PlainWatcher":
     """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
     if quiet:
         return SilentWatcher()
     if sys.stderr.isatty():
-        return BarWatcher()
+        return BarWatcher(unit)
     return PlainWatcher(lines=bool(os.environ.get("CI")))
 
 
@@ -169,7 +177,7 @@ class PlainWatcher:
         self.total, self.done, self.resumed = total, done, done
         self.started = time.monotonic()
         if done:
-            self.note(f"going on where an earlier run stopped, {done / total:.0%} are written")
+            self.note(f"going on where an earlier run stopped, {done / total:.0%} are done")
 
     def advance(self, weights: int, tensor: str) -> None:
         self.done += weights
@@ -191,6 +199,7 @@ class PlainWatcher:
 class BarWatcher:
     """A bar with speed and time left."""
 
+    unit: str = "weights"
     progress: "Progress | None" = None
     task: Any = None
 
@@ -208,14 +217,14 @@ class BarWatcher:
             transient=True,
         )
         if done:
-            self.note(f"going on where an earlier run stopped, {done / total:.0%} are written")
+            self.note(f"going on where an earlier run stopped, {done / total:.0%} are done")
         self.task = self.progress.add_task("", total=total, completed=done, speed="")
         self.progress.start()
 
     def advance(self, weights: int, tensor: str) -> None:
         assert self.progress is not None
         speed = self.progress.tasks[0].speed
-        shown = f"{human_count(speed)} weights/s" if speed else ""
+        shown = f"{human_count(speed)} {self.unit}/s" if speed else ""
         self.progress.update(self.task, advance=weights, description=tensor, speed=shown)
 
     def note(self, message: str) -> None:
