@@ -80,7 +80,7 @@ def open_source(checkpoint: Checkpoint) -> Source:
         names = frozenset(checkpoint.tensors)
         maps = {bare_name(tensor.name): tensor for tensor in found.tensors}
     else:
-        config = checkpoint.config
+        config = dict(checkpoint.config)
         architecture = find_architecture(config)
         # This also tells what is missing or misshapen.
         made, _ = map_tensors(architecture, config, checkpoint.tensors)
