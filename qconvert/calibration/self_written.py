@@ -9,8 +9,10 @@ Source: LLM-QAT: Data-Free Quantization Aware Training for Large Language Models
 https://arxiv.org/abs/2305.17888.
 """
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from qconvert.architectures import find_architecture
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.tokenizer import Tokenizer
 
 HINT = "give the sample as a text: --data FILE"
@@ -60,7 +63,7 @@ def write_sample(
     chances = np.random.default_rng(seed).random((windows, window))
     batch = _batch(model, windows, window)
     size = len(tokenizer.inner) if tokenizer else 0
-    clock = _Clock(windows * window, note)
+    clock = _Clock(windows * (window - len(begin)), note)
     parts = [
         _write(model, begin, chances[start : start + batch], size, clock, checkpoint.source)
         for start in range(0, windows, batch)
@@ -120,12 +123,13 @@ def _load(checkpoint: Checkpoint, device: str, note: Callable[[str], None]) -> A
     note(f"no text is given: {checkpoint.source} writes its own sample")
     directory = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+            )
         return model.to(device).eval()
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -159,9 +163,6 @@ def free_memory(device: str) -> int:
 
 
 def _free_main_memory() -> int:
-    import os
-    from pathlib import Path
-
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -38,7 +38,7 @@ def test_a_refusal_is_told_for_each_conversation():
 
 
 def test_a_broken_template_is_an_error():
-    with pytest.raises(CheckpointError, match="chat template is broken: .*endfor"):
+    with pytest.raises(CheckpointError, match=r"chat template is broken: .*endfor"):
         render(tokenizer("{% for m in messages %}"), CHATS)
 
 
