@@ -18,6 +18,17 @@ from qconvert.errors import CheckpointError, PlanError, UnsupportedError
 from qconvert.forward.tokenizer import Tokenizer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Tiny models wait for their threads more than they compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A generated model, and transformers' object of it."""
