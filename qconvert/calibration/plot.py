@@ -94,8 +94,9 @@ def _draw_kind(axis: "Axes", inputs: Sequence[InputOverview], colours: Mapping[i
     spread = np.array([_spread(values) for values in rms]).T
     axis.set_yscale("log")
     axis.fill_between(layers, spread[0], spread[2], color=BLUE, alpha=0.18, linewidth=0)
-    axis.plot(layers, spread[1], color=BLUE, linewidth=1.6)
-    axis.plot(layers, spread[3], color=DARK, linewidth=0.9)
+    marker = "_" if len(layers) == 1 else ""
+    axis.plot(layers, spread[1], marker=marker, color=BLUE, linewidth=1.6)
+    axis.plot(layers, spread[3], marker=marker, color=DARK, linewidth=0.9)
     _draw_tokens(axis, inputs)
     _draw_channels(axis, inputs, colours if kind in RESIDUAL else {})
     columns = sorted({one.statistics.columns for one in inputs})

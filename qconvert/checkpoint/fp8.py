@@ -1,7 +1,7 @@
 """fp8 weights and the scales beside them.
 
 A weight `X` of F8_E4M3 or F8_E5M2 comes with `X_scale_inv` (DeepSeek-V3's layout: one value per
-128 x 128 block) or `X_scale` (one value per tensor or per row). Both are multiplied.
+128 x 128 block) or `X_scale` (one value per tensor, row or block). Both are multiplied.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ def check_method(quantization: Any) -> None:
     if method == "compressed-tensors" and quantization.get("format") == "float-quantized":
         return
     layout = quantization.get("format")
-    kind = f"{method}, {layout}" if isinstance(layout, str) else str(method)
+    kind = f"{method!r:.60}" + (f", {layout!r:.60}" if isinstance(layout, str) else "")
     raise UnsupportedError(
-        f"the checkpoint is already quantized ({kind:.100}), and that is not read",
+        f"the checkpoint is already quantized ({kind}), and that is not read",
         "start from the original checkpoint, in f32, f16, bf16 or fp8; `qconvert inspect` shows "
         "what this one is",
     )
@@ -98,6 +98,8 @@ def _with_scale(tensor: TensorInfo, scale: TensorInfo, block: tuple[int, int]) -
         return replace(tensor, scale=replace(scale, shape=(1, 1)), block=(max(rows, 1), columns))
     if scale.shape in ((*outer, rows, 1), (*outer, rows)):
         return replace(tensor, scale=replace(scale, shape=(*outer, rows, 1)), block=(1, columns))
+    if scale.shape == blocks:
+        return replace(tensor, scale=scale, block=block)
     raise CheckpointError(
         f"the scale {scale.name!r:.200} of shape {list(scale.shape)} does not fit its weight "
         f"of shape {list(tensor.shape)}"

@@ -163,6 +163,8 @@ def _sharing(scale: TensorInfo, shape: tuple[int, ...]) -> tuple[Strategy, int |
         return "tensor", None
     if scale.elements == rows:
         return "channel", None
+    if scale.shape == (columns, 1):
+        return "channel", None  # GPT-2's layers are stored [in, out]
     if scale.rows == rows:
         return "group", columns // max(scale.columns, 1)
     return "block", None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.checkpoint.huggingface import quantization_of, read_config, read_weights
@@ -19,6 +19,9 @@ from qconvert.formats.compressed import ActivationFormat, WeightFormat
 from qconvert.inspection.checkpoint import Inspection, look_at
 from qconvert.inspection.layers import Layer, find_layers
 from qconvert.recipes.schemes import Scheme
+
+if TYPE_CHECKING:
+    from qconvert.compressed.source import Source
 
 METHOD = "compressed-tensors"
 OWN = "qconvert."
@@ -113,6 +116,13 @@ def look_at_quantized(source: str, path: Path) -> Quantized:
     else:
         problems = (f"how {config.get('quant_method')!r:.60} stores weights is not known here",)
     plain = _plain(source, folder, model_config, tensors, layers)
+    known = _known(plain)
+    if known is None and layers:
+        # Packed codes are [out, in], even of layers that GPT-2 stores [in, out].
+        turned = tuple(replace(layer, shape=layer.shape[::-1]) for layer in layers)
+        other = _plain(source, folder, model_config, tensors, turned)
+        known = _known(other)
+        plain = other if known else plain
     model = look_at(plain, ())
     files = dict.fromkeys(tensor.path for tensor in tensors.values())
     own = read_metadata(next(iter(files))) if files and path.suffix != ".bin" else {}
@@ -124,7 +134,7 @@ def look_at_quantized(source: str, path: Path) -> Quantized:
         layers,
         model,
         {key: value for key, value in own.items() if key.startswith(OWN)},
-        _loads_in(plain, layers),
+        _loads_in(known, layers) if known else (),
         problems,
     )
 
@@ -151,22 +161,25 @@ def _plain(
     return Checkpoint("huggingface", source, folder, config=bare, tensors=found)
 
 
-def _loads_in(plain: Checkpoint, layers: tuple[Layer, ...]) -> tuple[str, ...]:
+def _known(plain: Checkpoint) -> "Source | None":
+    """The model, if it is of a known family and all there."""
+    from qconvert.compressed.source import read_source
+
+    try:
+        return read_source(plain)
+    except QconvertError:
+        return None
+
+
+def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[str, ...]:
     """What the program says of such a directory when it writes one."""
     from qconvert.compressed.choices import Choice
     from qconvert.compressed.notices import loads_in
-    from qconvert.compressed.source import read_source
 
-    if not layers:
-        return ()
     by_name = {f"{layer.name}.weight": layer for layer in layers}
-    try:
-        source = read_source(plain)
-    except QconvertError:
-        return ()
     choices = []
     for weight in source.weights:
         layer = by_name.get(weight.name)
         scheme = Scheme("", layer.form, layer.inputs) if layer else None
         choices.append(Choice(weight, scheme, scheme))
-    return loads_in(source, choices)
+    return loads_in(source, choices) if layers else ()
