@@ -34,13 +34,11 @@ from qconvert.calibration.file import (
     write_inputs,
 )
 from qconvert.calibration.statistics import Collector
-from qconvert.calibration.types import Calibration, InputStatistics, Sample
+from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.errors import CheckpointError, OutputError
+from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
-
-FEW_TOKENS = 128
-"""An expert that fewer tokens reached is named in a warning."""
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -98,6 +96,7 @@ def capture(
     device: str = "auto",
     dtype: str = "auto",
     threads: int = 1,
+    batch: int | None = None,
     watcher: Watcher,
 ) -> Captured:
     """Make a calibration file.
@@ -107,6 +106,7 @@ def capture(
         device: "auto", "cpu", "cuda" or "mps".
         dtype: of matrix products: "auto", "bf16", "f32" or "f16".
         threads: on the CPU.
+        batch: windows at once; None chooses.
 
     Raises:
         UnsupportedError: transformers or this program does not know the family.
@@ -118,9 +118,9 @@ def capture(
     if not path.parent.is_dir():
         raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
     with _folder(path) as folder:
-        walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads))
+        walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
         identity = _identity(checkpoint, sample, walk)
-        done = _take_up(folder, identity)
+        done = _take_up(folder, identity, walk.states)
         _check_room(folder, walk)
         walk.begin = len(done)
         watcher.begin(len(walk) * sample.tokens.size, len(done) * sample.tokens.size)
@@ -185,25 +185,26 @@ def _block_path(folder: Path, index: int) -> Path:
     return folder / f"block-{index:05}.safetensors"
 
 
-def _take_up(folder: Path, identity: str) -> list[list[InputStatistics]]:
+def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStatistics]]:
     """The statistics of the blocks that an earlier run of the same command has finished; what
-    another command left is removed."""
+    another command left, or a damaged one, is removed.
+
+    Only the state behind the last finished block is kept on the disk, so where its statistics
+    cannot be read, there is no block to go on with.
+    """
     note = folder / "identity"
-    if not note.is_file() or note.read_text() != identity:
-        for leftover in folder.iterdir():
-            if leftover.name != "lock":
-                leftover.unlink()
-        note.write_text(identity)
-        return []
-    done: list[list[InputStatistics]] = []
-    while _block_path(folder, len(done)).is_file():
-        try:
-            done.append(read_inputs(_block_path(folder, len(done)))[0])
-        except CheckpointError:
-            break
-    if done and not all((folder / f"states-{number}").is_file() for number in (0, 1)):
-        return []
-    return done
+    try:
+        if note.is_file() and note.read_text() == identity and states.exist():
+            paths = sorted(folder.glob("block-*.safetensors"))
+            if paths == [_block_path(folder, index) for index in range(len(paths))]:
+                return [read_inputs(path)[0] for path in paths]
+    except (CheckpointError, ValueError):
+        pass
+    for leftover in folder.iterdir():
+        if leftover.name != "lock":
+            leftover.unlink()
+    note.write_text(identity)
+    return []
 
 
 def _identity(checkpoint: Checkpoint, sample: Sample, walk: Walk) -> str:

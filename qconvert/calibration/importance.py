@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qconvert.calibration.types import Calibration, InputStatistics
+from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
 from qconvert.errors import PlanError
 from qconvert.recipes.tensors import Role, can_be_quantized, role_of
 
@@ -31,6 +31,7 @@ class Importance:
         chunk_count: how many pieces of them.
         chunk_size: tokens of each.
         unseen: by tensor name, the matrices (experts) that no text reached.
+        rare: those that so few tokens reached that they have the importance of their whole layer.
         undivided: of a file that does not say how many matrices a weight has: all of them lie end
             to end in one row, until `match_importance` has seen the model.
     """
@@ -41,33 +42,39 @@ class Importance:
     chunk_count: int = 0
     chunk_size: int = 0
     unseen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rare: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     undivided: bool = False
 
 
 def importance_of(calibration: Calibration) -> Importance:
     """What a calibration says of every weight.
 
-    An expert that no token chose gets the statistics of its whole layer, and is named in `unseen`;
-    where no expert saw a token, ones.
+    Experts that fewer than FEW_TOKENS tokens reached get the mean of their whole layer, and are
+    named in `rare`, or in `unseen` where no token did; ones where no expert saw anything.
     """
-    values, unseen = {}, {}
-    for name, statistics in calibration.by_weight.items():
-        values[name], blank = _mean_squares(statistics)
-        if blank:
-            unseen[name] = blank
+    values = {}
+    unseen: dict[str, tuple[int, ...]] = {}
+    rare: dict[str, tuple[int, ...]] = {}
+    for name, one in calibration.by_weight.items():
+        values[name] = _mean_squares(one)
+        few = (one.count > 0) & (one.count < FEW_TOKENS) & (one.matrices > 1)
+        for found, which in ((unseen, one.count == 0), (rare, few)):
+            if which.any():
+                found[name] = tuple(np.flatnonzero(which).tolist())
     windows, window = calibration.sample.tokens.shape
     texts = (calibration.sample.source,)
-    return Importance(calibration.path, values, texts, windows, window, unseen)
+    return Importance(calibration.path, values, texts, windows, window, unseen, rare)
 
 
-def _mean_squares(statistics: InputStatistics) -> tuple[np.ndarray, tuple[int, ...]]:
+def _mean_squares(statistics: InputStatistics) -> np.ndarray:
+    """float32 [matrices, columns]."""
     sums = statistics.sum_squares.astype(np.float64)
     counts = statistics.count.astype(np.float64)[:, None]
-    whole = sums.sum(axis=0) / max(counts.sum(), 1)
-    means = np.divide(sums, counts, out=np.broadcast_to(whole, sums.shape).copy(), where=counts > 0)
-    blank = (counts == 0)[:, 0] | ~means.any(axis=1)
-    means[~means.any(axis=1)] = 1
-    return means.astype(np.float32), tuple(np.flatnonzero(blank).tolist())
+    means = sums / np.maximum(counts, 1)
+    if statistics.matrices > 1:
+        whole = sums.sum(axis=0) / max(counts.sum(), 1)
+        means = np.where(counts < FEW_TOKENS, whole, means)
+    return fill_blank(means, np.zeros(statistics.matrices, bool))[0]
 
 
 def match_importance(
@@ -106,15 +113,24 @@ def match_importance(
         warnings.append(f"the importance matrix lacks {_some(missing, 'tensor')}")
     if foreign:
         warnings.append(f"the importance matrix has {_some(foreign, 'tensor')} not in the model")
-    if line := unseen_line(importance):
-        warnings.append(line)
-    return importance, warnings
+    return importance, warnings + reach_lines(importance)
 
 
-def unseen_line(importance: Importance) -> str:
-    """Which matrices no text reached; empty if there are none."""
-    unseen = [f"{name}[{i}]" for name, rows in importance.unseen.items() for i in rows]
-    return f"calibration never reached {_some(unseen, 'matrix', 'matrices')}" if unseen else ""
+def reach_lines(importance: Importance) -> list[str]:
+    """Which matrices no text reached, and which only a few tokens: up to two lines."""
+    unseen, rare = (
+        [f"{name}[{i}]" for name, rows in found.items() for i in rows]
+        for found in (importance.unseen, importance.rare)
+    )
+    lines = []
+    if unseen:
+        lines.append(f"calibration never reached {_some(unseen, 'matrix', 'matrices')}")
+    if rare:
+        lines.append(
+            f"fewer than {FEW_TOKENS} tokens reached {_some(rare, 'matrix', 'matrices')}: "
+            "the importance is that of the whole layer"
+        )
+    return lines
 
 
 def _divide(importance: Importance, shapes: Mapping[str, tuple[int, ...]]) -> Importance:

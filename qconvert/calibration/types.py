@@ -29,6 +29,9 @@ PEAKS_PER_OCTAVE = 4
 BINS = OCTAVES * PER_OCTAVE
 PEAK_BINS = OCTAVES * PEAKS_PER_OCTAVE
 
+FEW_TOKENS = 128
+"""An expert that fewer tokens reached is named, and gets the statistics of its whole layer."""
+
 
 @dataclass(frozen=True)
 class Sample:

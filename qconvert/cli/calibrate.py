@@ -107,7 +107,8 @@ def default_path(source: str) -> Path:
 
 def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:
     """The result, and experts that too few tokens reached."""
-    from qconvert.calibration.capture import FEW_TOKENS, rare_experts
+    from qconvert.calibration.capture import rare_experts
+    from qconvert.calibration.types import FEW_TOKENS
 
     calibration = captured.calibration
     rare = rare_experts(calibration)

@@ -1,10 +1,11 @@
 """`qconvert export` of a calibration: llama.cpp's importance matrix."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from qconvert.calibration.file import read_calibration
 from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
-from qconvert.calibration.importance import importance_of, unseen_line
+from qconvert.calibration.importance import importance_of, reach_lines
 from qconvert.cli import options, render
 from qconvert.errors import UsageError
 
@@ -19,8 +20,8 @@ def to_imatrix(
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     calibration = read_calibration(source)
     data = imatrix_bytes(calibration, path.suffix)
-    line = unseen_line(importance_of(calibration))
-    if line and not quiet:
+    lines = reach_lines(replace(importance_of(calibration), rare={}))
+    for line in lines if not quiet else ():
         render.say(line)
     if not dry_run:
         write_imatrix(data, path)
@@ -28,7 +29,7 @@ def to_imatrix(
     weights = len(calibration.by_weight)
     if as_json:
         counts = {"weights": weights, "tokens": windows * window, "bytes": len(data)}
-        render.print_json({"path": str(path), **counts, "notices": [line] if line else []})
+        render.print_json({"path": str(path), **counts, "notices": lines})
     elif not quiet:
         print(f"would write {path}" if dry_run else path)
         size = f"{render.human_bytes(len(data))} ({len(data)} bytes)"

@@ -121,8 +121,7 @@ def test_a_changed_byte_is_read_as_finite_importances_or_refused(tmp_path_factor
     path.write_bytes(bytes(mutated))
     try:
         importance = read_importance(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)
+    except CheckpointError:
         return
     for values in importance.values.values():
         assert np.isfinite(values).all()

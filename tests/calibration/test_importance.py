@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qconvert.calibration.importance import Importance, importance_of, match_importance
+from qconvert.calibration.importance import Importance, importance_of, match_importance, reach_lines
 from qconvert.calibration.types import (
     BINS,
     PEAK_BINS,
@@ -141,11 +141,22 @@ def test_a_calibration_gives_every_weight_the_mean_square_of_its_input():
     assert not importance.unseen
 
 
-def test_an_expert_that_no_token_chose_gets_the_mean_of_its_layer_and_is_named():
-    sums = np.array([[2, 4], [0, 0], [6, 0]], np.float32)
-    importance = importance_of(calibration(statistics((DOWN,), sums, [1, 0, 3])))
-    np.testing.assert_array_equal(importance.values[DOWN], [[2, 4], [2, 1], [2, 0]])
+def test_an_expert_that_few_tokens_chose_gets_the_mean_of_its_layer_and_is_named():
+    sums = np.array([[200, 400], [0, 0], [900, 600], [10, 0]], np.float32)
+    importance = importance_of(calibration(statistics((DOWN,), sums, [200, 0, 300, 5])))
+    whole = sums.sum(axis=0) / 505
+    np.testing.assert_allclose(importance.values[DOWN], [[1, 2], whole, [3, 2], whole], rtol=1e-6)
     assert importance.unseen == {DOWN: (1,)}
+    assert importance.rare == {DOWN: (3,)}
+    unseen, rare = reach_lines(importance)
+    assert f"{DOWN}[1]" in unseen
+    assert f"{DOWN}[3]" in rare
+
+
+def test_a_dense_weight_has_its_own_importance_however_few_the_tokens():
+    importance = importance_of(calibration(statistics((QUERY,), np.ones((1, 8)), [3])))
+    assert not importance.rare
+    assert not importance.unseen
 
 
 def test_where_no_expert_saw_a_token_nothing_is_preferred():

@@ -1,11 +1,15 @@
-"""Q4_0, Q4_1, Q5_0 and Q5_1 with an importance, against ggml's own search with the same one."""
+"""Formats with an importance, against ggml's own search with the same one: Q4_0, Q4_1, Q5_0 and
+Q5_1 on all kinds of weights, and every format on those of a real model with its real importance."""
 
 from functools import cache
 
+import gguf
 import libgguf
 import numpy as np
 import pytest
-from packages import minilm_archive
+from common import random_tokens
+from llama_inputs import gather
+from packages import minilm_archive, smollm2_gguf
 from safetensors.numpy import load
 
 from qconvert.formats import FORMATS
@@ -102,3 +106,38 @@ def test_unseen_columns_get_the_nearest_code_or_the_outermost(name):
     widest_step = (x.max() - x.min()) / 15
     # Clipped towards zero, a weight is off by less than itself.
     assert (abs(off) <= np.maximum(abs(x), widest_step / 2)).all()
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Of every matrix of SmolLM2's blocks: its name, rows of it, and what llama.cpp multiplies its
+    columns with, squared, on average. Where the columns do not divide 256, as many as do; the rows
+    are permuted here and there, since the file's weights lie on a grid of 32."""
+    sums = gather(smollm2_gguf(), [random_tokens(96, 49152)])
+    rng = np.random.default_rng(9)
+    found = []
+    for tensor in gguf.GGUFReader(smollm2_gguf()).tensors:
+        if not tensor.name.startswith("blk.") or tensor.name not in sums:
+            continue
+        total, count = sums[tensor.name]
+        x = gguf.quants.dequantize(tensor.data[::12], tensor.tensor_type)
+        columns = rng.permutation(x.shape[1])[: x.shape[1] // 256 * 256]
+        mean = (total[0] / count[0]).astype(np.float32)
+        found.append((tensor.name, np.ascontiguousarray(x[:, columns], np.float32), mean[columns]))
+    return found
+
+
+ALL = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", *NAMES]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weighted_error_is_at_most_the_references_on_every_tensor_of_a_real_model(name, smollm2):
+    worse = {}
+    for tensor, x, importance in smollm2:
+        theirs = libgguf.quantize_rows(x, FORMATS[name].type, importance)
+        limit = weighted_error(name, theirs, x, importance)
+        ours = weighted_error(name, FORMATS[name].quantize(x, importance), x, importance)
+        if not ours <= limit:
+            worse[tensor] = ours / limit
+    assert len(smollm2) == 210
+    assert not worse
