@@ -200,6 +200,7 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
                 return [read_inputs(path)[0] for path in paths]
     except (CheckpointError, ValueError):
         pass
+    note.unlink(missing_ok=True)  # first: without it nothing here counts
     for leftover in folder.iterdir():
         if leftover.name != "lock":
             leftover.unlink()

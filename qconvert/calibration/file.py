@@ -8,6 +8,7 @@
     <weight>.maximum      F32 [matrices, columns]
     <weight>.absmax       F32 [matrices, columns]
     <weight>.histogram    I64 [matrices, BINS]
+    <weight>.negatives    I64 [matrices, BINS]
     <weight>.peaks        I64 [matrices, PEAK_BINS]
     <weight>.energies     F64 [matrices, PEAK_BINS]
 
@@ -57,12 +58,13 @@ ARRAYS: dict[str, tuple[str, str, int]] = {
     "maximum": ("F32", "<f4", -1),
     "absmax": ("F32", "<f4", -1),
     "histogram": ("I64", "<i8", BINS),
+    "negatives": ("I64", "<i8", BINS),
     "peaks": ("I64", "<i8", PEAK_BINS),
     "energies": ("F64", "<f8", PEAK_BINS),
 }
 """safetensors' dtype, numpy's, and the second dimension: 0 for none, -1 for the columns."""
 
-NATURAL = ("count", "sum_squares", "absmax", "histogram", "peaks", "energies")
+NATURAL = ("count", "sum_squares", "absmax", "histogram", "negatives", "peaks", "energies")
 """What cannot be below zero."""
 
 HISTOGRAM = {
@@ -109,7 +111,7 @@ def write_inputs(
     arrays: dict[str, tuple[str, np.ndarray]] = {k: ("I32", v) for k, v in more.items()}
     for one in inputs:
         for name, (dtype, kind, _) in ARRAYS.items():
-            array = np.ascontiguousarray(getattr(one, name)).astype(kind, copy=False)
+            array = np.ascontiguousarray(getattr(one, name), kind)
             arrays[f"{one.weights[0]}.{name}"] = (dtype, array)
     # Wide elements first: so each array is aligned.
     ordered = sorted(arrays.items(), key=lambda item: -item[1][1].itemsize)
@@ -272,6 +274,8 @@ def _check_values(path: Path, where: str, arrays: Mapping[str, np.ndarray]) -> N
         arrays["histogram"].sum(axis=1) != count * columns
     ).any():
         raise CheckpointError(f"{path}: {where} has counts that disagree", DAMAGED)
+    if (arrays["negatives"] > arrays["histogram"]).any():
+        raise CheckpointError(f"{path}: {where} has more negative elements than elements", DAMAGED)
     blank = count == 0
     for name in ("sum_squares", "mean", "absmax", "energies"):
         if arrays[name][blank].any():

@@ -34,14 +34,15 @@ FIRST = ((BIAS + LOWEST) * PER_OCTAVE, (BIAS + LOWEST) * PEAKS_PER_OCTAVE)
 
 @dataclass
 class Totals:
-    """What was seen so far of one input, of one matrix; sums in float64."""
+    """What was seen so far of one input, of one matrix; sums in float64, and a histogram each of
+    what is negative and of the rest."""
 
     columns: int
     count: int = 0
     sums: np.ndarray = field(init=False)
     minimum: np.ndarray = field(init=False)
     maximum: np.ndarray = field(init=False)
-    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros((2, BINS), np.int64))
     peaks: np.ndarray = field(default_factory=lambda: np.zeros(PEAK_BINS, np.int64))
     energies: np.ndarray = field(default_factory=lambda: np.zeros(PEAK_BINS, np.float64))
 
@@ -130,7 +131,7 @@ def _bits(x: Any) -> np.ndarray:
 def _piece(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     from qconvert.kernels.statistics import collect
 
-    histogram = np.zeros(BINS, np.int64)
+    histogram = np.zeros((2, BINS), np.int64)
     peaks, energies = np.zeros(PEAK_BINS, np.int64), np.zeros(PEAK_BINS, np.float64)
     return collect(bits, SHIFTS, FIRST, histogram, peaks, energies), histogram, peaks, energies
 
@@ -144,7 +145,9 @@ def add_on_device(totals: Totals, x: Any) -> None:
     totals.add(len(x), part.cpu().numpy())
     size = x.abs()
     places = _places(size, 0, BINS)
-    totals.histogram += torch.bincount(places.reshape(-1), minlength=BINS).cpu().numpy()
+    places += BINS * (x < 0)
+    counts = torch.bincount(places.reshape(-1), minlength=2 * BINS).cpu().numpy()
+    totals.histogram += counts.reshape(2, BINS)
     rows = _places(size.amax(1), 1, PEAK_BINS).cpu().numpy()
     # On the CPU, where sums of fractions have one order.
     energies = (x * x).sum(1).cpu().numpy().astype(np.float64)
@@ -184,7 +187,8 @@ def _finish(
         mean.astype(np.float32),
         np.where(seen, np.stack([one.minimum for one in every]), np.float32(0)),
         np.where(seen, np.stack([one.maximum for one in every]), np.float32(0)),
-        np.stack([one.histogram for one in every]),
+        np.stack([one.histogram.sum(axis=0) for one in every]),
         np.stack([one.peaks for one in every]),
         np.stack([one.energies for one in every]),
+        np.stack([one.histogram[1] for one in every]),
     )

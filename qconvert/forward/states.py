@@ -51,6 +51,11 @@ class States:
         except OSError as error:
             raise OutputError(f"cannot write {self.folder}: {error.strerror}") from error
 
+    def exist(self) -> bool:
+        """Whether both files are there, with their full size."""
+        paths = [self._path(number) for number in (0, 1)]
+        return all(path.is_file() and path.stat().st_size == self.nbytes for path in paths)
+
     def read(self, block: int, start: int, stop: int) -> Any:
         """What goes into a block for some windows: [stop - start, window, hidden]. Writing into
         the tensor does not change the file."""

@@ -424,6 +424,8 @@ class _Stubs:
                 self.caught = hidden
                 return hidden[..., :1]
 
+        # There is no padding, and ids are numbered anew: nothing to warn of.
+        self.model.warn_if_padding_and_no_attention_mask = lambda *args: None
         stubs = torch.nn.ModuleList([Stub(block) for block in skeleton.blocks])
         set_module(self.model, skeleton.blocks_name, stubs)
         if skeleton.head:

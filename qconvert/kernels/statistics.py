@@ -42,13 +42,15 @@ def _columns(row, squares, sums, minimum, maximum):  # type: ignore[no-untyped-d
 
 @njit(cache=True, nogil=True)
 def _count(bits, columns, shift, lowest, places, histograms):  # type: ignore[no-untyped-def]
-    """Count the elements of a row, float32's bits, by their absolute value."""
+    """Count the elements of a row, float32's bits, by absolute value; negative ones apart."""
     # Unsigned numbers everywhere: signed ones would be tested for counting from the end.
     bins = np.uint32(len(histograms) // SPREAD)
-    last = np.int32(bins - 1)
+    half = np.int32(bins // 2)
+    last = np.int32(half - 1)
     for j in range(len(bits)):
         place = np.int32((bits[j] & np.uint32(0x7FFFFFFF)) >> np.uint32(shift)) - np.int32(lowest)
-        places[j] = min(max(place, np.int32(0)), last)
+        negative = half if bits[j] > np.uint32(0x80000000) else np.int32(0)
+        places[j] = min(max(place, np.int32(0)), last) + negative
     whole = np.uint64(columns - columns % SPREAD)
     for j in range(np.uint64(0), whole, np.uint64(SPREAD)):
         histograms[places[j]] += 1
@@ -95,7 +97,8 @@ def collect(
         shifts: a float32's bits shifted right by this are the number of its bin, for the
             histogram of elements and for that of peaks;
         lowest: less this. What lies below counts in bin 0, what lies above in the last.
-        histogram: int64 [bins], is added to: elements by absolute value.
+        histogram: int64 [2, bins], is added to: elements that are not negative, and those that
+            are, by absolute value.
         peaks: int64 [bins], is added to: rows by their largest absolute value.
         energies: float64 [bins], is added to: the sums of squares of such rows.
 
@@ -109,5 +112,5 @@ def collect(
         sums[2], sums[3] = np.inf, -np.inf
         wide = 16 if bits.dtype == np.uint16 else 0
         buffer = np.zeros(padded, np.uint32)
-        _collect(bits, buffer, wide, sums, shifts, lowest, histogram, peaks, energies)
+        _collect(bits, buffer, wide, sums, shifts, lowest, histogram.reshape(-1), peaks, energies)
     return np.ascontiguousarray(sums[:, :columns])

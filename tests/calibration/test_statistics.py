@@ -8,7 +8,17 @@ from qconvert.calibration.types import InputStatistics
 from qconvert.errors import WeightError
 
 NAMES = ("blk.0.attn_q.weight", "blk.0.attn_k.weight")
-ARRAYS = ("count", "sum_squares", "mean", "minimum", "maximum", "histogram", "peaks", "energies")
+ARRAYS = (
+    "count",
+    "sum_squares",
+    "mean",
+    "minimum",
+    "maximum",
+    "histogram",
+    "peaks",
+    "energies",
+    "negatives",
+)
 
 
 def inputs(rows: int = 3 * PIECE + 100, columns: int = 48) -> np.ndarray:
@@ -37,6 +47,7 @@ def test_sums_and_ranges_are_those_of_float64():
     assert np.array_equal(found.minimum[0], x.min(0))
     assert np.array_equal(found.maximum[0], x.max(0))
     assert found.histogram.sum() == x.size
+    assert found.negatives.sum() == (x < 0).sum()
     assert found.peaks.sum() == len(x)
     np.testing.assert_allclose(found.energies.sum(), (wide**2).sum(), rtol=1e-5)
 
@@ -65,7 +76,8 @@ def test_other_devices_count_as_the_cpu_does():
     totals = Totals(x.shape[1])
     add_on_device(totals, torch.from_numpy(x))
     found = collect(x)
-    assert np.array_equal(totals.histogram, found.histogram[0])
+    assert np.array_equal(totals.histogram.sum(0), found.histogram[0])
+    assert np.array_equal(totals.histogram[1], found.negatives[0])
     assert np.array_equal(totals.peaks, found.peaks[0])
     assert np.array_equal(totals.minimum, found.minimum[0])
     assert np.array_equal(totals.maximum, found.maximum[0])
