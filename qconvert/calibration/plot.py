@@ -56,19 +56,20 @@ def _figure(seen: Overview) -> "Figure":
     from matplotlib.figure import Figure
 
     panels = [kind for kind in KINDS if any(x.kind == kind and x.layer >= 0 for x in seen.inputs)]
-    experts = any(one.statistics.matrices > 1 for one in seen.inputs)
+    experts = bool(seen.experts)
     rows = max(1, -(-(len(panels) + experts) // 2))
     figure = Figure(figsize=(WIDTH, HEAD + ROW_HEIGHT * rows), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False).reshape(-1)
+    grid = figure.add_gridspec(rows, 2)
+    axes = [figure.add_subplot(grid[number // 2, number % 2]) for number in range(len(panels))]
     colours = dict(zip(_often(seen), COLOURS, strict=False))
     for axis, kind in zip(axes, panels, strict=False):
         _draw_kind(axis, [one for one in seen.inputs if one.kind == kind], colours)
     if experts:
-        _draw_experts(figure, axes[len(panels)], seen)
-    for axis in axes[len(panels) + experts :]:
-        axis.set_axis_off()
-    sizes = [axis.get_ylim() for axis in axes[: len(panels)]]
-    for axis in axes[: len(panels)]:
+        # Beside the last panel, or across a row of its own.
+        place = grid[-1, 1] if len(panels) % 2 else grid[-1, :]
+        _draw_experts(figure, figure.add_subplot(place), seen)
+    sizes = [axis.get_ylim() for axis in axes]
+    for axis in axes:
         axis.set_ylim(min(low for low, _ in sizes), max(high for _, high in sizes))
     figure.suptitle(_title(seen), x=0.01, ha="left", fontsize=11, parse_math=False)
     if panels:
@@ -147,11 +148,7 @@ def _draw_experts(figure: "Figure", axis: "Axes", seen: Overview) -> None:
     """Tokens of each expert in each layer."""
     from matplotlib.colors import LogNorm
 
-    inputs = {
-        one.layer: one.statistics.count
-        for one in reversed(seen.inputs)
-        if one.statistics.matrices > 1
-    }
+    inputs = {one.layer: one.statistics.count for one in reversed(seen.experts)}
     layers = sorted(inputs)
     most = max(len(count) for count in inputs.values())
     table = np.full((most, layers[-1] - layers[0] + 1), np.nan)
@@ -193,7 +190,7 @@ def _legend() -> tuple[list[Any], list[str]]:
 
     entries = {
         "median channel": Line2D([], [], color=BLUE, linewidth=1.6),
-        "1% to 99% of the channels": Patch(color=BLUE, alpha=0.18, linewidth=0),
+        "1% to 99%": Patch(color=BLUE, alpha=0.18, linewidth=0),
         "largest": Line2D([], [], color=DARK, linewidth=0.9),
         f"{CHANNEL_RATIO**0.5:g} times the median and more": dot(
             marker="o", markersize=3, color=GREY, markeredgewidth=0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def make(layers: int, experts: int = 0, model: str = "org/model", silent: bool =
     return overview(Calibration(Path("c.safetensors"), sample, inputs, model, "f" * 64))
 
 
+@lru_cache
+def drawn(form: str, layers: int, experts: int = 0) -> bytes:
+    return draw(make(layers, experts), form)
+
+
 def texts(picture: bytes) -> list[str]:
     return ["".join(node.itertext()) for node in ElementTree.fromstring(picture).iter(f"{SVG}text")]
 
@@ -59,7 +65,7 @@ def size(picture: bytes) -> tuple[int, int]:
 
 
 def test_an_svg_has_its_words_as_text():
-    words = texts(draw(make(3), "svg"))
+    words = texts(drawn("svg", 2))
     assert "org/model: 64 tokens of notes.txt" in words
     for kind, columns in (("attention input", 48), ("ffn down input", 96)):
         assert f"{kind}, {columns} channels" in words
@@ -68,9 +74,8 @@ def test_an_svg_has_its_words_as_text():
 
 
 def test_a_picture_is_the_same_bytes_every_time_and_in_every_process():
-    seen = make(2)
     for form in ("png", "svg"):
-        assert draw(seen, form) == draw(seen, form)
+        assert draw(make(2), form) == drawn(form, 2)
     code = (
         f"import sys; sys.path[:0] = {[str(p) for p in sys.path]!r}\n"
         "from importlib.util import module_from_spec, spec_from_file_location as at\n"
@@ -82,34 +87,30 @@ def test_a_picture_is_the_same_bytes_every_time_and_in_every_process():
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True, env=settings
     )
-    assert other.stdout == draw(seen, "svg")
+    assert other.stdout == drawn("svg", 2)
 
 
 def test_a_picture_says_nothing_of_when_or_by_what_it_was_drawn():
-    seen = make(1)
-    assert b"<dc:date>" not in draw(seen, "svg")
-    assert b"Software" not in draw(seen, "png")
+    assert b"<dc:date>" not in drawn("svg", 2)
+    assert b"Software" not in drawn("png", 2)
 
 
 def test_the_users_own_settings_of_matplotlib_do_not_matter():
     import matplotlib
 
-    seen = make(1)
-    usual = draw(seen, "svg")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
-        assert draw(seen, "svg") == usual
+        assert draw(make(2), "svg") == drawn("svg", 2)
         assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_experts_get_a_panel_of_their_own():
-    picture = draw(make(2, experts=4), "svg")
-    assert any(text.startswith("tokens by expert") for text in texts(picture))
-    assert size(draw(make(2, experts=4), "png"))[1] > size(draw(make(2), "png"))[1]
+    assert any(text.startswith("tokens by expert") for text in texts(drawn("svg", 2, 4)))
+    assert size(drawn("png", 2, 4))[1] > size(drawn("png", 2))[1]
 
 
 @pytest.mark.parametrize("layers", [1, 80])
 def test_few_and_many_layers_fit_the_same_picture(layers):
-    width, height = size(draw(make(layers), "png"))
+    width, height = size(drawn("png", layers))
     assert width == 1440
     assert 900 <= height <= 1000
 
