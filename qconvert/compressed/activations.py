@@ -78,6 +78,8 @@ def prepare_activations(
     """
     if isinstance(smooth, float) and not 0 <= smooth <= 1:
         raise UsageError(f"--smooth {smooth:g} is not from 0 to 1")
+    if smooth and form.type != "int":
+        raise UsageError("--smooth is for int8 activations, w8a8", "floats bear outliers as it is")
     aim = Aim(smooth or 0.0, form, estimator, strict_static)
     places = joints(source, calibration) if smooth else ()
     smoothed = _smoothed(source, calibration, places, aim, place, watcher)

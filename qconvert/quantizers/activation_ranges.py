@@ -18,7 +18,8 @@ Within a bin of the histogram, values count as spread evenly.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ FLOAT8_LARGEST = 448.0
 COARSE, FINE = 0.5, 1 / 16
 """Steps of the search for a bound, in octaves."""
 
-DEEPEST = 20
+DEEPEST = 16
 """The search goes no further below the largest value than so many octaves."""
 
 PARTS = 8
@@ -128,14 +129,19 @@ def codes(form: ActivationFormat) -> np.ndarray:
 
 def bounds(form: ActivationFormat, low: float, high: float) -> Bounds:
     """The range from `low` <= 0 to `high` >= 0."""
-    table = codes(form)
-    spread = float(table[-1] - table[0])
+    scale, zero = _grid(form, np.array([low]), np.array([high]))
+    return Bounds(float(scale[0]), int(zero[0]), max(-low, high))
+
+
+def _grid(form: ActivationFormat, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Scales and zero points of ranges, float64 [ranges]."""
+    first, last = (float(end) for end in codes(form)[[0, -1]])
     if form.symmetric:
-        reach = max(-low, high)
-        return Bounds(reach / (spread / 2) or NO_INPUT, 0, reach)
-    scale = (high - low) / spread or NO_INPUT
-    zero = int(np.clip(np.rint(table[0] - low / scale), table[0], table[-1]))
-    return Bounds(scale, zero, max(-low, high))
+        scale = 2 * np.maximum(-low, high) / (last - first)
+        return np.where(scale == 0, NO_INPUT, scale), np.zeros(len(low))
+    scale = (high - low) / (last - first)
+    scale = np.where(scale == 0, NO_INPUT, scale)
+    return scale, np.clip(np.rint(first - low / scale), first, last)
 
 
 def static_bounds(
@@ -182,39 +188,48 @@ def _absolute_quantile(spread: Values, inside: float) -> float:
     return float(np.interp(inside, shares, reaches))
 
 
-Loss = Callable[[Values, np.ndarray], float]
+Loss = Callable[[Values, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Of values that are rounded to the nearest of (codes - zero) * scale, for several scales and zero
+points, float64 [ranges]."""
 
 
-def squared_error(spread: Values, points: np.ndarray) -> float:
-    """The mean squared distance of the values to the nearest of `points`, ascending."""
-    middles = (points[1:] + points[:-1]) / 2
-    right = (middles - points[:-1]) ** 3
-    left = (middles - points[1:]) ** 3
-    # The integral from the first point on, up to the beginning of each point's cell.
-    starts = np.append(0.0, np.cumsum(right - np.append(0.0, left[:-1])))
-    offsets = np.append(0.0, left)
-    cell = np.searchsorted(middles, spread.edges)
-    integral = (starts[cell] + (spread.edges - points[cell]) ** 3 - offsets[cell]) / 3
-    density = spread.counts / np.diff(spread.edges)
-    return float(density @ np.diff(integral) / spread.counts.sum())
+def squared_error(
+    spread: Values, table: np.ndarray, scale: np.ndarray, zero: np.ndarray
+) -> np.ndarray:
+    """The mean squared distance to the nearest code's value."""
+    middles = (table[1:] + table[:-1]) / 2
+    right = (middles - table[:-1]) ** 3
+    left = np.append(0.0, (middles - table[1:]) ** 3)
+    # Thrice the integral over codes, from the least on up to where each one's cell begins.
+    starts = np.append(0.0, np.cumsum(right - left[:-1]))
+    where = spread.edges / scale[:, None] + zero[:, None]
+    cell = np.searchsorted(middles, where)
+    integral = starts[cell] + (where - table[cell]) ** 3 - left[cell]
+    density = spread.counts / np.diff(spread.edges) / spread.counts.sum()
+    error: np.ndarray = np.diff(integral) @ density * scale**3 / 3
+    return error
 
 
-def divergence(spread: Values, points: np.ndarray) -> float:
+def divergence(
+    spread: Values, table: np.ndarray, scale: np.ndarray, zero: np.ndarray
+) -> np.ndarray:
     """The Kullback-Leibler divergence, in nats, of the values, the clipped ones at the ends, from
-    values that are alike within the cell of each of `points`."""
-    cells = np.concatenate(([points[0]], (points[1:] + points[:-1]) / 2, [points[-1]]))
-    parts = np.linspace(cells[:-1], cells[1:], PARTS, endpoint=False)
-    limits = np.append(parts.T.reshape(-1), cells[-1])
-    shares = np.diff(np.interp(limits, spread.edges, spread.below)).reshape(-1, PARTS)
+    values that are alike within each code's cell."""
+    cells = np.concatenate((table[:1], (table[1:] + table[:-1]) / 2, table[-1:]))
+    parts = np.linspace(cells[:-1], cells[1:], PARTS, endpoint=False, axis=1)
+    limits = (np.append(parts, cells[-1]) - zero[:, None]) * scale[:, None]
+    below = np.interp(limits, spread.edges, spread.below)
+    shares = np.diff(below).reshape(len(scale), len(table), PARTS)
+    inside = below[:, -1:] - below[:, :1]
     seen = shares > 0
-    told = np.where(seen, shares.sum(1, keepdims=True) / np.maximum(seen.sum(1), 1)[:, None], 0.0)
-    inside = shares.sum()
-    shares[0, 0] += np.interp(limits[0], spread.edges, spread.below)
-    shares[-1, -1] += 1 - np.interp(limits[-1], spread.edges, spread.below)
-    if inside <= 0 or (told[shares > 0] <= 0).any():
-        return np.inf
-    used = shares > 0
-    return float(np.sum(shares[used] * np.log(shares[used] * inside / told[used])))
+    told = np.where(seen, shares.sum(2, keepdims=True), 0) / np.maximum(seen.sum(2), 1)[:, :, None]
+    shares[:, 0, 0] += below[:, 0]
+    shares[:, -1, -1] += 1 - below[:, -1]
+    lost = ((shares > 0) & (told <= 0)).any(axis=(1, 2)) | (inside[:, 0] <= 0)
+    used = (shares > 0) & (told > 0)
+    ratio = np.where(used, shares, 1) * np.where(used, inside[:, :, None], 1)
+    terms = np.where(used, shares, 0) * np.log(ratio / np.where(used, told, 1))
+    return np.where(lost, np.inf, terms.sum(axis=(1, 2)))
 
 
 def _search(spread: Values, form: ActivationFormat, loss: Loss) -> Bounds:
@@ -222,24 +237,30 @@ def _search(spread: Values, form: ActivationFormat, loss: Loss) -> Bounds:
     symmetry one bound after the other, twice."""
     table = codes(form)
 
-    def cost(low: float, high: float) -> float:
-        made = bounds(form, low, high)
-        return loss(spread, (table - made.zero_point) * made.scale)
+    def cost(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        low, high = np.broadcast_arrays(low, high)
+        return loss(spread, table, *_grid(form, low, high))
+
+    def cost_of_low(high: np.ndarray, reaches: np.ndarray) -> np.ndarray:
+        return cost(-reaches, high)
 
     if form.symmetric:
-        reach = _least(max(-spread.low, spread.high), lambda reach: cost(-reach, reach))
+        largest = max(-spread.low, spread.high)
+        reach = float(_least(largest, lambda reaches: cost(-reaches, reaches)))
         return bounds(form, -reach, reach)
-    low, high = spread.low, spread.high
+    low, high = np.array(spread.low), np.array(spread.high)
     for _ in range(2):
-        high = _least(spread.high, lambda high: cost(low, high)) if spread.high > 0 else 0.0  # noqa: B023
-        low = -_least(-spread.low, lambda low: cost(-low, high)) if spread.low < 0 else 0.0  # noqa: B023
-    return bounds(form, low, high)
+        high = _least(spread.high, partial(cost, low))
+        low = -_least(-spread.low, partial(cost_of_low, high))
+    return bounds(form, float(low), float(high))
 
 
-def _least(largest: float, cost: Callable[[float], float]) -> float:
+def _least(largest: float, cost: Callable[[np.ndarray], np.ndarray]) -> Any:
     """The reach of least cost, at most `largest`; the larger of equals."""
+    if not largest:
+        return np.array(0.0)
     coarse = np.arange(0.0, DEEPEST, COARSE)
-    best = coarse[np.argmin([cost(largest * 2.0**-octaves) for octaves in coarse])]
+    best = coarse[np.argmin(cost(largest * np.exp2(-coarse)))]
     fine = np.arange(max(best - COARSE, 0.0), best + COARSE, FINE)
-    octaves = fine[np.argmin([cost(largest * 2.0**-octaves) for octaves in fine])]
-    return float(largest * 2.0**-octaves)
+    octaves = fine[np.argmin(cost(largest * np.exp2(-fine)))]
+    return largest * np.exp2(-octaves)
