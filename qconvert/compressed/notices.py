@@ -49,7 +49,11 @@ def _transformers(choices: Sequence[Choice]) -> str:
 def _obstacles(choices: Sequence[Choice]) -> Iterator[str]:
     if any(choice.scheme and choice.weight.conv1d for choice in choices):
         yield "it has no quantized layers that are stored [in, out], as GPT-2's; vLLM has"
-    experts = schemes(choice for choice in choices if choice.weight.role == "expert")
+    of_experts = [choice for choice in choices if choice.weight.role == "expert"]
+    experts = schemes(of_experts)
+    is_fp8 = all(form.layout == "float-quantized" for form in _forms(choices))
+    if any(choice.scheme is None for choice in of_experts) and not is_fp8:
+        yield "it cannot leave experts as they are beside quantized layers; vLLM can"
     if len(experts) > 1:
         yield "it reads all experts by one scheme, and these have several; vLLM reads each layer's"
     for form in {scheme.weights for scheme in experts}:

@@ -57,6 +57,29 @@ def test_experts_whose_global_scales_are_dropped(tmp_path: Path) -> None:
     assert difference(plan, tmp_path / "out", "bfloat16") > 1
 
 
+def test_experts_that_are_kept(tmp_path: Path) -> None:
+    save_model("mixtral", tmp_path / "model", num_local_experts=2, **SMALL)
+    keep = ("*experts*",)
+    plan = quantize_model(tmp_path / "model", tmp_path / "out", "w8a16", keep=keep)
+    assert not plan.is_loadable
+    assert any("cannot leave experts" in notice for notice in plan.notices)
+    with pytest.raises(RuntimeError, match="automatic conversion"):
+        load_model(tmp_path / "out")
+    plan = quantize_model(tmp_path / "model", tmp_path / "fp8", "fp8", keep=keep)
+    assert plan.is_loadable
+    assert difference(plan, tmp_path / "fp8") <= 1e-5
+
+
+def test_experts_of_several_schemes(tmp_path: Path) -> None:
+    save_model("mixtral", tmp_path / "model", num_local_experts=2, wide=True, num_hidden_layers=2)
+    overrides = (("*.0.*experts*", "w8a16"),)
+    plan = quantize_model(tmp_path / "model", tmp_path / "out", "w4a16", overrides=overrides)
+    assert not plan.is_loadable
+    assert any("these have several" in notice for notice in plan.notices)
+    with pytest.raises(RuntimeError, match="automatic conversion"):
+        load_model(tmp_path / "out")
+
+
 def test_conv1d_layers_are_not_replaced(tmp_path: Path) -> None:
     save_model("gpt2", tmp_path / "model", n_layer=1)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w8a8")
