@@ -1,7 +1,8 @@
 """Weights as integers of 2 to 8 bits: x' = (code - zero point) * scale.
 
 Codes go from -2**(bits - 1) to 2**(bits - 1) - 1, zero points likewise; symmetric formats have
-none. "int-quantized" stores codes and zero points as int8, "pack-quantized" as dense streams of
+none. Scales of packed symmetric weights may be negative: the code that the range has more on one
+side is then on the other. "int-quantized" stores codes and zero points as int8, "pack-quantized" as dense streams of
 bits (qconvert.formats.packing).
 Source: the compressed-tensors package, quantization/utils and compressors.
 """

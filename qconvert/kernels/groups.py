@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit
 
 from qconvert.kernels.blocks import IMPORTANCE_FLOOR, float16
-from qconvert.kernels.floats import bits_of, float_of, half_bits, half_value
-from qconvert.kernels.simd import keep_apart
+from qconvert.kernels.floats import bits_of, float_of
+from qconvert.kernels.simd import keep_apart, lane, splat
 
 F32 = 0
 F16 = 1
@@ -25,7 +25,7 @@ _LARGEST_UNIT = np.float32(2.0**100)
 def round_scale(v: Any, dtype: int) -> Any:
     """One finite scale as `dtype` holds it, exactly."""
     if dtype == F16:
-        return half_value(half_bits(v))
+        return lane(float16(splat(v)), 0)
     if dtype == BF16:
         bits = bits_of(v)
         return float_of((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000))
