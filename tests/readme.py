@@ -22,6 +22,7 @@ LOADS = {
     "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
+    "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S": "the same; below four bits, calibrated",
     "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
     "MXFP4": "llama.cpp; for models trained with such experts",
 }
@@ -58,6 +59,37 @@ def types_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+WEIGHTS = {
+    "w8a8": ("int8, a scale for each row", "int8, a scale for each token or (static) one"),
+    "fp8": ("float8, a scale for each row, tensor or block", "float8, the same"),
+    "nvfp4a16": ("float4 in groups of 16", ""),
+    "mxfp4a16": ("float4 in groups of 32, scales powers of two", ""),
+}
+
+
+def schemes_table() -> str:
+    """Every scheme and what the weights of an 8B Llama weigh in it."""
+    from qconvert.checkpoint import open_checkpoint
+    from qconvert.compressed.plan import make_compressed_plan
+    from qconvert.compressed.recipe import compressed_recipe
+    from qconvert.recipes.options import OutputOptions
+    from qconvert.recipes.schemes import SCHEMES
+
+    lines = ["| scheme | weights | activations | Llama-3.1-8B |", "|---|---|---|---:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_llama(Path(folder), LLAMA_8B, sparse=True)
+        checkpoint = open_checkpoint(folder)
+        for name in SCHEMES:
+            plan = make_compressed_plan(checkpoint, compressed_recipe(OutputOptions(name)))
+            usual = f"int{name[1]} in groups of 128", ""
+            if name == "w8a16":
+                usual = "int8, a scale for each row", ""
+            weights, activations = WEIGHTS.get(name, usual)
+            size = f"{plan.nbytes / 1e9:.2f} GB"
+            lines.append(f"| `{name}` | {weights} | {activations or 'as they are'} | {size} |")
+    return "\n".join(lines) + "\n"
+
+
 def loads_table() -> str:
     """What reads which formats; every format that can be written is in it."""
     from qconvert.formats import FORMATS
@@ -84,10 +116,12 @@ def families_table() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "help": lambda: help_text(),
+    "help calibrate": lambda: help_text("calibrate"),
     "help inspect": lambda: help_text("inspect"),
     "help quantize": lambda: help_text("quantize"),
     "help export": lambda: help_text("export"),
     "types": types_table,
+    "schemes": schemes_table,
     "loads": loads_table,
     "families": families_table,
 }
