@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from qconvert.architectures.reverse import describe
 from qconvert.calibration.chat import render
 from qconvert.calibration.documents import Document, Text, content_hash
 from qconvert.calibration.self_written import write_sample
@@ -203,7 +204,7 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
 def _check_numbers(checkpoint: Checkpoint, tokens: int, window: int, seed: int) -> None:
     if tokens < 1 or window < 2 or seed < 0:
         raise UsageError("--tokens, --window and --seed must be above zero")
-    config = text_config(checkpoint)
+    config = _config(checkpoint)
     for key in ("max_position_embeddings", "n_positions"):
         longest = config.get(key)
         if isinstance(longest, int) and window > longest > 0:
@@ -214,7 +215,7 @@ def _check_numbers(checkpoint: Checkpoint, tokens: int, window: int, seed: int) 
 
 
 def _check_ids(checkpoint: Checkpoint, sample: np.ndarray) -> None:
-    size = text_config(checkpoint).get("vocab_size")
+    size = _config(checkpoint).get("vocab_size")
     if isinstance(size, int) and int(sample.max()) >= size:
         raise CheckpointError(
             f"{checkpoint.source}: its tokenizer gives token {int(sample.max())}, "
@@ -223,10 +224,13 @@ def _check_ids(checkpoint: Checkpoint, sample: np.ndarray) -> None:
         )
 
 
-def text_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     """`config.json`, with the part that describes the text model on top."""
-    inner = checkpoint.config.get("text_config")
-    return {**checkpoint.config, **(inner if isinstance(inner, dict) else {})}
+    config = checkpoint.config
+    if checkpoint.container == "gguf":
+        config = describe(checkpoint).config
+    inner = config.get("text_config")
+    return {**config, **(inner if isinstance(inner, dict) else {})}
 
 
 def _words(item: Item, detail: str, items: int) -> str:

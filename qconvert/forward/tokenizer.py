@@ -3,15 +3,22 @@
 Only files of the checkpoint's directory are read, and no code from it is run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from qconvert.architectures.reverse import describe
+from qconvert.architectures.tokenizers.export import tokenizer_files
+from qconvert.architectures.tokenizers.stored import read_stored
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import CheckpointError
+
+HINT = "a checkpoint needs the files of its tokenizer beside config.json"
 
 
 @dataclass(frozen=True)
@@ -35,41 +42,33 @@ FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokeni
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether any of the files of a tokenizer is there."""
-    return any((_directory(checkpoint) / name).is_file() for name in FILES)
+    """Whether there is anything of a tokenizer."""
+    if checkpoint.container == "gguf":
+        return "tokenizer.ggml.tokens" in checkpoint.metadata
+    return any((_home(checkpoint) / name).is_file() for name in FILES)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer in a checkpoint's directory.
+    """The tokenizer in a checkpoint's directory, or in a GGUF file.
 
     Raises:
         CheckpointError: there is none, or transformers cannot read it.
-        UnsupportedError: the checkpoint is a GGUF file.
+        UnsupportedError: a GGUF file's tokenizer is of a kind that is not known.
     """
-    if checkpoint.container != "huggingface":
-        raise UnsupportedError(
-            f"{checkpoint.source}: tokenizers of GGUF files are not run",
-            "name the Hugging Face checkpoint that it was made from",
-        )
-    hint = "a checkpoint needs the files of its tokenizer beside config.json"
     if not has_tokenizer(checkpoint):
         # transformers would make one with an empty vocabulary for some families.
-        raise CheckpointError(f"{checkpoint.source} has no tokenizer", hint)
-    from transformers import AutoTokenizer
-
-    try:
-        inner = AutoTokenizer.from_pretrained(
-            _directory(checkpoint), local_files_only=True, trust_remote_code=False
-        )
-        plain = _ids(inner, ["a"], False)[0]
-        framed = _ids(inner, ["a"], True)[0]
-    except Exception as error:
-        raise CheckpointError(
-            f"{checkpoint.source}: its tokenizer cannot be loaded: {_line(error)}",
-            hint,
-        ) from error
+        raise CheckpointError(f"{checkpoint.source} has no tokenizer", HINT)
+    with _directory(checkpoint) as directory:
+        try:
+            inner = _load(directory)
+            plain = _ids(inner, ["a"], False)[0]
+            framed = _ids(inner, ["a"], True)[0]
+        except Exception as error:
+            raise CheckpointError(
+                f"{checkpoint.source}: its tokenizer cannot be loaded: {_line(error)}", HINT
+            ) from error
     if not plain:
-        raise CheckpointError(f"{checkpoint.source}: its tokenizer makes nothing of a text", hint)
+        raise CheckpointError(f"{checkpoint.source}: its tokenizer makes nothing of a text", HINT)
     start = _find(plain, framed)
     return Tokenizer(
         inner,
@@ -91,8 +90,33 @@ def _sound(texts: Sequence[str]) -> list[str]:
     return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
 
 
-def _directory(checkpoint: Checkpoint) -> Path:
+@contextmanager
+def _directory(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A directory with the tokenizer's files: those of a GGUF file are made for the while."""
+    if checkpoint.container == "huggingface":
+        yield _home(checkpoint)
+        return
+    config = describe(checkpoint).config
+    stored = read_stored(checkpoint.metadata, config["vocab_size"])
+    if stored is None:
+        raise CheckpointError(f"{checkpoint.source} has no tokenizer", HINT)
+    with TemporaryDirectory(prefix="qconvert-") as folder:
+        files = tokenizer_files(stored, config["max_position_embeddings"])
+        for name, data in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        yield Path(folder)
+
+
+def _home(checkpoint: Checkpoint) -> Path:
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def _load(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 def _ids(inner: Any, texts: list[str], special: bool) -> list[list[int]]:

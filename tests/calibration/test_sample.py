@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from common import silence_llama
 from hypothesis import given
 from hypothesis import strategies as st
-from packages import minilm_archive
+from packages import minilm_archive, smollm2_gguf
 from tokenizer_oracles import auto_tokenizer, corpus
 
 from qconvert.calibration.sample import _shares, draw_sample
 from qconvert.calibration.types import Sample
+from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, UsageError
+from qconvert.forward.tokenizer import load_tokenizer
 
 WORDS = sorted(set("".join(corpus()).split()))
 PROSE = " ".join(random.Random(5).choices(WORDS, k=6000))  # no part of it comes twice
@@ -47,6 +50,12 @@ def draw(notes) -> Draw:
         return draw_sample(data, checkpoint, tokens=tokens, window=window, seed=seed, watcher=notes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Checkpoint:
+    """A real GGUF file."""
+    return open_checkpoint(str(smollm2_gguf()))
 
 
 @pytest.fixture
@@ -100,6 +109,23 @@ def test_an_encoders_windows_are_framed_as_its_texts_are(minilm, write, draw):
     assert (sample.tokens[:, 0] == 101).all()
     assert (sample.tokens[:, -1] == 102).all()
     assert all(positions(row[1:-1], ids) for row in sample.tokens)
+
+
+def test_a_gguf_files_own_tokenizer_is_used(smollm2, write, draw):
+    import llama_cpp
+
+    silence_llama()
+    model = llama_cpp.Llama(str(smollm2.path), vocab_only=True, verbose=False)
+    ids = model.tokenize(PROSE.encode(), add_bos=False, special=True)
+    sample = draw(smollm2, write("a.txt", PROSE))
+    assert all(positions(row, ids) for row in sample.tokens)
+
+
+def test_conversations_go_through_a_real_models_template(smollm2, write, draw):
+    sample = draw(smollm2, write("a.jsonl", CHATS), window=256)
+    text = load_tokenizer(smollm2).inner.decode(sample.tokens.reshape(-1).tolist())
+    assert "<|im_start|>system\nYou are a helpful AI assistant named SmolLM" in text
+    assert "<|im_start|>user\n" in text
 
 
 def test_the_same_arguments_give_the_same_tokens_and_another_seed_others(model, write, draw):
