@@ -1,9 +1,11 @@
 """Weights as integers of 2 to 8 bits: x' = (code - zero point) * scale.
 
 Codes go from -2**(bits - 1) to 2**(bits - 1) - 1, zero points likewise; symmetric formats have
-none. Scales of packed symmetric weights may be negative: the code that the range has more on one
-side is then on the other. "int-quantized" stores codes and zero points as int8, "pack-quantized" as dense streams of
+none. "int-quantized" stores codes and zero points as int8, "pack-quantized" as dense streams of
 bits (qconvert.formats.packing).
+
+Scales of packed symmetric weights may be negative, which puts the code that one side has more on
+the other. Kernels that multiply weights with 16-bit scales, as those for w4a16 do, take them.
 Source: the compressed-tensors package, quantization/utils and compressors.
 """
 
