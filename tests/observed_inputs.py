@@ -1,15 +1,26 @@
 """Inputs of layers, and their statistics by NumPy alone."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+from common import random_tokens
+
+from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import (
     BINS,
     PEAK_BINS,
     PEAKS_PER_OCTAVE,
     PER_OCTAVE,
+    Calibration,
     InputStatistics,
+    Sample,
     edges,
 )
+from qconvert.checkpoint import open_checkpoint
+from qconvert.compressed.source import Source, read_source
+from qconvert.forward.walk import Place, Walk
+
+TOKENS = np.array([random_tokens(32, seed=seed) for seed in range(3)], np.int32)
 
 
 def observed(*inputs: np.ndarray, signs: bool = True) -> InputStatistics:
@@ -61,3 +72,24 @@ def massive(tokens: int = 1024, columns: int = 96, window: int = 512) -> np.ndar
     x = normal(tokens, columns)
     x[::window, [5, 77]] = [1000.0, -700.0]
     return x
+
+
+def calibrate(
+    directory: Path, folder: Path, tokens: np.ndarray = TOKENS
+) -> tuple[Source, Calibration]:
+    """What a few windows of random tokens tell of a tiny model."""
+    checkpoint = open_checkpoint(str(directory))
+    walk = Walk(checkpoint, tokens, Place(folder, "cpu", "f32"))
+    inputs = {}
+    with Collector(1) as collector:
+        for block in walk:
+            block.run(collector.observe)
+            sizes = {
+                name: len(getattr(line.module, line.parameter))
+                for name, line in block.linears.items()
+                if line.parameter != "weight"
+            }
+            inputs |= {one.weights[0]: one for one in collector.take(sizes)}
+    sample = Sample(tokens, "random", 0)
+    path = folder / "calibration.safetensors"
+    return read_source(checkpoint), Calibration(path, sample, inputs, "tiny", "")

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from common import FAMILIES, Silent, random_tokens, save_model, torch_hidden, torch_logits
-from observed_inputs import massive, observed
+from observed_inputs import calibrate, massive, observed
 
 from qconvert.architectures.assemble import assemble
-from qconvert.calibration.statistics import Collector
-from qconvert.calibration.types import Calibration, Sample
+from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import open_checkpoint
 from qconvert.compressed.activations import Activations, prepare_activations
 from qconvert.compressed.smoothing import joints
@@ -21,32 +20,13 @@ from qconvert.compressed.statistics import factors_of
 from qconvert.compressed.types import Smoothing
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.compressed import ActivationFormat, Estimator
-from qconvert.forward.walk import Place, Walk
+from qconvert.forward.walk import Place
 from qconvert.quantizers.smooth import ALPHAS
 
-TOKENS = np.array([random_tokens(32, seed=seed) for seed in range(3)], np.int32)
 DYNAMIC = ActivationFormat("int", 8, "token", True)
 STATIC = ActivationFormat("int", 8, "tensor", False)
 
 FOLDABLE = [name for name in FAMILIES if name != "bert"]
-
-
-def calibrate(directory: Path, folder: Path) -> tuple[Source, Calibration]:
-    checkpoint = open_checkpoint(str(directory))
-    walk = Walk(checkpoint, TOKENS, Place(folder, "cpu", "f32"))
-    inputs = {}
-    with Collector(1) as collector:
-        for block in walk:
-            block.run(collector.observe)
-            sizes = {
-                name: len(getattr(line.module, line.parameter))
-                for name, line in block.linears.items()
-                if line.parameter != "weight"
-            }
-            inputs |= {one.weights[0]: one for one in collector.take(sizes)}
-    sample = Sample(TOKENS, "random", 0)
-    path = folder / "calibration.safetensors"
-    return read_source(checkpoint), Calibration(path, sample, inputs, "tiny", "")
 
 
 def smoothed_model(directory: Path, source: Source, smoothing: Mapping[str, Smoothing]) -> Any:
