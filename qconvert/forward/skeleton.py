@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.errors import UnsupportedError
+from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.weights import Source
 
 
@@ -65,8 +66,10 @@ def build_skeleton(source: Source) -> Skeleton:
 
     auto = transformers.AutoModelForCausalLM if source.is_causal else transformers.AutoModel
     try:
-        config = _text_config(source.config)
-        with EmptyOnMeta():
+        with quiet_transformers():
+            config = _text_config(source.config)
+        config.pad_token_id = None  # nothing is padded, and some name a token that is not there
+        with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
     except Exception as error:
         raise UnsupportedError(

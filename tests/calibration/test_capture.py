@@ -1,5 +1,6 @@
 """A calibration run: what it gathers, and that interruptions change nothing."""
 
+import contextlib
 import multiprocessing
 import random
 import time
@@ -164,10 +165,8 @@ def interrupted(model: Path, path: Path, blocks: int, **changes: Any) -> Any:
     watcher = stop_after(blocks)()
     settings: dict[str, Any] = {"device": "cpu", "dtype": "f32", "batch": 3} | changes
     sample = settings.pop("sample", make_sample())
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         capture(open_checkpoint(str(model)), sample, path, watcher=watcher, **settings)
-    except KeyboardInterrupt:
-        pass
     return watcher
 
 
