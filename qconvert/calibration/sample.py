@@ -116,9 +116,9 @@ def _draw(
         text, stream = _stream(item, tokenizer, count, body, seed, watcher)
     starts, repeats = draw_windows(stream, count, body, np.random.default_rng(seed), seen)
     if text.repeats:
-        watcher.note(f"{item.name}: {_many(text.repeats, 'document')} repeat others: dropped")
+        watcher.note(f"{item.name}: {_many(text.repeats, 'document')} left out as repeats")
     if repeats:
-        watcher.note(f"{item.name}: {_many(repeats, 'window')} repeat others: dropped")
+        watcher.note(f"{item.name}: {_many(repeats, 'window')} left out as repeats")
     if not len(starts):
         what = "all of it is in the sample already" if repeats else f"{len(stream)} tokens"
         raise CheckpointError(

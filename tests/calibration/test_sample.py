@@ -188,13 +188,13 @@ def test_documents_that_repeat_are_dropped_and_counted(model, write, draw, notes
     once = draw(checkpoint, write("a.jsonl", [{"text": text} for text in texts]))
     again = draw(checkpoint, write("b.jsonl", [{"text": text} for text in texts + texts[:7]]))
     assert np.array_equal(once.tokens, again.tokens)
-    assert notes == ["b.jsonl: 7 documents repeat others: dropped"]
+    assert notes == ["b.jsonl: 7 documents left out as repeats"]
 
 
 def test_a_text_that_repeats_itself_is_said_to(model, write, draw, notes):
     sample = draw(model(), write("a.txt", PROSE[:1000] * 20))
     assert len(sample.tokens) < 10
-    assert any("repeat others: dropped" in note for note in notes)
+    assert any("left out as repeats" in note for note in notes)
     assert "the sample is smaller than asked for" in notes[-1]
 
 
