@@ -15,6 +15,7 @@ import numpy as np
 
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import Calibration, InputStatistics
+from qconvert.checkpoint import Checkpoint
 from qconvert.compressed.smoothing import Joint
 from qconvert.errors import PlanError
 from qconvert.formats.compressed import ActivationFormat, Estimator
@@ -71,7 +72,7 @@ class Smoothed:
 
 def smooth_by_sample(
     calibration: Calibration,
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     places: Sequence[Joint],
     aim: Aim,
     place: Place,
