@@ -25,8 +25,8 @@ from qconvert.architectures.types import Rows, TensorMap
 from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
-from qconvert.errors import WeightError
 from qconvert.formats import FORMATS
+from qconvert.formats.floats import check_f16
 from qconvert.formats.types import block_sizes
 from qconvert.metadata import Field, Metadata, text, u32
 from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
@@ -34,9 +34,6 @@ from qconvert.recipes.types import Recipe
 
 QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
-
-F16_LIMIT = 65520.0
-"""The least number that becomes infinite when it is rounded to F16."""
 
 FILE_KEYS = (
     "general.alignment",
@@ -150,7 +147,7 @@ class TensorPlan:
             WeightError: a weight is too large for F16.
         """
         if self.format == "F16":
-            _check_range(self.name, rows)
+            check_f16(self.name, rows)
         importance = None
         if self.importance is not None:
             matrix = start * len(self.importance) // self.map.rows
@@ -331,16 +328,6 @@ def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorI
         return False
     dtypes = {sources[part.source].dtype for part in tensor.parts}
     return dtypes == {format_} and block_sizes(format_)[0] > 1
-
-
-def _check_range(name: str, rows: np.ndarray) -> None:
-    """Refuse finite weights that would become infinite."""
-    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
-    if largest >= F16_LIMIT:
-        raise WeightError(
-            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
-            "choose bf16 or f32",
-        )
 
 
 def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:

@@ -9,15 +9,12 @@ from qconvert.architectures.types import TensorMap
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.compressed.source import Weight
 from qconvert.containers.safetensors import Slot
-from qconvert.errors import WeightError
 from qconvert.formats import FORMATS, encoding
 from qconvert.formats.compressed import Estimator, Part, ScaleDtype
+from qconvert.formats.floats import check_f16
 from qconvert.formats.scales import rounded, stored
 from qconvert.recipes.schemes import Scheme
 from qconvert.work import Tensor
-
-F16_TOP = 65520.0
-"""The least number that becomes infinite when it is rounded to F16."""
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -96,13 +93,7 @@ class KeptTensor:
         if self.moved:
             return (np.empty(0, np.uint8),)
         if self.dtype == "F16":
-            largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
-            if largest >= F16_TOP:
-                raise WeightError(
-                    f"{self.map.name} holds a weight of {largest:g}, beyond F16, which ends at "
-                    "65504",
-                    "choose another dtype",
-                )
+            check_f16(self.map.name, rows)
         return (FORMATS[self.dtype].quantize(np.ascontiguousarray(rows), None),)
 
 

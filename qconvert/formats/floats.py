@@ -8,7 +8,7 @@ Source: ggml/src/ggml-impl.h; for float8, the OCP 8-bit floating point specifica
 
 import numpy as np
 
-from qconvert.errors import UnsupportedError
+from qconvert.errors import UnsupportedError, WeightError
 from qconvert.formats.types import Format, Importance, Packed, Weights
 
 _BY_CAST = {
@@ -53,6 +53,24 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
         f"dtype {dtype} cannot be read",
         "known are F64, F32, F16, BF16, F8_E4M3, F8_E5M2 and integers",
     )
+
+
+F16_LIMIT = 65520.0
+"""The least number that becomes infinite when it is rounded to F16."""
+
+
+def check_f16(name: str, rows: np.ndarray) -> None:
+    """Refuse finite weights that F16 would make infinite.
+
+    Raises:
+        WeightError: there is one.
+    """
+    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
+    if largest >= F16_LIMIT:
+        raise WeightError(
+            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
+            "choose bf16 or f32",
+        )
 
 
 def count_nonfinite(x: np.ndarray) -> int:
