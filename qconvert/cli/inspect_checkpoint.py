@@ -53,6 +53,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
         "architecture": found.architecture,
         "parameters": found.parameters,
         "size_bytes": found.checkpoint.nbytes,
+        "bits_per_weight": round(8 * found.checkpoint.nbytes / max(found.parameters, 1), 4),
         "context_length": found.context_length,
         "tokenizer": found.tokenizer,
         "dtypes": dtypes_data(found.dtypes),

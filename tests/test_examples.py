@@ -1,0 +1,115 @@
+"""The examples run as they stand, on a tiny model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from checkpoints import TINY, write_llama
+
+from qconvert.recipes.document import options_of, read_document
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RECIPES = sorted(EXAMPLES.glob("recipe*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the examples and a model."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(EXAMPLES, folder / "examples")
+    config = write_llama(folder / "tiny", TINY) / "config.json"
+    # What the model begins its own sample with.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token_id": 1}))
+    return folder
+
+
+def run(place: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    keep = {key: value for key, value in os.environ.items() if key != "CI"}
+    return subprocess.run(
+        command,
+        cwd=place,
+        env=keep | {"PATH": programs} | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_are_valid(path):
+    assert options_of(read_document(path))
+
+
+def test_the_makefile_makes_only_what_changed(place):
+    options = ["MODEL=./tiny", "GGUF=q8_0 q4_k_m", "SAFETENSORS=w8a8"]
+    flags = "CALIBRATE_FLAGS=--tokens 64 --window 16 --device cpu"
+
+    def make(*more: str) -> list[str]:
+        done = run(place, "make", "-f", "examples/Makefile", *options, flags, *more)
+        assert done.returncode == 0, done.stderr
+        return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("qconvert")]
+
+    assert make() == ["calibrate", "quantize", "quantize", "quantize"]
+    out = place / "out"
+    assert (out / "tiny-q4_k_m.gguf").stat().st_size > 0
+    assert (out / "tiny-w8a8" / "model.safetensors").stat().st_size > 0
+    assert make() == []
+    flagged = "QUANTIZE_FLAGS=--keep blk.0.attn_q.weight"
+    assert make("GGUF=q8_0", "SAFETENSORS=", flagged) == ["quantize"]
+    os.utime(place / "tiny" / "config.json")
+    assert make("GGUF=q8_0", "SAFETENSORS=", flagged) == ["calibrate", "quantize"]
+    done = run(place, "make", "-f", "examples/Makefile", "report", *options[:1], flags, flagged,
+               "GGUF=q8_0", "SAFETENSORS=")  # fmt: skip
+    (line,) = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    assert 8.5 < float(line[1]) < 12
+    assert line[2] == "out/tiny-q8_0.gguf"
+
+
+@pytest.mark.slow
+def test_the_makefile_follows_a_recipe(place):
+    options = ["MODEL=./tiny", "OUT=by-recipe", "CALIBRATE_FLAGS=--tokens 64 --window 16"]
+    command = ["make", "-f", "examples/Makefile", "recipe", "plot", *options]
+    done = run(place, *command)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (place / "by-recipe" / "recipe").iterdir()}
+    assert names == {"tiny-Q4_K_M.gguf", "tiny-w8a8", "tiny-w4a16"}
+    assert "<svg" in (place / "by-recipe" / "tiny.svg").read_text()
+    assert "qconvert" not in run(place, *command).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the runner of the CI job has jq")
+def test_the_ci_job_runs(place, tmp_path):
+    job = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())["jobs"]["convert"]
+    shutil.copy(EXAMPLES / "recipe.yaml", tmp_path)
+    # As GitHub runs each step, with few tokens for a tiny model.
+    for step in job["steps"]:
+        if "run" not in step or step["name"] == "Install":
+            continue
+        script = step["run"].replace("--tokens 16384", "--tokens 64 --window 16")
+        done = run(
+            tmp_path, "bash", "-eo", "pipefail", "-c", script,
+            MODEL=str(place / "tiny"), DATA="self", CI="true",
+        )  # fmt: skip
+        assert done.returncode == 0, f"{step['name']}: {done.stdout}{done.stderr}"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [one["file_type"] for one in result["outputs"]] == ["q4_k_m", "w8a8", "w4a16"]
+    (uploaded,) = [
+        step["with"]["path"] for step in job["steps"] if "upload" in step.get("uses", "")
+    ]
+    assert all((tmp_path / name).exists() for name in uploaded.split())
+
+
+def test_the_script_lists_what_it_made(place):
+    done = run(place, "examples/quantize_all.sh", "./tiny", "all", "q8_0", "q4_0", "w8a16")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["q8_0", "q4_0", "w8a16"]
+    assert all((place / row[3]).exists() for row in rows)
+    assert int(rows[0][1]) == (place / rows[0][3]).stat().st_size
