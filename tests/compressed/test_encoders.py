@@ -46,7 +46,7 @@ def sentence_vectors(model: Any, path: Path) -> np.ndarray:
     return np.stack(vectors)
 
 
-@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize("embeddings", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_minilm(minilm: Path, embeddings: bool, tmp_path: Path) -> None:
     plan = quantize_model(minilm, tmp_path / "out", "w8a8", embeddings=embeddings)
     assert plan.is_loadable

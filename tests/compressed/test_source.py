@@ -9,7 +9,7 @@ from common import FAMILIES, convert_model, save_model, tiny_model
 from safetensors.torch import load_file, save_file
 
 from qconvert.architectures.assemble import assemble
-from qconvert.checkpoint import open_checkpoint
+from qconvert.checkpoint import open_checkpoint, read_rows
 from qconvert.compressed.source import Source, read_source
 
 
@@ -26,16 +26,23 @@ def values(source: Source) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_directories_and_gguf_files_hold_the_same(family: str, tmp_path: Path) -> None:
-    save_model(family, tmp_path / "model")
-    convert_model(tmp_path / "model", tmp_path / "model.gguf", "f32")
-    stored = {name: tensor.numpy() for name, tensor in load_file(_only(tmp_path / "model")).items()}
-    directory, file = source_of(tmp_path / "model"), source_of(tmp_path / "model.gguf")
+@pytest.fixture(scope="module", params=FAMILIES)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model in both containers; it is named after the family."""
+    path = tmp_path_factory.mktemp("both") / request.param
+    path.mkdir()
+    save_model(request.param, path / "model")
+    convert_model(path / "model", path / "model.gguf", "f32")
+    return path
+
+
+def test_directories_and_gguf_files_hold_the_same(both: Path) -> None:
+    stored = {name: tensor.numpy() for name, tensor in load_file(_only(both / "model")).items()}
+    directory, file = source_of(both / "model"), source_of(both / "model.gguf")
     assert all(np.array_equal(stored[name], value) for name, value in values(directory).items())
     assert stored.keys() == values(directory).keys()
     for name, value in values(file).items():
-        if family == "gemma3" and "norm" in name:  # one is added to them, and taken off again
+        if both.name == "gemma3" and "norm" in name:  # one is added to them, and taken off again
             assert stored[name] == pytest.approx(value, abs=1e-7), name
         else:
             assert np.array_equal(stored[name], value), name
@@ -43,16 +50,11 @@ def test_directories_and_gguf_files_hold_the_same(family: str, tmp_path: Path) -
     assert all("pooler" in name for name in lost)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_rows_are_known_by_their_place_in_gguf(family: str, tmp_path: Path) -> None:
+def test_rows_are_known_by_their_place_in_gguf(both: Path) -> None:
     """What a calibration says of a GGUF tensor's rows belongs to these rows here."""
-    save_model(family, tmp_path / "model")
-    convert_model(tmp_path / "model", tmp_path / "model.gguf", "f32")
-    gguf = open_checkpoint(str(tmp_path / "model.gguf")).tensors
-    from qconvert.checkpoint import read_rows
-
+    gguf = open_checkpoint(str(both / "model.gguf")).tensors
     for path in ("model", "model.gguf"):
-        source = source_of(tmp_path / path)
+        source = source_of(both / path)
         for weight in source.weights:
             if weight.role not in ("linear", "expert", "output"):
                 continue

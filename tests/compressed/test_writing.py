@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from qconvert.errors import CheckpointError, OutputError, WeightError
 
-TYPES = ("w8a8", "w4a16", "fp8", "nvfp4a16", "mxfp4a16")
+TYPES = ("w8a8", "w4a16", "fp8", "nvfp4a16")
 
 
 @pytest.fixture(scope="module")
