@@ -163,8 +163,8 @@ def _expressions(head: str, blocks: Mapping[str, list[str]]) -> Iterator[str]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for block, rests in blocks.items():
         alike.setdefault(tuple(rests), []).append(block)
-    for rests, numbers in alike.items():
-        yield re.escape(head) + _either(numbers) + _tail(list(rests))
+    for tails, numbers in alike.items():
+        yield re.escape(head) + _either(numbers) + _tail(tails)
 
 
 def _tail(rests: Sequence[str]) -> str:

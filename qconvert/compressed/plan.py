@@ -222,7 +222,7 @@ class _Maker:
             return None
         if ranges is None:  # the bytes are known all the same
             symmetric = choice.scheme.inputs is None or choice.scheme.inputs.symmetric
-            return StaticInput(1.0, None if symmetric else 0)
+            return StaticInput(None, None if symmetric else 0)
         return static_input(choice, ranges[choice.weight.gguf])
 
 

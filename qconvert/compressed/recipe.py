@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from qconvert.errors import UsageError
 from qconvert.formats.compressed import Estimator
 from qconvert.quantizers.ranges import estimator
 from qconvert.recipes.options import OutputOptions, concerns
 from qconvert.recipes.overrides import matcher
-from qconvert.recipes.schemes import Scheme, make_scheme
+from qconvert.recipes.schemes import Scheme, find_scheme, kind_of, make_scheme
 
 KEEP = "keep"
 """Stands for a scheme in an override: the weight stays as it is."""
@@ -50,8 +49,6 @@ def compressed_recipe(options: OutputOptions) -> CompressedRecipe:
         overrides.append((pattern, scheme))
     for pattern in options.keep:
         matcher(pattern)
-    if not options.type:
-        raise UsageError("no scheme is named")
     return CompressedRecipe(
         _scheme(options.type, options),
         tuple(overrides),
@@ -64,7 +61,13 @@ def compressed_recipe(options: OutputOptions) -> CompressedRecipe:
 
 
 def _scheme(name: str, options: OutputOptions) -> Scheme:
-    """The scheme with those of the options that concern it."""
+    """The scheme with those of the options that concern it.
+
+    An exception of another kind has its own usual ones: stored ranges of inputs, say, are those of
+    one kind.
+    """
+    if kind_of(find_scheme(name)) != kind_of(options.type):
+        return make_scheme(name)
     chosen = {
         option: getattr(options, option)
         for option in ("activations", "strategy", "group_size", "asymmetric")

@@ -9,6 +9,7 @@ from qconvert.architectures.types import TensorMap
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.compressed.source import Weight
 from qconvert.containers.safetensors import Slot
+from qconvert.errors import PlanError
 from qconvert.formats import FORMATS, encoding
 from qconvert.formats.compressed import Estimator, Part, ScaleDtype
 from qconvert.formats.floats import check_f16
@@ -99,9 +100,13 @@ class KeptTensor:
 
 @dataclass(frozen=True, eq=False)
 class StaticInput:
-    """The stored range of one layer's input."""
+    """The stored range of one layer's input.
 
-    scale: float
+    Attributes:
+        scale: None where only sizes are planned.
+    """
+
+    scale: float | None
     zero_point: int | None = None
 
 
@@ -204,6 +209,8 @@ class QuantizedTensor:
     def _constants(self, first: bool) -> tuple[np.ndarray, ...]:
         if self.inputs is None:
             return ()
+        if self.inputs.scale is None:
+            raise PlanError(f"{self.weight.name} has no range for its input yet")
         scale = np.array([self.inputs.scale], np.float32)
         made = [stored(rounded(scale, self.scale_dtype), self.scale_dtype)]
         if self.inputs.zero_point is not None:

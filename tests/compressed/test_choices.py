@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import save_model
-from compressed_models import plan_model
+from compressed_models import plan_model, write_plan
 
 from qconvert.compressed.plan import CompressedPlan
 from qconvert.compressed.statistics import Statistics
@@ -189,6 +189,32 @@ def test_static_inputs_need_a_range_for_every_layer(dense: Path) -> None:
         for choice in plan_model(dense, "w8a8", activations="static").choices
         if choice.scheme
     )
+
+
+def test_ranges_that_are_not_known_are_never_written(dense: Path, tmp_path: Path) -> None:
+    plan = plan_model(dense, "w8a8", activations="static")
+    with pytest.raises(PlanError, match="no range for its input"):
+        write_plan(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_exceptions_of_another_kind_have_their_own_options(dense: Path) -> None:
+    """Ranges of int8 inputs would not do for float8, nor zero points."""
+    plan = plan_model(
+        dense,
+        "w8a8",
+        activations="static",
+        asymmetric=True,
+        overrides=(("*.0.mlp.down_proj.weight", "fp8"), ("*.1.mlp.down_proj.weight", "w4a16")),
+    )
+    found = {choice.weight.name: choice.scheme for choice in plan.choices}
+    first, second = (found[f"model.layers.{block}.mlp.down_proj.weight"] for block in range(2))
+    assert first is not None
+    assert second is not None
+    assert not first.is_static
+    assert second.weights.symmetric
+    plan = plan_model(dense, "w4a16", group_size=32, overrides=(("*.down_proj.weight", "w3a16"),))
+    assert {c.scheme.weights.group_size for c in plan.choices if c.scheme} == {32}
 
 
 def test_joined_layers_are_dynamic_together(dense: Path) -> None:
