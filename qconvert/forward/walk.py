@@ -38,6 +38,7 @@ from qconvert.errors import PlanError, WeightError
 from qconvert.forward.ahead import advise
 from qconvert.forward.device import choose_device, choose_dtype
 from qconvert.forward.experts import are_experts, run_experts
+from qconvert.forward.memory import release_freed_memory
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module
 from qconvert.forward.states import States
 from qconvert.forward.weights import Source, open_source, read_parameter, read_rows_of
@@ -305,6 +306,7 @@ class Block:
         for line in self.linears.values():
             line.module._forward_pre_hooks.clear()
             line.module.__dict__.pop("forward", None)
+        release_freed_memory()
 
     def see(self, names: tuple[str, ...], x: Any, matrix: int = 0) -> None:
         """Called before a product. The same input for several weights is shown once, when the
