@@ -22,8 +22,8 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
-NOT_STORED = {"bert": ("pooler.dense",)}
-"""Linear layers, by family, that transformers builds even where a checkpoint has none."""
+NOT_STORED = {"bert": ("pooler",)}
+"""Parts with linear layers, by family, that transformers builds even where no checkpoint has any."""
 
 
 def config_json(source: Source, choices: Sequence[Choice], dtype: str) -> dict[str, Any]:
@@ -115,18 +115,24 @@ def _has_embedding(choices: Iterable[Choice], scheme: Scheme) -> bool:
 
 def ignored(source: Source, choices: Sequence[Choice]) -> list[str]:
     """Layers that a group would have, were they not named: all kept matrices but embeddings."""
-    names = [
-        _module(choice.weight.name)
-        for choice in choices
-        if choice.scheme is None and _may_be_linear(choice)
-    ]
-    missing = NOT_STORED.get(source.architecture.name, ())
+    kept = [choice.weight for choice in choices if choice.scheme is None and _may_be_linear(choice)]
+    used = {_top(choice.weight.name) for choice in choices if choice.scheme is not None}
+    apart = [weight.name for weight in kept if not weight.gguf and _top(weight.name) not in used]
+    names = [_module(weight.name) for weight in kept if weight.name not in apart]
     heads = [name for name in names if "." not in name]
     if source.tied:
         heads.append("lm_head")
-    rest = [name for name in names if "." in name]
-    rest += [name for name in missing if not any(other.endswith(name) for other in names)]
-    return [*dict.fromkeys(heads), *patterns(rest)]
+    towers = [*map(_top, apart), *NOT_STORED.get(source.architecture.name, ())]
+    return [
+        *dict.fromkeys(heads),
+        *patterns(name for name in names if "." in name),
+        *(f"re:(.*\\.)?{re.escape(tower)}\\..*" for tower in dict.fromkeys(towers)),
+    ]
+
+
+def _top(name: str) -> str:
+    """The first part of a name, "vision_tower": what is beside the language model."""
+    return bare_name(name).partition(".")[0]
 
 
 def _may_be_linear(choice: Choice) -> bool:
@@ -140,16 +146,15 @@ def _may_be_linear(choice: Choice) -> bool:
 
 
 def patterns(modules: Iterable[str]) -> list[str]:
-    """Regular expressions that match these modules, under whatever root, and no others.
+    """Regular expressions that match these modules, under whatever root, and no others below it.
 
     Modules that differ in numbers alone are one expression.
     """
     kinds: dict[str, dict[str, list[str]]] = {}
     for module in modules:
         first, *rest = NUMBER.split(bare_name(module), maxsplit=1)
-        head = first.removesuffix(".").rpartition(".")[2] + "." if rest else first
         number = NUMBER.search(bare_name(module))
-        blocks = kinds.setdefault(head + "#" + NUMBER.sub("#", "".join(rest)), {})
+        blocks = kinds.setdefault(first + "#" + NUMBER.sub("#", "".join(rest)), {})
         blocks.setdefault(number[0] if number else "", []).append("".join(rest))
     return [
         f"re:(.*\\.)?{expression}$"

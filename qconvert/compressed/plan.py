@@ -141,7 +141,12 @@ def make_compressed_plan(
         "qconvert.recipe": _spelled(recipe),
         **statistics_digest(statistics),
     }
-    notices = [*source.notices, *_missing_tokenizer(source), *fallback_lines(choices)]
+    notices = [
+        *source.notices,
+        *_lost(checkpoint),
+        *_missing_tokenizer(source),
+        *fallback_lines(choices),
+    ]
     notices += [*statistics.notices, *loads_in(source, choices), *_rounded(checkpoint, tensors)]
     plan = CompressedPlan(
         source,
@@ -251,6 +256,13 @@ def _with_peers(
 
 def _spelled(recipe: CompressedRecipe) -> str:
     return json.dumps(asdict(recipe), sort_keys=True, separators=(",", ":"))
+
+
+def _lost(checkpoint: Checkpoint) -> list[str]:
+    quantized = sorted({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN})
+    if not quantized:
+        return []
+    return [f"the source is quantized already ({', '.join(quantized)}): what it lost stays lost"]
 
 
 def _missing_tokenizer(source: Source) -> list[str]:

@@ -145,7 +145,10 @@ def _from_gguf(checkpoint: Checkpoint) -> Source:
     config = description.config
     tied = config.get("tie_word_embeddings") is True
     architecture = description.architecture
-    return Source(checkpoint, architecture, config, tuple(weights), tied, description.notices)
+    notices = [*description.notices]
+    if architecture.name == "bert":
+        notices.append("a GGUF file has no pooler: transformers will draw one at random")
+    return Source(checkpoint, architecture, config, tuple(weights), tied, tuple(notices))
 
 
 @dataclass(frozen=True)

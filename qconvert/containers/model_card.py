@@ -30,6 +30,7 @@ REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]{1,96}/[\w.-]{1,96})/?"
 REPOSITORY_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 MARKS = re.compile(r"([\\`*{}\[\]<>#|])")
 LONGEST = 200
+LONGEST_NOTICE = 800
 
 
 WRITTEN = "Written from a GGUF file by qconvert {version}, for transformers and what reads its "
@@ -76,7 +77,7 @@ def model_card(
         *rows,
     ]
     if notices:
-        lines += ["", *(f"- {escaped(notice)}" for notice in notices)]
+        lines += ["", *(f"- {escaped(notice, LONGEST_NOTICE)}" for notice in notices)]
     return "\n".join(lines) + "\n"
 
 
@@ -101,10 +102,10 @@ def front_matter(metadata: Mapping[str, Field], task: str) -> dict[str, Any]:
     return found
 
 
-def escaped(value: str) -> str:
+def escaped(value: str, longest: int = LONGEST) -> str:
     """One line of plain text in Markdown."""
     plain = "".join(character if character.isprintable() else " " for character in value)
-    return MARKS.sub(r"\\\1", " ".join(plain.split())[:LONGEST])
+    return MARKS.sub(r"\\\1", " ".join(plain.split())[:longest])
 
 
 def _text(metadata: Mapping[str, Field], key: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from common import save_model
 from compressed_models import plan_model, quantize_model
+from safetensors.torch import load_file, save_file
 
 from qconvert.compressed.config import patterns
 from qconvert.compressed.plan import CompressedPlan
@@ -132,6 +133,28 @@ def test_kept_matrices_are_ignored(tmp_path: Path) -> None:
     gate = "model.layers.1.block_sparse_moe.gate"
     assert any(re.match(text.removeprefix("re:"), gate) for text in ignored)
     assert len(ignored) == 2
+
+
+def test_a_vision_tower_stays_out_of_it(tmp_path: Path) -> None:
+    """Its layers are called as those of the language model are."""
+    from compressed_tensors.utils.match import is_match
+
+    save_model("gemma3", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    tower = "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
+    weights = {f"language_model.{name}": weight for name, weight in weights.items()}
+    weights[f"{tower}.weight"] = torch.zeros(8, 8)
+    save_file(weights, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = validated(plan_model(tmp_path, "w4a16"))
+    targets = [target for group in found.config_groups.values() for target in group.targets]
+    layer = torch.nn.Linear(4, 4)
+    for name in (tower, f"model.{tower}", "model.vision_tower.layers.1.self_attn.q_proj"):
+        assert not is_match(name, layer, targets, found.ignore)
+    for root in ("language_model.model.", "model.language_model."):
+        assert is_match(f"{root}layers.0.self_attn.q_proj", layer, targets, found.ignore)
 
 
 def test_a_tied_output_is_ignored_and_not_written(tmp_path: Path) -> None:
