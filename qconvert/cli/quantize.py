@@ -234,6 +234,8 @@ def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["Ou
     path = Path(output)
     alone = len(asked) == 1
     if alone and is_scheme(asked[0].type):
+        if path.suffix == ".gguf" or path.is_file():
+            raise UsageError(f"{asked[0].type} makes a directory, not {path}", "name one with -o")
         return (replace(asked[0], output=path),)
     if alone and not (path.is_dir() or output.endswith("/")):
         options.check_output(path)

@@ -6,10 +6,7 @@ from qconvert.formats.compressed import Estimator
 from qconvert.quantizers.ranges import estimator
 from qconvert.recipes.options import OutputOptions, concerns
 from qconvert.recipes.overrides import matcher
-from qconvert.recipes.schemes import Scheme, find_scheme, kind_of, make_scheme
-
-KEEP = "keep"
-"""Stands for a scheme in an override: the weight stays as it is."""
+from qconvert.recipes.schemes import KEEP, Scheme, find_scheme, kind_of, make_scheme
 
 
 @dataclass(frozen=True)

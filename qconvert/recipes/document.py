@@ -29,7 +29,7 @@ from qconvert.errors import QconvertError, UsageError
 from qconvert.recipes.file_types import find_format
 from qconvert.recipes.options import CONCERNS, SPOKEN, OutputOptions, Range, concerns
 from qconvert.recipes.overrides import matcher
-from qconvert.recipes.schemes import find_scheme, find_type, is_scheme
+from qconvert.recipes.schemes import KEEP, find_scheme, find_type, is_scheme
 from qconvert.recipes.sizes import parse_size
 from qconvert.recipes.yaml_text import Location, Text, read_yaml
 
@@ -171,9 +171,6 @@ def _options(type_: str, said: Mapping[str, Any]) -> OutputOptions:
         values["overrides"] = tuple((pattern, name.lower()) for pattern, name in pairs)
     return OutputOptions(type_, **values)
 
-
-KEEP = "keep"
-"""In the overrides of a scheme: the weight stays as it is."""
 
 Fault = tuple[Location, str, str]
 """Where, what is wrong, and what would be right."""

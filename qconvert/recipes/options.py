@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qconvert.errors import UsageError
-from qconvert.recipes.schemes import KINDS, Kind, kind_of
+from qconvert.recipes.schemes import KEEP, KINDS, Kind, is_scheme, kind_of
 
 Range = Literal["minmax", "percentile", "mse", "entropy"]
 """How the range of values that a scale covers is chosen."""
+
+
+Overrides = tuple[tuple[str, str], ...]
+"""Patterns and types."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class OutputOptions:
     folder: Path | None = None
     calibration: Path | None = None
     importance: Path | None = None
-    overrides: tuple[tuple[str, str], ...] = ()
+    overrides: Overrides = ()
     keep: tuple[str, ...] = ()
     allow_nan: bool = False
 
@@ -152,7 +156,21 @@ def with_given(
         UsageError: an option concerns none of the outputs.
     """
     check_used(given, [output.type for output in outputs])
+    several = len({kind_of(output.type) == "gguf" for output in outputs}) > 1
+    made = []
+    for output in outputs:
+        own = {key: given[key] for key in given if concerns(key, output.type)}
+        if several and "overrides" in own:
+            own["overrides"] = _meant_for(output.type, own["overrides"])
+        made.append(replace(output, **own))
+    return tuple(made)
+
+
+def _meant_for(type_: str, overrides: Overrides) -> Overrides:
+    """Of overrides for GGUF files and directories, those whose type is one of the output's."""
+    is_directory = kind_of(type_) != "gguf"
     return tuple(
-        replace(output, **{key: given[key] for key in given if concerns(key, output.type)})
-        for output in outputs
+        (pattern, name)
+        for pattern, name in overrides
+        if (name.lower() == KEEP or is_scheme(name)) == is_directory
     )

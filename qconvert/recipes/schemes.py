@@ -18,6 +18,9 @@ from qconvert.recipes.file_types import FILE_TYPES, nearest
 
 WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
 FP4 = ("nvfp4a16", "mxfp4a16")
+KEEP = "keep"
+"""Stands for a scheme in an override: the weight stays as it is."""
+
 SCHEMES = ("w8a8", "fp8", *WEIGHT_ONLY, *FP4)
 
 Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4"]

@@ -1,0 +1,174 @@
+"""Several outputs, calibrations and recipes from one command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from common import save_model
+from safetensors import safe_open
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model with a tokenizer is not needed: the sample is given as a calibration."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model("llama", folder, tied=True, wide=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibration(model, tmp_path_factory) -> Path:
+    """What the model sees of random tokens."""
+    import numpy as np
+    from common import VOCABULARY, Silent
+
+    from qconvert.calibration.capture import capture
+    from qconvert.calibration.types import Sample
+    from qconvert.checkpoint import open_checkpoint
+
+    tokens = np.random.default_rng(7).integers(0, VOCABULARY, (16, 32)).astype(np.int32)
+    path = tmp_path_factory.mktemp("calibration") / "tiny.calib.safetensors"
+    checkpoint = open_checkpoint(str(model))
+    capture(checkpoint, Sample(tokens, "random tokens", 7), path, watcher=Silent(), threads=2)
+    return path
+
+
+def test_several_outputs_go_into_a_folder_under_their_own_names(
+    qconvert, model, calibration, tmp_path
+):
+    done = qconvert(
+        *["quantize", model, "-c", calibration, "-t", "q4_k_m", "-t", "w8a8", "-t", "iq2_xs"],
+        *["-o", f"{tmp_path}/out/", "--json"],
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = json.loads(done.stdout)["outputs"]
+    names = ["tiny-Q4_K_M.gguf", "tiny-w8a8", "tiny-IQ2_XS.gguf"]
+    assert [Path(one["path"]).name for one in outputs] == names
+    for one in outputs:
+        assert one["bytes"] == sum(Path(path).stat().st_size for path in one["paths"])
+        seen = qconvert("inspect", one["path"], "--json")
+        assert seen.returncode == 0, seen.stderr
+        assert json.loads(seen.stdout)["parameters"] > 0
+    with safe_open(tmp_path / "out/tiny-w8a8/model.safetensors", "np") as file:
+        assert file.metadata()["qconvert.calibration"] == "tiny.calib.safetensors"
+
+
+def test_several_outputs_are_planned_without_a_folder(qconvert, model, tmp_path):
+    done = qconvert(
+        *["quantize", model, "-t", "w4a16", "-t", "q8_0", "-o", tmp_path / "out"],
+        *["--dry-run", "--json"],
+    )
+    outputs = json.loads(done.stdout)["outputs"]
+    assert [one["file_type"] for one in outputs] == ["w4a16", "q8_0"]
+    assert all(one["plan"] for one in outputs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gguf_file_can_go_into_a_folder_under_its_own_name(qconvert, model, tmp_path):
+    done = qconvert("quantize", model, "-t", "q8_0", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-Q8_0.gguf"]
+
+
+def test_a_scheme_alone_makes_the_directory_that_is_named(qconvert, model, tmp_path):
+    done = qconvert("quantize", model, "-t", "w8a16", "-o", f"{tmp_path}/served/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == str(tmp_path / "served")
+    config = json.loads((tmp_path / "served/config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+
+
+def test_a_saved_recipe_makes_the_same_bytes(qconvert, model, calibration, tmp_path):
+    arguments = ["-c", calibration, "-t", "w8a8", "--activations", "static", "-t", "q5_k_m"]
+    arguments += ["--override", "blk.0.attn_q.weight=q8_0", "--pure"]
+    recipe = tmp_path / "recipe.yaml"
+    first = qconvert(
+        *["quantize", model, *arguments, "-o", tmp_path / "first", "--save-recipe", recipe]
+    )
+    assert first.returncode == 0, first.stderr
+    assert "calibration: " in recipe.read_text()
+    second = qconvert("quantize", model, "--recipe", recipe, "-o", tmp_path / "second")
+    assert second.returncode == 0, second.stderr
+    made = {
+        folder: {
+            str(path.relative_to(tmp_path / folder)): path.read_bytes()
+            for path in (tmp_path / folder).rglob("*")
+            if path.is_file()
+        }
+        for folder in ("first", "second")
+    }
+    assert len(made["first"]) > 3
+    assert made["first"] == made["second"]
+
+
+def test_the_command_line_replaces_what_the_recipe_says(qconvert, model, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("type: w4a16\ngroup_size: 32\n")
+    done = qconvert(
+        *["quantize", model, "--recipe", recipe, "--group-size", "64", "--dry-run", "--json"]
+    )
+    kinds = json.loads(done.stdout)["tensors"]
+    assert any("64" in kind for kind in kinds), kinds
+    assert not any("32" in kind.replace("F32", "") for kind in kinds), kinds
+
+
+def test_a_saved_recipe_is_not_written_over_another(qconvert, model, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("type: q8_0\n# mine\n")
+    done = qconvert(
+        *["quantize", model, "-t", "q4_0", "-o", tmp_path / "x.gguf", "--save-recipe", recipe]
+    )
+    assert done.returncode == 2
+    assert recipe.read_text() == "type: q8_0\n# mine\n"
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["-t", "w8a8", "--activations", "static"], 1, "qconvert calibrate"),
+        (["-t", "w8a8", "--smooth", "auto"], 1, "qconvert calibrate"),
+        (["-t", "iq2_xxs"], 1, "qconvert calibrate"),
+        (["-t", "q4_k_m", "--smooth", "auto"], 2, "w8a8"),
+        (["-t", "w8a8", "--smooth", "2"], 2, "0 to 1"),
+        (["-t", "w8a8", "--smooth", "nan"], 2, "0 to 1"),
+        (["-t", "w4a16", "--group-size", "48"], 2, "128"),
+        (["-t", "w4a17"], 1, "w4a16"),
+        (["-t", "w8a8", "--activations", "lazy"], 2, "static"),
+        (["-t", "fp8", "--strategy", "row"], 2, "channel"),
+        (["-t", "w4a16", "--weight-range", "max"], 2, "minmax"),
+        (["-t", "w8a8", "--percentile", "20"], 2, "99.9"),
+        (["-t", "q8_0", "-c", "nowhere.safetensors"], 1, "nowhere.safetensors"),
+        (["--recipe", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["-t", "w4a16", "-o", "x.gguf"], 2, "directory"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(qconvert, model, tmp_path, arguments, code, word):
+    place = [] if "-o" in arguments else ["-o", str(tmp_path / "out")]
+    done = qconvert("quantize", model, *arguments, *place)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_of_another_model_is_refused_with_both_names(qconvert, calibration, tmp_path):
+    other = tmp_path / "other"
+    save_model("qwen3", other, tied=True, wide=True)
+    for kind in ("q4_k_m", "w4a16"):
+        done = qconvert("quantize", other, "-c", calibration, "-t", kind, "-o", tmp_path / "out")
+        assert done.returncode == 1
+        assert "tiny" in done.stderr
+        assert "other" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_two_outputs_need_two_places(qconvert, model, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "outputs:\n  - {type: q8_0, output: a.gguf}\n  - {type: q4_0, output: a.gguf}\n"
+    )
+    done = qconvert("quantize", model, "--recipe", recipe)
+    assert done.returncode == 2
+    assert "both" in done.stderr
