@@ -23,7 +23,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 NOT_STORED = {"bert": ("pooler",)}
-"""Parts with linear layers, by family, that transformers builds even where no checkpoint has any."""
+"""Parts with linear layers, by family, that transformers builds whether stored or not."""
 
 
 def config_json(source: Source, choices: Sequence[Choice], dtype: str) -> dict[str, Any]:
