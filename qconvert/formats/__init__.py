@@ -6,6 +6,9 @@ from gguf import GGMLQuantizationType
 from qconvert.errors import UnsupportedError
 from qconvert.formats.floats import BF16, F16, F32
 from qconvert.formats.i_quants import IQ4_NL, IQ4_XS
+from qconvert.formats.iq1 import IQ1_M, IQ1_S
+from qconvert.formats.iq2 import IQ2_S, IQ2_XS, IQ2_XXS
+from qconvert.formats.iq3 import IQ3_S, IQ3_XXS
 from qconvert.formats.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from qconvert.formats.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from qconvert.formats.mxfp4 import MXFP4
@@ -26,6 +29,13 @@ FORMATS: dict[str, Format] = {
     "Q4_K": Q4_K,
     "Q5_K": Q5_K,
     "Q6_K": Q6_K,
+    "IQ1_S": IQ1_S,
+    "IQ1_M": IQ1_M,
+    "IQ2_XXS": IQ2_XXS,
+    "IQ2_XS": IQ2_XS,
+    "IQ2_S": IQ2_S,
+    "IQ3_XXS": IQ3_XXS,
+    "IQ3_S": IQ3_S,
     "IQ4_NL": IQ4_NL,
     "IQ4_XS": IQ4_XS,
     "TQ1_0": TQ1_0,

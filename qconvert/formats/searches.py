@@ -131,3 +131,15 @@ IQ4_NL_SEARCH = (
     _codebook_trials(),
     _flat(1 + EPSILON * np.array([0, -40, -20, -10, -5, -3, -2, -1, 1, 2, 3, 5, 10, 20, 40, 60])),
 )
+
+
+def lattice(last: float, reach: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For the formats of grid points (`qconvert.kernels.lattice`).
+
+    last: the largest level; reach: number of l.
+    """
+    trials = 1.5 * 0.907 ** np.arange(16) / last
+    near = 0.88 * 1.018 ** np.arange(16)
+    shares = 1 / (2 * reach - 1 - np.linspace(-1, 6, 32))
+    starts = 1.25 ** np.array([0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8])
+    return _flat(trials, starts), _flat(near), _flat(shares), _flat(np.arange(16))

@@ -48,7 +48,7 @@ class Format:
         quantize: (weights, importance) -> packed.
         dequantize: packed -> weights.
         fit, round, pack: the steps of `quantize`; None for formats without blocks, where
-            rounding is all there is.
+            rounding is all there is, and for those that are coded jointly.
     """
 
     name: str

@@ -55,6 +55,14 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
+def _splat_int(builder: Any, value: Any) -> Any:
+    """Sixteen copies of an int32."""
+    kind = ir.VectorType(_INT, WIDTH)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT(0))
+    zeros = ir.Constant(kind, [0] * WIDTH)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+
 def _lower_arithmetic(function: Any, instruction: str) -> None:
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, instruction)(*(_splat(builder, arg) for arg in args))
@@ -177,6 +185,33 @@ def at(typingctx: Any, array: Any, index: Any) -> Any:
         return _splat(builder, builder.load(_address(ctx, builder, sig, args), align=1))
 
     return LANES(array, types.intp), lower
+
+
+@intrinsic
+def load_digits(typingctx: Any, array: Any, index: Any, shift: Any, mask: Any) -> Any:
+    """array[index : index + 16] >> shift & mask of a contiguous uint16 array, as float32. Bounds
+    are the caller's care."""
+
+    def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
+        narrow, wide = (ir.VectorType(ir.IntType(bits), WIDTH) for bits in (16, 32))
+        address = builder.bitcast(_address(ctx, builder, sig, args), narrow.as_pointer())
+        value = builder.zext(builder.load(address, align=1), wide)
+        shift, mask = (_splat_int(builder, builder.trunc(arg, _INT)) for arg in args[2:])
+        digits = builder.and_(builder.lshr(value, shift), mask)
+        return builder.sitofp(digits, _VECTOR)
+
+    return LANES(array, types.intp, types.intp, types.intp), lower
+
+
+@intrinsic
+def negatives(typingctx: Any, a: Any) -> Any:
+    """Which lanes are below zero: an integer, bit i for lane i."""
+
+    def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
+        below = builder.fcmp_ordered("<", args[0], ir.Constant(_VECTOR, [0.0] * WIDTH))
+        return builder.zext(builder.bitcast(below, ir.IntType(WIDTH)), ir.IntType(64))
+
+    return types.int64(LANES), lower
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
 from qconvert.recipes.facts import ModelFacts, facts_from_metadata
 from qconvert.recipes.overrides import match_last
-from qconvert.recipes.rules import Place, mixture_format
+from qconvert.recipes.rules import Place, has_coarse_output, mixture_format
 from qconvert.recipes.tensors import (
     Role,
     block_number,
@@ -60,8 +60,15 @@ _FALLBACKS = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
-    "IQ4_XS": "IQ4_NL",
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"), "IQ4_NL"),
+    **dict.fromkeys(("IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
 }
+
+_FFN = (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN)
+
+_ENDS = (Role.OUTPUT, Role.EMBEDDING)
+
+_NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
 # What a tensor that is kept is written as; formats of ggml's blocks stay what they are.
 _KEPT = {"F64": "F32", "F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -101,7 +108,9 @@ def choose_formats(
             stays = _kept_format(dtype)
             choices.append(Choice(name, stays, stays))
         elif name in wanted:
-            choices.append(fit_to_rows(name, shape, wanted[name]))
+            output = wanted[name] == "Q5_K" and has_coarse_output(recipe.file_type)
+            second = "Q8_0" if output and role_of(name) in _ENDS else ""
+            choices.append(fit_to_rows(name, shape, wanted[name], second))
         else:
             stays = _untouched_format(recipe, name, shape, dtype, from_gguf)
             choices.append(Choice(name, stays, stays))
@@ -110,13 +119,14 @@ def choose_formats(
     return tuple(choices)
 
 
-def fit_to_rows(name: str, shape: tuple[int, ...], wanted: str) -> Choice:
-    """The format wanted, or llama.cpp's fallback where its block does not divide the rows."""
+def fit_to_rows(name: str, shape: tuple[int, ...], wanted: str, second: str = "") -> Choice:
+    """The format wanted, or where its block does not divide the rows, `second` or llama.cpp's
+    fallback."""
     columns = shape[-1]
     if columns % block_sizes(wanted)[0] == 0:
         return Choice(name, wanted, wanted)
     reason = f"row of {columns} is not a multiple of {block_sizes(wanted)[0]}"
-    second = _FALLBACKS.get(wanted, "F16")
+    second = second or _FALLBACKS.get(wanted, "F16")
     if columns % block_sizes(second)[0] != 0:
         second = "F16"
     return Choice(name, second, wanted, reason)
@@ -166,13 +176,14 @@ def _mixture_formats(
     formats = {}
     for name, shape, _ in sorted(tensors, key=lambda tensor: order_key(tensor[0])):
         role = roles[name]
-        by_block = role is Role.FFN_DOWN and facts.experts > 1
+        by_block = role in _FFN and facts.experts > 1
         place = Place(
             index=block_number(name) if by_block else seen[role],
-            count=facts.blocks if role is Role.FFN_DOWN else values,
+            count=facts.blocks if role in _FFN else values,
             facts=facts,
             importance=importance,
             stacked=len(shape) > 2 and shape[-3] > 1,
+            rank=seen[role],
         )
         seen[role] += 1
         formats[name] = mixture_format(recipe.file_type, role, name, place, tied)
@@ -213,20 +224,21 @@ def _check_fallbacks(recipe: Recipe, choices: Iterable[Choice]) -> None:
 def _check_importance(
     recipe: Recipe, choices: Iterable[Choice], names: Collection[str] | None
 ) -> None:
-    """Q2_K inside q2_k_s needs an importance matrix; output and embeddings are exempt."""
-    if recipe.file_type.name != "q2_k_s":
-        return
-    exempt = (Role.OUTPUT, Role.EMBEDDING)
+    """The formats of fewest bits, and Q2_K inside q2_k_s, need an importance matrix; output and
+    embeddings are exempt."""
+    kind = recipe.file_type.name
+    needy = (*_NEED_IMPORTANCE, "Q2_K") if kind == "q2_k_s" else _NEED_IMPORTANCE
     bare = [
         choice.name
         for choice in choices
-        if choice.format == "Q2_K"
-        and role_of(choice.name) not in exempt
+        if choice.format in needy
+        and role_of(choice.name) not in _ENDS
         and choice.name not in (names or ())
     ]
     if bare:
-        what = "that has it" if names else "(--importance FILE)"
+        what = "give a calibration that has them" if names else "run `qconvert calibrate`, give -c"
+        other = "q2_k" if kind.startswith(("q2", "iq1", "iq2")) else "q3_k_s"
         raise PlanError(
-            f"q2_k_s needs the importance of {len(bare)} tensors, such as {bare[0]}",
-            f"give an importance matrix {what}, or take q2_k",
+            f"{kind} needs the importance of {len(bare)} tensors, such as {bare[0]}",
+            f"{what} (or --importance FILE), or take {other}",
         )

@@ -19,8 +19,9 @@ class Place:
     """Where a tensor stands among those of its role.
 
     Attributes:
-        index: its number; for down projections of models with experts, its block's.
-        count: how many there are; for down projections, the number of blocks.
+        index: its number; in a feed-forward part of a model with experts, its block's.
+        count: how many there are; in a feed-forward part, the number of blocks.
+        rank: its number, with experts or not.
         facts: of the model.
         importance: whether there is an importance matrix.
         stacked: whether it is a stack of matrices (experts).
@@ -31,6 +32,7 @@ class Place:
     facts: ModelFacts
     importance: bool
     stacked: bool = False
+    rank: int = 0
 
 
 Condition = Callable[[Place], bool]
@@ -69,6 +71,32 @@ def unguided_first_eighth(place: Place) -> bool:
     return first_eighth(place) and not place.importance
 
 
+def unguided(place: Place) -> bool:
+    return not place.importance
+
+
+def ranks_in_first_eighth(place: Place) -> bool:
+    return place.rank < place.count // 8
+
+
+def middle(place: Place) -> bool:
+    """Between the first and the last eighth."""
+    return place.count // 8 <= place.index < 7 * place.count // 8
+
+
+def of_8_experts(place: Place) -> bool:
+    return place.facts.experts == 8
+
+
+def more_bits_of_8_experts(place: Place) -> bool:
+    return of_8_experts(place) and more_bits(place)
+
+
+def grouped_or_mixed(place: Place) -> bool:
+    """Values are few beside the rest: heads share them, or there are experts."""
+    return grouped(place) or place.facts.experts >= 4
+
+
 def guided_first_eighth(place: Place) -> bool:
     return first_eighth(place) and place.importance
 
@@ -81,9 +109,20 @@ _ATTENTION_V: Mapping[str, Line] = {
     "q4_k_s": ((first(4), "Q5_K"),),
     "q4_k_m": ((more_bits, "Q6_K"),),
     "q5_k_m": ((more_bits, "Q6_K"),),
+    "iq3_xxs": ((grouped, "Q4_K"), (unguided, "IQ3_S")),
+    "iq3_xs": ((grouped, "Q4_K"),),
+    "iq3_s": ((grouped, "Q4_K"),),
+    "iq3_m": ((always, "Q4_K"),),
     "iq4_nl": ((grouped, "Q5_K"),),
     "iq4_xs": ((grouped, "Q5_K"),),
 }
+
+_ATTENTION_QK: Mapping[str, Line] = {
+    "iq3_xxs": ((always, "IQ2_S"),),
+    "iq3_xs": ((always, "IQ3_XXS"),),
+}
+
+_FFN_UP_GATE: Mapping[str, Line] = {"iq3_xs": ((middle, "IQ3_XXS"),)}
 
 _FFN_DOWN: Mapping[str, Line] = {
     "q2_k": ((always, "Q3_K"),),
@@ -93,6 +132,8 @@ _FFN_DOWN: Mapping[str, Line] = {
     "q4_k_s": ((first_eighth, "Q5_K"),),
     "q4_k_m": ((more_bits, "Q6_K"),),
     "q5_k_m": ((more_bits, "Q6_K"),),
+    "iq3_xxs": ((unguided_first_eighth, "Q4_K"), (unguided, "Q3_K")),
+    "iq3_m": ((first_eighth, "Q4_K"), (more_bits_of_8_experts, "Q4_K")),
     "iq4_nl": ((unguided_first_eighth, "Q5_K"),),
     "iq4_xs": ((unguided_first_eighth, "Q5_K"),),
     "q4_0": ((guided_first_eighth, "Q4_1"),),
@@ -103,23 +144,56 @@ _ATTENTION_OUTPUT: Mapping[str, Line] = {
     "q2_k": ((always, "Q3_K"),),
     "q3_k_m": ((always, "Q4_K"),),
     "q3_k_l": ((always, "Q5_K"),),
+    "iq3_xxs": ((always, "IQ3_S"),),
+    "iq3_m": ((always, "Q4_K"),),
 }
 
 # Models with exactly eight experts: attention is a small share of them, and is spared.
 _ATTENTION_OUTPUT_OF_8_EXPERTS: Mapping[str, Line] = dict.fromkeys(
-    ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs"), ((always, "Q5_K"),)
+    (
+        *("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m"),
+        *("iq3_xxs", "iq3_xs", "iq3_s", "iq3_m", "iq4_nl", "iq4_xs"),
+    ),
+    ((always, "Q5_K"),),
 )
 
 _EMBEDDING: Mapping[str, Line] = {
     "tq1_0": ((always, "Q4_K"),),
     "tq2_0": ((always, "Q4_K"),),
+    "iq3_xxs": ((always, "IQ3_S"),),
 }
 
 _MIXTURE: Mapping[Role, Mapping[str, Line]] = {
     Role.EMBEDDING: _EMBEDDING,
     Role.ATTENTION_V: _ATTENTION_V,
+    Role.ATTENTION_K: _ATTENTION_QK,
+    Role.ATTENTION_Q: _ATTENTION_QK,
     Role.ATTENTION_OUTPUT: _ATTENTION_OUTPUT,
+    Role.FFN_UP: _FFN_UP_GATE,
+    Role.FFN_GATE: _FFN_UP_GATE,
     Role.FFN_DOWN: _FFN_DOWN,
+}
+
+
+# The types of least bits, which spare some parts by types of little more. All models are alike
+# here, Falcon and those of eight experts too.
+def _lowest(spared: str, output: Line) -> Mapping[Role, Line]:
+    return {
+        Role.EMBEDDING: ((always, spared),),
+        Role.ATTENTION_V: ((grouped_or_mixed, "Q4_K"), (always, spared)),
+        Role.ATTENTION_K: ((of_8_experts, "Q4_K"),),
+        Role.ATTENTION_OUTPUT: ((of_8_experts, "Q5_K"), *output),
+        Role.FFN_DOWN: ((ranks_in_first_eighth, spared),),
+    }
+
+
+_LOWEST: Mapping[str, Mapping[Role, Line]] = {
+    "iq1_s": _lowest("Q2_K", ((always, "IQ2_XXS"),)),
+    "iq1_m": _lowest("Q2_K", ((always, "IQ2_XXS"),)),
+    "iq2_xxs": _lowest("Q2_K", ()),
+    "iq2_xs": _lowest("Q2_K", ()),
+    "iq2_s": _lowest("IQ3_S", ((always, "IQ3_S"),)),
+    "iq2_m": _lowest("IQ3_S", ((always, "IQ3_S"),)),
 }
 
 # Falcon was measured apart.
@@ -164,6 +238,8 @@ def mixture_format(kind: FileType, role: Role, name: str, place: Place, tied: bo
         return _output_format(kind, facts)
     if kind.name == "mxfp4_moe":
         return "MXFP4" if _holds_experts(role, place) else "Q8_0"
+    if kind.name in _LOWEST:
+        return _first(_LOWEST[kind.name].get(role, ()), kind, place)
     if facts.experts == 8:
         if role in (Role.ATTENTION_V, Role.ATTENTION_K):
             return "Q8_0"
@@ -177,13 +253,22 @@ def mixture_format(kind: FileType, role: Role, name: str, place: Place, tied: bo
 
 
 def _read(lines: Mapping[str, Line], kind: FileType, place: Place) -> str:
-    line = lines.get(kind.name, ())
+    return _first(lines.get(kind.name, ()), kind, place)
+
+
+def _first(line: Line, kind: FileType, place: Place) -> str:
     return next((chosen for condition, chosen in line if condition(place)), kind.base)
 
 
 def _output_format(kind: FileType, facts: ModelFacts) -> str:
-    coarse = kind.name not in ("q8_0", "mxfp4_moe") and facts.architecture != "falcon"
-    return "Q6_K" if coarse else "Q8_0"
+    if kind.name in ("q8_0", "mxfp4_moe") or facts.architecture == "falcon":
+        return "Q8_0"
+    return "Q5_K" if has_coarse_output(kind) else "Q6_K"
+
+
+def has_coarse_output(kind: FileType) -> bool:
+    """Whether the output gets Q5_K, and Q8_0 where its rows do not fit that."""
+    return kind.name in _LOWEST or kind.name == "iq3_xxs"
 
 
 def _holds_experts(role: Role, place: Place) -> bool:

@@ -17,6 +17,7 @@ class Role(Enum):
     EMBEDDING = auto()
     ATTENTION_V = auto()
     ATTENTION_K = auto()
+    ATTENTION_Q = auto()
     ATTENTION_OUTPUT = auto()
     FFN_UP = auto()
     FFN_GATE = auto()
@@ -36,7 +37,7 @@ _NAME_PARTS = (
     ("attn_kv_b.weight", Role.ATTENTION_V),
     ("attn_v.weight", Role.ATTENTION_V),
     ("attn_k.weight", Role.ATTENTION_K),
-    ("attn_q.weight", Role.OTHER),
+    ("attn_q.weight", Role.ATTENTION_Q),
     ("attn_output.weight", Role.ATTENTION_OUTPUT),
     ("ffn_up", Role.FFN_UP),
     ("ffn_gate", Role.FFN_GATE),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from qconvert.errors import UnsupportedError
 from qconvert.formats import FORMATS, dequantize_any
 
-BLOCKED = [name for name, format_ in FORMATS.items() if format_.fit is not None]
+BLOCKED = [name for name, format_ in FORMATS.items() if format_.block > 1]
+STEPPED = [name for name in BLOCKED if FORMATS[name].fit is not None]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -61,7 +62,14 @@ def test_any_bytes_dequantize_bit_for_bit_as_gguf_does(name):
     np.testing.assert_array_equal(bits(ours)[~nan], bits(theirs)[~nan])
 
 
-@pytest.mark.parametrize("name", BLOCKED)
+def test_formats_whose_weights_are_coded_jointly_have_no_steps():
+    joint = [name for name in BLOCKED if FORMATS[name].fit is None]
+    assert joint == ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
+    for name in joint:
+        assert FORMATS[name].round is FORMATS[name].pack is None
+
+
+@pytest.mark.parametrize("name", STEPPED)
 @pytest.mark.parametrize("weighted", [False, True])
 @quick
 @given(data=st.data())
@@ -120,6 +128,18 @@ def test_rows_are_coded_one_by_one(name, weighted):
         np.testing.assert_array_equal(alone[0], together[i])
 
 
+@pytest.mark.parametrize("name", BLOCKED)
+@pytest.mark.parametrize("weighted", [False, True])
+@quick
+@given(data=st.data())
+def test_any_finite_weights_give_finite_ones_of_the_same_shape(name, weighted, data):
+    x = data.draw(finite_weights(512, limit=1e4))
+    packed = FORMATS[name].quantize(x, gamma(512) if weighted else None)
+    y = FORMATS[name].dequantize(packed)
+    assert y.shape == x.shape
+    assert np.isfinite(y).all()
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_threads_at_once_give_the_same_bytes(name):
     format_ = FORMATS[name]
@@ -140,7 +160,7 @@ def test_unaligned_and_read_only_bytes_are_read(name):
     np.testing.assert_array_equal(format_.dequantize(view), format_.dequantize(packed))
 
 
-@pytest.mark.parametrize("name", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_S", "IQ3_S", "NVFP4", "Q8_0"])
+@pytest.mark.parametrize("name", ["IQ2_XXS", "IQ3_S", "NVFP4", "Q8_0"])
 def test_dequantize_any_reads_what_gguf_reads(name):
     kind = GGMLQuantizationType[name]
     block, size = gguf.GGML_QUANT_SIZES[kind]

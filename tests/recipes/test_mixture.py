@@ -12,10 +12,15 @@ KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
 QUANTIZED = tuple(kind for kind in KINDS if kind.quantized)
 
 
+NEEDY = {"q2_k_s", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq2_m", "iq3_xxs", "iq3_xs"}
+
+
 def choices(recipe, shape, importance=None, **options):
-    if importance is None and recipe.file_type.name == "q2_k_s":
-        importance = [name for name, _, _ in shape.tensors]  # it is refused without
-    return choose_formats(recipe, shape.facts, shape.as_checkpoint, importance, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        if importance is None and recipe.file_type.name in NEEDY:
+            # Refused without importance; llama-quantize's dry run goes on.
+            patch.setattr("qconvert.recipes.mixture._check_importance", lambda *_: None)
+        return choose_formats(recipe, shape.facts, shape.as_checkpoint, importance, **options)
 
 
 def formats(recipe, shape, importance=None, **options):
@@ -106,8 +111,8 @@ def test_smollm2_gets_the_types_of_llama_quantize(smollm2, llama_types, pure):
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        # A real run of q2_k_s wants real importances.
-        ("llama of one block", [kind for kind in KINDS if kind.name != "q2_k_s"]),
+        # A real run of some wants real importances.
+        ("llama of one block", [kind for kind in KINDS if kind.name not in NEEDY]),
         ("odd experts", [FILE_TYPES["q4_k_m"], FILE_TYPES["q3_k_l"], FILE_TYPES["mxfp4_moe"]]),
     ],
 )
@@ -238,17 +243,29 @@ def test_keeping_tensors_does_not_move_the_mixture_of_the_others(shapes):
     }
 
 
-def test_q2_k_s_is_refused_without_the_importances_that_it_needs(shapes):
+@pytest.mark.parametrize("kind", sorted(NEEDY))
+def test_some_file_types_are_refused_without_the_importances_that_they_need(shapes, kind):
     shape = shapes["llama"]
-    recipe = make_recipe("q2_k_s")
-    with pytest.raises(PlanError, match="q2_k_s needs") as caught:
+    recipe = make_recipe(kind)
+    with pytest.raises(PlanError, match=f"{kind} needs") as caught:
         choose_formats(recipe, shape.facts, shape.as_checkpoint)
+    assert "qconvert calibrate" in caught.value.hint
     assert "--importance" in caught.value.hint
     names = {name for name, _, _ in shape.tensors}
-    with pytest.raises(PlanError, match=r"1 tensor.*blk\.3\.ffn_up\.weight"):
-        choices(recipe, shape, names - {"blk.3.ffn_up.weight"})
+    one = "blk.5.ffn_up.weight"
+    with pytest.raises(PlanError, match=rf"1 tensors, such as {one}"):
+        choices(recipe, shape, names - {one})
     exempt = {"output.weight", "token_embd.weight"}
-    assert formats(recipe, shape, names - exempt)["token_embd.weight"] == "Q2_K"
+    assert formats(recipe, shape, names - exempt) == formats(recipe, shape, names)
+
+
+def test_types_that_need_no_importance_go_without(shapes):
+    for kind in QUANTIZED:
+        if kind.name not in NEEDY:
+            choose_formats(Recipe(kind), shapes["llama"].facts, shapes["llama"].as_checkpoint)
+    overridden = make_recipe("q4_0", overrides=["blk.0.attn_q.weight=iq2_xs"])
+    with pytest.raises(PlanError, match=r"1 tensors, such as blk\.0\.attn_q"):
+        choices(overridden, shapes["llama"])
 
 
 def test_the_order_of_the_tensors_does_not_matter(shapes):

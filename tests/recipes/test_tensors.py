@@ -78,7 +78,7 @@ def test_roles_are_told_from_names():
     assert role_of("blk.0.attn_qkv.weight") is Role.ATTENTION_V
     assert role_of("blk.0.ffn_down_exps.weight") is Role.FFN_DOWN
     assert role_of("output_norm.weight") is Role.OTHER
-    assert role_of("blk.0.attn_q.weight") is Role.OTHER
+    assert role_of("blk.0.attn_q.weight") is Role.ATTENTION_Q
 
 
 def test_tensors_are_counted_by_the_number_of_their_block():
