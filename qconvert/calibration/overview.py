@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from qconvert.calibration.types import (
+    FEW_TOKENS,
     PER_OCTAVE,
     Calibration,
     InputStatistics,
@@ -27,9 +28,6 @@ CHANNEL_RATIO = 100.0
 
 TOKEN_RATIO = 100.0
 """Of energies, to the median token's."""
-
-FEW_TOKENS = 32
-"""An expert that saw fewer has statistics that say little."""
 
 SHARES = (0.5, 0.99, 0.999, 0.9999)
 """Of the absolute values of an input's elements."""

@@ -167,10 +167,11 @@ def _draw_experts(figure: "Figure", axis: "Axes", seen: Overview) -> None:
     )
     figure.colorbar(image, ax=axis, label="tokens", pad=0.01)
     unseen = sum(int((count == 0).sum()) for count in inputs.values())
-    axis.set_title(f"tokens by expert; red: none ({unseen} experts)", loc="left", fontsize=10)
+    axis.set_title(f"tokens by expert; red: unseen ({unseen})", loc="left", fontsize=10)
     axis.set_ylabel("expert")
     axis.spines[["top", "right"]].set_visible(True)
     _number_layers(axis, layers)
+    axis.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
 
 
 def _number_layers(axis: "Axes", layers: Sequence[int]) -> None:
@@ -210,4 +211,4 @@ def _title(seen: Overview) -> str:
     windows, window = calibration.sample.tokens.shape
     name = "".join(c if c.isprintable() else " " for c in calibration.model)
     source = "".join(c if c.isprintable() else " " for c in calibration.sample.source)
-    return f"{name[:60]}: {windows * window} tokens of {source[:80]}"
+    return f"{name[:60]}: {windows * window} tokens, {source[:80]}"

@@ -157,7 +157,7 @@ def facts(seen: "Overview") -> dict[str, str]:
         "covers": f"{len(calibration.by_weight)} weights in {len(seen.layers)} layers and beside",
     }
     if seen.experts:
-        from qconvert.calibration.overview import FEW_TOKENS
+        from qconvert.calibration.types import FEW_TOKENS
 
         counts = [count for one in seen.experts for count in one.statistics.count.tolist()]
         unseen, rare = counts.count(0), sum(len(one.rare) for one in seen.experts)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from observed_inputs import observed
 
-from qconvert.calibration.overview import FEW_TOKENS, KINDS, OTHER, SHARES, overview, place
-from qconvert.calibration.types import Calibration, InputStatistics, Sample
+from qconvert.calibration.overview import KINDS, OTHER, SHARES, overview, place
+from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
 
 
 def calibration(inputs: Mapping[tuple[str, ...], list[np.ndarray]]) -> Calibration:

@@ -66,7 +66,7 @@ def size(picture: bytes) -> tuple[int, int]:
 
 def test_an_svg_has_its_words_as_text():
     words = texts(drawn("svg", 2))
-    assert "org/model: 64 tokens of notes.txt" in words
+    assert "org/model: 64 tokens, notes.txt" in words
     for kind, columns in (("attention input", 48), ("ffn down input", 96)):
         assert f"{kind}, {columns} channels" in words
     assert "channel 7" in words
@@ -117,7 +117,7 @@ def test_few_and_many_layers_fit_the_same_picture(layers):
 
 def test_names_from_strangers_are_plain_text():
     words = texts(draw(make(1, model="a_$x^2$<b>&\x1b[31m"), "svg"))
-    assert "a_$x^2$<b>& [31m: 64 tokens of notes.txt" in words
+    assert "a_$x^2$<b>& [31m: 64 tokens, notes.txt" in words
 
 
 def test_layers_without_a_signal_can_be_drawn():
