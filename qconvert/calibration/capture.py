@@ -4,6 +4,7 @@ While it runs there is a folder `.NAME.partial` beside the output:
 
     lock                   held by the run that works there
     identity               of model, tokens, type, device and version
+    sample.npz             a sample that took long to make
     states-0, states-1     hidden states into and out of the block in work
     block-N.safetensors    the statistics of a finished block
 
@@ -12,16 +13,18 @@ So the next run of the same command goes on with the block that was interrupted.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -39,6 +42,8 @@ from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.errors import CheckpointError, OutputError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
+
+LOCK, SAMPLE = "lock", "sample.npz"
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -115,8 +120,6 @@ def capture(
         OutputError: no room, or another run works on the same file.
     """
     started = time.monotonic()
-    if not path.parent.is_dir():
-        raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
     with _folder(path) as folder:
         walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
         identity = _identity(checkpoint, sample, walk)
@@ -143,6 +146,41 @@ def capture(
         shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - started
     return Captured(calibration, len(walk), walk.begin, walk.device, seconds)
+
+
+def keep_sample(
+    checkpoint: Checkpoint, path: Path, about: Sequence[object], draw: Callable[[], Sample]
+) -> Sample:
+    """A sample that takes long to make, or the one that an interrupted run of the same command has
+    made and kept.
+
+    Args:
+        path: of the calibration file.
+        about: all that the sample depends on beside the model; compared by its `repr`.
+        draw: makes the sample.
+    """
+    key = sha256(repr((fingerprint(checkpoint), __version__, *about)).encode()).hexdigest()
+    with _folder(path) as folder:
+        file = folder / SAMPLE
+        found = _read_sample(file, key)
+        if found is None:
+            found = draw()
+            text = json.dumps({"key": key, "source": found.source, "seed": found.seed})
+            temporary = folder / f"new-{SAMPLE}"
+            np.savez(temporary, tokens=found.tokens, about=np.frombuffer(text.encode(), np.uint8))
+            temporary.replace(file)
+        return found
+
+
+def _read_sample(file: Path, key: str) -> Sample | None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            if about["key"] == key:
+                return Sample(arrays["tokens"], about["source"], about["seed"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        pass
+    return None
 
 
 def _run(
@@ -202,7 +240,7 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
         pass
     note.unlink(missing_ok=True)  # first: without it nothing here counts
     for leftover in folder.iterdir():
-        if leftover.name != "lock":
+        if leftover.name not in (LOCK, SAMPLE):
             leftover.unlink()
     note.write_text(identity)
     return []
@@ -241,11 +279,16 @@ def _check_room(folder: Path, walk: Walk) -> None:
 
 @contextmanager
 def _folder(path: Path) -> Iterator[Path]:
-    """The folder of the work, locked."""
+    """The folder of the work, locked; not left behind where nothing came of it.
+
+    Raises:
+        OutputError: it cannot be made, or another run works in it.
+    """
+    check_place(path)
     folder = work_folder(path)
     try:
         folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(
             f"cannot write {folder}: {error.strerror}", "choose another place with -o"
@@ -260,7 +303,19 @@ def _folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [LOCK]:
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that can have no place.
+
+    Raises:
+        OutputError: there is no such directory.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:

@@ -11,6 +11,7 @@ from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
+    from qconvert.calibration.types import Sample
 
 
 def calibrate(
@@ -63,7 +64,7 @@ def calibrate(
       qconvert calibrate ./model --tokens 262144 --window 2048 --device cuda
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
-    from qconvert.calibration.capture import capture
+    from qconvert.calibration.capture import capture, check_place, keep_sample
     from qconvert.calibration.sample import draw_sample
     from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device, choose_dtype
@@ -77,16 +78,23 @@ def calibrate(
     path = output or default_path(checkpoint.source)
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
+    check_place(path)
     with render.watching(quiet, "tokens") as watcher:
-        sample = draw_sample(
-            data or (),
-            checkpoint,
-            tokens=tokens,
-            window=window,
-            seed=seed,
-            watcher=watcher,
-            device="cpu" if place == "mps" else place,
-        )
+
+        def draw() -> "Sample":
+            return draw_sample(
+                data or (),
+                checkpoint,
+                tokens=tokens,
+                window=window,
+                seed=seed,
+                watcher=watcher,
+                device="cpu" if place == "mps" else place,
+            )
+
+        writes_itself = set(data or ["self"]) == {"self"}
+        about = (tokens, window, seed, place)
+        sample = keep_sample(checkpoint, path, about, draw) if writes_itself else draw()
         captured = capture(
             checkpoint,
             sample,

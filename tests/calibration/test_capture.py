@@ -12,8 +12,10 @@ import pytest
 from captures import make_sample, run_capture
 from common import save_model
 
-from qconvert.calibration.capture import rare_experts, work_folder
+from qconvert.calibration.capture import capture, keep_sample, rare_experts, work_folder
 from qconvert.calibration.file import read_calibration
+from qconvert.calibration.types import Sample
+from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, PlanError, WeightError
 
 
@@ -159,9 +161,6 @@ def stop_after(blocks: int) -> type:
 
 def interrupted(model: Path, path: Path, blocks: int, **changes: Any) -> Any:
     """A run that was interrupted; None where it was not."""
-    from qconvert.calibration.capture import capture
-    from qconvert.checkpoint import open_checkpoint
-
     watcher = stop_after(blocks)()
     settings: dict[str, Any] = {"device": "cpu", "dtype": "f32", "batch": 3} | changes
     sample = settings.pop("sample", make_sample())
@@ -211,6 +210,44 @@ def test_a_damaged_block_makes_the_run_begin_anew(damaged: int, tmp_path: Path):
     run_capture(tmp_path / "m", tmp_path / "whole")
     assert captured.resumed == 0
     assert (tmp_path / "c").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_sample_that_took_long_is_kept_for_the_next_run(tmp_path: Path):
+    save_model("qwen3", tmp_path / "m")
+    checkpoint = open_checkpoint(str(tmp_path / "m"))
+    made = []
+
+    def draw() -> Sample:
+        made.append(make_sample(seed=len(made)))
+        return made[-1]
+
+    def get(*about: object) -> Sample:
+        return keep_sample(checkpoint, tmp_path / "c", about, draw)
+
+    first = get(1, 2)
+    again = get(1, 2)
+    assert len(made) == 1
+    assert np.array_equal(first.tokens, again.tokens)
+    assert (first.source, first.seed) == (again.source, again.seed)
+    interrupted(tmp_path / "m", tmp_path / "c", 1, sample=again)
+    assert np.array_equal(get(1, 2).tokens, first.tokens)
+    get(1, 3)
+    assert len(made) == 2
+    kept = work_folder(tmp_path / "c") / "sample.npz"
+    kept.write_bytes(kept.read_bytes()[:-40])
+    get(1, 3)
+    assert len(made) == 3
+    run_capture(tmp_path / "m", tmp_path / "c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "m"]
+
+
+def test_what_fails_at_once_leaves_nothing_behind(tmp_path: Path):
+    save_model("qwen3", tmp_path / "m")
+    with pytest.raises(OutputError, match="no directory"):
+        run_capture(tmp_path / "m", tmp_path / "no" / "c")
+    with pytest.raises(PlanError):
+        run_capture(tmp_path / "m", tmp_path / "c", sample=make_sample(1, 600))
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path):
