@@ -26,12 +26,12 @@ FLOAT8_ERROR = 2.0**-6 / 12 / 2
 """The mean square of its relative rounding error above them: an eighth of a power of two is a step,
 and a number's square is about twice that of the power."""
 
-LIMIT = 0.0345
-"""What three bits lose of normally distributed numbers at their best (J. Max, "Quantizing for
+LIMIT = 0.0095
+"""What four bits lose of normally distributed numbers at their best (J. Max, "Quantizing for
 minimum distortion", 1960). Eight bits that lose as much have lost their point."""
 
-FAR_MORE = 4.0
-"""Times what a range for each token loses."""
+FAR_MORE = 16.0
+"""Times what a range for each token loses: two bits, since each is worth a factor of four."""
 
 
 @dataclass(frozen=True)
