@@ -98,7 +98,7 @@ class Case:
 @pytest.fixture(scope="module", params=["qwen3", "mixtral"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
-    save_model(request.param, folder / "model")
+    save_model(request.param, folder / "model", num_hidden_layers=2)
     return Case(*calibrate(folder / "model", folder), folder)
 
 
