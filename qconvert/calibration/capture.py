@@ -12,19 +12,14 @@ A block counts as finished when its statistics have their name; then its output 
 So the next run of the same command goes on with the block that was interrupted.
 """
 
-import fcntl
-import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -38,12 +33,11 @@ from qconvert.calibration.file import (
 )
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
+from qconvert.calibration.work import LOCK, SAMPLE, open_folder
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.errors import CheckpointError, OutputError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
-
-LOCK, SAMPLE = "lock", "sample.npz"
 
 TOKENIZER_FILES = (
     "added_tokens.json",
@@ -89,10 +83,6 @@ class Captured:
     seconds: float
 
 
-def work_folder(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
 def capture(
     checkpoint: Checkpoint,
     sample: Sample,
@@ -120,7 +110,7 @@ def capture(
         OutputError: no room, or another run works on the same file.
     """
     started = time.monotonic()
-    with _folder(path) as folder:
+    with open_folder(path) as folder:
         walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
         identity = _identity(checkpoint, sample, walk)
         done = _take_up(folder, identity, walk.states)
@@ -146,41 +136,6 @@ def capture(
         shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - started
     return Captured(calibration, len(walk), walk.begin, walk.device, seconds)
-
-
-def keep_sample(
-    checkpoint: Checkpoint, path: Path, about: Sequence[object], draw: Callable[[], Sample]
-) -> Sample:
-    """A sample that takes long to make, or the one that an interrupted run of the same command has
-    made and kept.
-
-    Args:
-        path: of the calibration file.
-        about: all that the sample depends on beside the model; compared by its `repr`.
-        draw: makes the sample.
-    """
-    key = sha256(repr((fingerprint(checkpoint), __version__, *about)).encode()).hexdigest()
-    with _folder(path) as folder:
-        file = folder / SAMPLE
-        found = _read_sample(file, key)
-        if found is None:
-            found = draw()
-            text = json.dumps({"key": key, "source": found.source, "seed": found.seed})
-            temporary = folder / f"new-{SAMPLE}"
-            np.savez(temporary, tokens=found.tokens, about=np.frombuffer(text.encode(), np.uint8))
-            temporary.replace(file)
-        return found
-
-
-def _read_sample(file: Path, key: str) -> Sample | None:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            if about["key"] == key:
-                return Sample(arrays["tokens"], about["source"], about["seed"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
-        pass
-    return None
 
 
 def _run(
@@ -275,47 +230,6 @@ def _check_room(folder: Path, walk: Walk) -> None:
             f"{free / 1e9:.2f} GB are free",
             "make room, choose another place with -o, or use fewer --tokens",
         )
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """The folder of the work, locked; not left behind where nothing came of it.
-
-    Raises:
-        OutputError: it cannot be made, or another run works in it.
-    """
-    check_place(path)
-    folder = work_folder(path)
-    try:
-        folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror}", "choose another place with -o"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise OutputError(
-            f"another run is writing {path}", "wait for it or choose another output"
-        ) from error
-    try:
-        yield folder
-    finally:
-        if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [LOCK]:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def check_place(path: Path) -> None:
-    """Refuse a file that can have no place.
-
-    Raises:
-        OutputError: there is no such directory.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:

@@ -64,8 +64,9 @@ def calibrate(
       qconvert calibrate ./model --tokens 262144 --window 2048 --device cuda
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
-    from qconvert.calibration.capture import capture, check_place, keep_sample
+    from qconvert.calibration.capture import capture
     from qconvert.calibration.sample import draw_sample
+    from qconvert.calibration.work import check_place, keep_sample
     from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device, choose_dtype
     from qconvert.pipeline import default_threads

@@ -114,3 +114,12 @@ def set_module(model: Any, name: str, module: Any) -> None:
     """Put a module in the place of another."""
     outer, _, last = name.rpartition(".")
     setattr(model.get_submodule(outer), last, module)
+
+
+def set_parameter(module: Any, name: str, values: Any) -> None:
+    """Put a tensor in the place of a parameter."""
+    import torch
+
+    outer, _, last = name.rpartition(".")
+    place = module.get_submodule(outer) if outer else module
+    setattr(place, last, torch.nn.Parameter(values, requires_grad=False))

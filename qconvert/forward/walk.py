@@ -25,25 +25,25 @@ Where `run` is not called, the next block is reached by running without an obser
 gives the same windows each time, all of them or `windows=` the first few.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qconvert.checkpoint import Checkpoint
-from qconvert.errors import PlanError, WeightError
+from qconvert.errors import PlanError
 from qconvert.forward.ahead import advise
+from qconvert.forward.block import Block, Observe
 from qconvert.forward.device import choose_device, choose_dtype
-from qconvert.forward.experts import are_experts, run_experts
-from qconvert.forward.memory import release_freed_memory
-from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module
+from qconvert.forward.linears import Linear, find_linears
+from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
+from qconvert.forward.stubs import Stubs
 from qconvert.forward.weights import Source, open_source, read_parameter, read_rows_of
 
-Observe = Callable[[tuple[str, ...], Any, int], None]
+__all__ = ["Block", "Linear", "Observe", "Place", "Walk"]
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 8192}
 """Tokens of a batch; at least one window."""
@@ -66,25 +66,6 @@ class Place:
     dtype: str = "auto"
     threads: int | None = None
     batch: int | None = None
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A module that multiplies its input with weights.
-
-    Attributes:
-        names: the GGUF names of all weights in it, in the order of their rows.
-        module: transformers': has `weight`, or of experts `gate_up_proj` and `down_proj`.
-        parameter: the attribute that holds the weight: "weight", "gate_up_proj", "down_proj".
-        rows: of the parameter (of each of its matrices), first and last + 1; None for all.
-        transpose: the parameter is [in, out] (GPT-2's Conv1D).
-    """
-
-    names: tuple[str, ...]
-    module: Any
-    parameter: str = "weight"
-    rows: tuple[int, int] | None = None
-    transpose: bool = False
 
 
 class Walk:
@@ -119,7 +100,7 @@ class Walk:
         self.states = States(place.folder, (*tokens.shape, self._width()), self.dtype)
         self._check_positions()
         rest = self.skeleton.parameters_beside_blocks()
-        self._stubs = _Stubs(self.skeleton)
+        self._stubs = Stubs(self.skeleton)
         self._fill_rest(rest)
         self._arguments: dict[int, list[tuple[tuple, dict]]] = {}
 
@@ -196,13 +177,13 @@ class Walk:
         model = self.skeleton.model
         for name, parameter in rest.items():
             values = read_parameter(self.source, name, tuple(parameter.shape), self.dtype)
-            _set_parameter(model, name, values.to(self.device))
+            set_parameter(model, name, values.to(self.device))
         table = model.get_input_embeddings()
         name = next(n for n, module in model.named_modules() if module is table) + ".weight"
         used, numbers = np.unique(self.tokens, return_inverse=True)
         self._compact = numbers.reshape(self.tokens.shape).astype(np.int64)
         rows = read_rows_of(self.source, name, used, self.dtype)
-        _set_parameter(model, name, rows)
+        set_parameter(model, name, rows)
         model.to(self.device)
 
     def _parameters(self, index: int) -> list[str]:
@@ -218,227 +199,6 @@ class Walk:
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         for name, shape in shapes.items():
             values = read_parameter(self.source, prefix + name, shape, self.dtype)
-            _set_parameter(module, name, values.to(self.device))
+            set_parameter(module, name, values.to(self.device))
         module.to(self.device)
-        return Block(self, index, module, _linears(self.source, prefix, module))
-
-
-@dataclass
-class Block:
-    """One block with its weights, and the hidden states that go into it.
-
-    Attributes:
-        index: from 0.
-        module: transformers'.
-        linears: by the GGUF name of each weight.
-        is_done: whether its output is stored.
-    """
-
-    walk: Walk
-    index: int
-    module: Any
-    linears: dict[str, Linear]
-    is_done: bool = False
-    _observe: Observe | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        for module in {id(line.module): line.module for line in self.linears.values()}.values():
-            names = _names_in(self.linears, module)
-            if are_experts(module):
-                fused = (names["gate_up_proj"], names["down_proj"])
-                module.forward = partial(_experts_forward, self, module, fused)
-            else:
-                module.register_forward_pre_hook(partial(_before, self, names["weight"]))
-        self._pending: tuple[Any, tuple[str, ...]] | None = None
-
-    def batches(self, windows: int | None = None) -> Iterator[tuple[int, Any]]:
-        """The number of the first window, and hidden states [windows, window, hidden]."""
-        for start, stop in self.walk.batches():
-            if windows is not None and start >= windows:
-                return
-            stop = stop if windows is None else min(stop, windows)
-            yield start, self.walk.states.read(self.index, start, stop).to(self.walk.device)
-
-    def forward(self, hidden: Any, observe: Observe | None = None) -> Any:
-        """What the block makes of hidden states [windows, window, hidden]."""
-        import torch
-
-        args, kwargs = self.walk.arguments(self.index, len(hidden))
-        self._observe = observe
-        try:
-            with torch.no_grad():
-                out = self.module(hidden, *args, **kwargs)
-            self._flush()
-        finally:
-            self._observe = self._pending = None
-        return out[0] if isinstance(out, tuple) else out
-
-    def run(
-        self,
-        observe: Observe | None = None,
-        advance: Callable[[int], None] | None = None,
-        before_write: Callable[[], None] | None = None,
-    ) -> None:
-        """All windows through the block; what comes out goes into the next.
-
-        Args:
-            observe: see the module's text.
-            advance: called with the number of windows of each batch.
-            before_write: called once, before hidden states of the block before are lost.
-
-        Raises:
-            WeightError: NaN or infinity comes out.
-        """
-        for start, hidden in self.batches():
-            out = self.forward(hidden, observe)
-            _check_finite(self, out)
-            if before_write and not start:
-                before_write()
-            self.walk.states.write(self.index + 1, start, out)
-            if advance:
-                advance(len(hidden))
-        self.is_done = True
-
-    def unload(self) -> None:
-        """Forget the weights."""
-        for name, parameter in list(self.module.named_parameters()):
-            _set_parameter(self.module, name, parameter.to("meta"))
-        for line in self.linears.values():
-            line.module._forward_pre_hooks.clear()
-            line.module.__dict__.pop("forward", None)
-        release_freed_memory()
-
-    def see(self, names: tuple[str, ...], x: Any, matrix: int = 0) -> None:
-        """Called before a product. The same input for several weights is shown once, when the
-        next one comes."""
-        if self._observe is None:
-            return
-        if matrix == 0 and self._pending is not None and self._pending[0] is x:
-            self._pending = (x, self._pending[1] + names)
-            return
-        self._flush()
-        if len(names) and not _is_expert(self.linears[names[0]]):
-            self._pending = (x, names)
-        else:
-            self._show(names, x, matrix)
-
-    def _flush(self) -> None:
-        if self._pending is not None:
-            x, names = self._pending
-            self._pending = None
-            self._show(names, x, 0)
-
-    def _show(self, names: tuple[str, ...], x: Any, matrix: int) -> None:
-        if self._observe is not None:
-            self._observe(names, x.reshape(-1, x.shape[-1]), matrix)
-
-
-def _is_expert(line: Linear) -> bool:
-    return line.parameter != "weight"
-
-
-def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> None:
-    block.see(names, args[0])
-
-
-def _experts_forward(
-    block: Block,
-    module: Any,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-    hidden: Any,
-    chosen: Any,
-    weights: Any,
-) -> Any:
-    return run_experts(module, names, block.see, hidden, chosen, weights)
-
-
-def _names_in(linears: dict[str, Linear], module: Any) -> dict[str, tuple[str, ...]]:
-    return {line.parameter: line.names for line in linears.values() if line.module is module}
-
-
-def _linears(source: Source, prefix: str, module: Any) -> dict[str, Linear]:
-    """The modules of a block that multiply, by the GGUF names of their weights."""
-    found: dict[str, Linear] = {}
-    for inner, child in module.named_modules():
-        for attribute, parameter in child.named_parameters(recurse=False):
-            if parameter.dim() < 2:
-                continue
-            name = prefix + (f"{inner}.{attribute}" if inner else attribute)
-            targets = source.targets_of(name)
-            names = tuple(target for target, _ in targets)
-            for target, rule in targets:
-                line = Linear(names, child, attribute, rule.rows, rule.transpose)
-                found[target] = line
-    return found
-
-
-def _set_parameter(module: Any, name: str, values: Any) -> None:
-    import torch
-
-    outer, _, last = name.rpartition(".")
-    place = module.get_submodule(outer) if outer else module
-    setattr(place, last, torch.nn.Parameter(values, requires_grad=False))
-
-
-def _check_finite(block: Block, out: Any) -> None:
-    import torch
-
-    if not torch.isfinite(out.sum(dtype=torch.float32)):
-        hint = "the weights may be damaged"
-        if block.walk.dtype == "float16":
-            hint = "float16 ends at 65504: choose --dtype bf16 or f32"
-        raise WeightError(f"block {block.index} gives values that are NaN or infinite", hint)
-
-
-class _Stubs:
-    """transformers' model with stand-ins for its blocks and for its output projection."""
-
-    def __init__(self, skeleton: Skeleton) -> None:
-        import torch
-
-        self.model = skeleton.model
-        self.seen: list[tuple[tuple, dict]] = []
-        self.first: Any = None
-        self.last: Any = None
-        self.caught: Any = None
-        count = len(skeleton.blocks)
-
-        class Stub(torch.nn.Module):
-            """Hands on what it gets."""
-
-            def __init__(self, block: Any) -> None:
-                super().__init__()
-                # Some models choose masks by what a block says of itself.
-                for name, value in vars(block).items():
-                    if isinstance(value, str | int | float | bool):
-                        setattr(self, name, value)
-
-            def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-                if not self.seen:
-                    self.first = hidden
-                self.seen.append((args, kwargs))
-                return self.last if len(self.seen) == count and self.last is not None else hidden
-
-        class Catch(torch.nn.Module):
-            """Keeps what would be multiplied."""
-
-            def forward(stub, hidden: Any) -> Any:  # noqa: N805
-                self.caught = hidden
-                return hidden[..., :1]
-
-        # There is no padding, and ids are numbered anew: nothing to warn of.
-        self.model.warn_if_padding_and_no_attention_mask = lambda *args: None
-        stubs = torch.nn.ModuleList([Stub(block) for block in skeleton.blocks])
-        set_module(self.model, skeleton.blocks_name, stubs)
-        if skeleton.head:
-            set_module(self.model, skeleton.head, Catch())
-
-    def run(self, ids: Any, last: Any = None) -> Any:
-        """What comes out behind the last block and norm; `last` stands for what the last block
-        gives."""
-        import torch
-
-        self.seen, self.last, self.caught = [], last, None
-        with torch.no_grad():
-            out = self.model(input_ids=ids, use_cache=False)
-        return out.last_hidden_state if self.caught is None else self.caught
+        return Block(self, index, module, find_linears(self.source, prefix, module))

@@ -12,9 +12,10 @@ import pytest
 from captures import make_sample, run_capture
 from common import save_model
 
-from qconvert.calibration.capture import capture, keep_sample, rare_experts, work_folder
+from qconvert.calibration.capture import capture, rare_experts
 from qconvert.calibration.file import read_calibration
 from qconvert.calibration.types import Sample
+from qconvert.calibration.work import keep_sample, work_folder
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, PlanError, WeightError
 

@@ -1,0 +1,169 @@
+"""One block of a model with its weights, and the hidden states that go into it.
+
+`qconvert.forward.walk` says how it is used.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from qconvert.errors import WeightError
+from qconvert.forward.experts import are_experts, run_experts
+from qconvert.forward.linears import Linear, names_in
+from qconvert.forward.memory import release_freed_memory
+from qconvert.forward.skeleton import set_parameter
+from qconvert.forward.states import States
+
+Observe = Callable[[tuple[str, ...], Any, int], None]
+
+
+class Way(Protocol):
+    """What a block needs to know of the walk that it belongs to."""
+
+    device: str
+    dtype: str
+    states: States
+
+    def batches(self) -> Iterator[tuple[int, int]]: ...
+
+    def arguments(self, index: int, windows: int) -> tuple[tuple, dict]: ...
+
+
+@dataclass
+class Block:
+    """One block with its weights, and the hidden states that go into it.
+
+    Attributes:
+        index: from 0.
+        module: transformers'.
+        linears: by the GGUF name of each weight.
+        is_done: whether its output is stored.
+    """
+
+    walk: Way
+    index: int
+    module: Any
+    linears: dict[str, Linear]
+    is_done: bool = False
+    _observe: Observe | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for module in {id(line.module): line.module for line in self.linears.values()}.values():
+            names = names_in(self.linears, module)
+            if are_experts(module):
+                fused = (names["gate_up_proj"], names["down_proj"])
+                module.forward = partial(_experts_forward, self, module, fused)
+            else:
+                module.register_forward_pre_hook(partial(_before, self, names["weight"]))
+        self._pending: tuple[Any, tuple[str, ...]] | None = None
+
+    def batches(self, windows: int | None = None) -> Iterator[tuple[int, Any]]:
+        """The number of the first window, and hidden states [windows, window, hidden]."""
+        for start, stop in self.walk.batches():
+            if windows is not None and start >= windows:
+                return
+            stop = stop if windows is None else min(stop, windows)
+            yield start, self.walk.states.read(self.index, start, stop).to(self.walk.device)
+
+    def forward(self, hidden: Any, observe: Observe | None = None) -> Any:
+        """What the block makes of hidden states [windows, window, hidden]."""
+        import torch
+
+        args, kwargs = self.walk.arguments(self.index, len(hidden))
+        self._observe = observe
+        try:
+            with torch.no_grad():
+                out = self.module(hidden, *args, **kwargs)
+            self._flush()
+        finally:
+            self._observe = self._pending = None
+        return out[0] if isinstance(out, tuple) else out
+
+    def run(
+        self,
+        observe: Observe | None = None,
+        advance: Callable[[int], None] | None = None,
+        before_write: Callable[[], None] | None = None,
+    ) -> None:
+        """All windows through the block; what comes out goes into the next.
+
+        Args:
+            observe: see the module's text.
+            advance: called with the number of windows of each batch.
+            before_write: called once, before hidden states of the block before are lost.
+
+        Raises:
+            WeightError: NaN or infinity comes out.
+        """
+        for start, hidden in self.batches():
+            out = self.forward(hidden, observe)
+            _check_finite(self, out)
+            if before_write and not start:
+                before_write()
+            self.walk.states.write(self.index + 1, start, out)
+            if advance:
+                advance(len(hidden))
+        self.is_done = True
+
+    def unload(self) -> None:
+        """Forget the weights."""
+        for name, parameter in list(self.module.named_parameters()):
+            set_parameter(self.module, name, parameter.to("meta"))
+        for line in self.linears.values():
+            line.module._forward_pre_hooks.clear()
+            line.module.__dict__.pop("forward", None)
+        release_freed_memory()
+
+    def see(self, names: tuple[str, ...], x: Any, matrix: int = 0) -> None:
+        """Called before a product. The same input for several weights is shown once, when the
+        next one comes."""
+        if self._observe is None:
+            return
+        if matrix == 0 and self._pending is not None and self._pending[0] is x:
+            self._pending = (x, self._pending[1] + names)
+            return
+        self._flush()
+        if len(names) and not _is_expert(self.linears[names[0]]):
+            self._pending = (x, names)
+        else:
+            self._show(names, x, matrix)
+
+    def _flush(self) -> None:
+        if self._pending is not None:
+            x, names = self._pending
+            self._pending = None
+            self._show(names, x, 0)
+
+    def _show(self, names: tuple[str, ...], x: Any, matrix: int) -> None:
+        if self._observe is not None:
+            self._observe(names, x.reshape(-1, x.shape[-1]), matrix)
+
+
+def _is_expert(line: Linear) -> bool:
+    return line.parameter != "weight"
+
+
+def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> None:
+    block.see(names, args[0])
+
+
+def _experts_forward(
+    block: Block,
+    module: Any,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    hidden: Any,
+    chosen: Any,
+    weights: Any,
+) -> Any:
+    return run_experts(module, names, block.see, hidden, chosen, weights)
+
+
+def _check_finite(block: Block, out: Any) -> None:
+    import torch
+
+    if not torch.isfinite(out.sum(dtype=torch.float32)):
+        hint = "the weights may be damaged"
+        if block.walk.dtype == "float16":
+            hint = "float16 ends at 65504: choose --dtype bf16 or f32"
+        raise WeightError(f"block {block.index} gives values that are NaN or infinite", hint)

@@ -1,0 +1,45 @@
+"""The modules of a block that multiply their input with weights, by the weights' GGUF names."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qconvert.forward.weights import Source
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A module that multiplies its input with weights.
+
+    Attributes:
+        names: the GGUF names of all weights in it, in the order of their rows.
+        module: transformers': has `weight`, or of experts `gate_up_proj` and `down_proj`.
+        parameter: the attribute that holds the weight: "weight", "gate_up_proj", "down_proj".
+        rows: of the parameter (of each of its matrices), first and last + 1; None for all.
+        transpose: the parameter is [in, out] (GPT-2's Conv1D).
+    """
+
+    names: tuple[str, ...]
+    module: Any
+    parameter: str = "weight"
+    rows: tuple[int, int] | None = None
+    transpose: bool = False
+
+
+def names_in(linears: dict[str, Linear], module: Any) -> dict[str, tuple[str, ...]]:
+    return {line.parameter: line.names for line in linears.values() if line.module is module}
+
+
+def find_linears(source: Source, prefix: str, module: Any) -> dict[str, Linear]:
+    """The modules of a block that multiply, by the GGUF names of their weights."""
+    found: dict[str, Linear] = {}
+    for inner, child in module.named_modules():
+        for attribute, parameter in child.named_parameters(recurse=False):
+            if parameter.dim() < 2:
+                continue
+            name = prefix + (f"{inner}.{attribute}" if inner else attribute)
+            targets = source.targets_of(name)
+            names = tuple(target for target, _ in targets)
+            for target, rule in targets:
+                line = Linear(names, child, attribute, rule.rows, rule.transpose)
+                found[target] = line
+    return found

@@ -1,0 +1,63 @@
+"""transformers' model with stand-ins for its blocks and its output projection.
+
+The model's own forward then tells what it passes to each block (masks, positions), embeds tokens,
+and applies the last norm to what is put in the place of the last block's output.
+"""
+
+from typing import Any
+
+from qconvert.forward.skeleton import Skeleton, set_module
+
+
+class Stubs:
+    """transformers' model with stand-ins for its blocks and for its output projection."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        import torch
+
+        self.model = skeleton.model
+        self.seen: list[tuple[tuple, dict]] = []
+        self.first: Any = None
+        self.last: Any = None
+        self.caught: Any = None
+        count = len(skeleton.blocks)
+
+        class Stub(torch.nn.Module):
+            """Hands on what it gets."""
+
+            def __init__(self, block: Any) -> None:
+                super().__init__()
+                # Some models choose masks by what a block says of itself.
+                for name, value in vars(block).items():
+                    if isinstance(value, str | int | float | bool):
+                        setattr(self, name, value)
+
+            def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+                if not self.seen:
+                    self.first = hidden
+                self.seen.append((args, kwargs))
+                return self.last if len(self.seen) == count and self.last is not None else hidden
+
+        class Catch(torch.nn.Module):
+            """Keeps what would be multiplied."""
+
+            def forward(stub, hidden: Any) -> Any:  # noqa: N805
+                self.caught = hidden
+                return hidden[..., :1]
+
+        # There is no padding, and ids are numbered anew: nothing to warn of.
+        self.model.warn_if_padding_and_no_attention_mask = lambda *args: None
+        stubs = torch.nn.ModuleList([Stub(block) for block in skeleton.blocks])
+        set_module(self.model, skeleton.blocks_name, stubs)
+        if skeleton.head:
+            set_module(self.model, skeleton.head, Catch())
+
+    def run(self, ids: Any, last: Any = None) -> Any:
+        """What comes out behind the last block and norm; `last` stands for what the last block
+        gives."""
+        import torch
+
+        self.seen, self.last, self.caught = [], last, None
+        with torch.no_grad():
+            out = self.model(input_ids=ids, use_cache=False)
+        return out.last_hidden_state if self.caught is None else self.caught
