@@ -45,8 +45,8 @@ from qconvert.forward.weights import Source, open_source, read_parameter, read_r
 
 __all__ = ["Block", "Linear", "Observe", "Place", "Walk"]
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384, "mps": 8192}
-"""Tokens of a batch; at least one window."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 8192}
+"""Tokens of a batch; at least one window. On the CPU more would not stay in the caches."""
 
 
 @dataclass(frozen=True)
