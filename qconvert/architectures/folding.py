@@ -57,7 +57,7 @@ FOLDS: dict[str, tuple[Fold, ...]] = {
     "smollm3": DENSE,
     "bert": (),
 }
-"""By `general.architecture`. Where there are two kinds of feed-forward, that of the block counts."""
+"""By `general.architecture`. Of two kinds of feed-forward, that of the block counts."""
 
 
 def folds(architecture: str, block: int, names: Collection[str]) -> tuple[Fold, ...]:
