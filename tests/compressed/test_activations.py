@@ -131,6 +131,10 @@ def test_ranges_without_symmetry_have_zero_points(case: Case) -> None:
         assert range_.zero_point is not None
         reached = (-128.0 - range_.zero_point) * range_.scale
         np.testing.assert_allclose(reached, low, atol=range_.scale.max())
+    narrower = case.prepare(form, estimator=Estimator("mse"))
+    for name, range_ in made.ranges.items():
+        found = narrower.ranges[name]
+        assert found is None or (found.scale <= range_.scale * 1.0001).all()
 
 
 def with_massive_input(case: Case, name: str) -> Case:
