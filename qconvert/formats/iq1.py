@@ -28,8 +28,8 @@ from qconvert.formats.lattice import (
 )
 
 SHIFTS = (0.125, -0.125)
-S = Layout("IQ1_S", 8, 2, (-1, 0, 1), 32, 8, 0, 32, SHIFTS, True)
-M = Layout("IQ1_M", 8, 2, (-1, 0, 1), 16, 8, 0, 32, SHIFTS)
+S = Layout("IQ1_S", 8, 2, (-1, 0, 1), 32, 8, 0, 16, SHIFTS, True)
+M = Layout("IQ1_M", 8, 2, (-1, 0, 1), 16, 8, 0, 16, SHIFTS)
 
 _THREES = np.arange(0, 12, 3, dtype=np.uint16)
 _FOURS = np.arange(0, 16, 4, dtype=np.uint16)

@@ -26,6 +26,9 @@ CHUNK = 1 << 18
 """Weights that `quantize` takes through all steps at a time, so that they stay in the cache."""
 
 
+FEW = 16
+"""Points of a list that are tried at first; as many as the kernel has lanes."""
+
 SEVENS = np.arange(0, 28, 7, dtype=np.uint32)
 
 
@@ -149,7 +152,7 @@ def sign_table() -> np.ndarray:
 def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
     """Find the super-blocks of x, float32 [rows, columns]. Importance that is 0 throughout counts
     as none."""
-    from qconvert.kernels.lattice import fit_lattice
+    from qconvert.kernels.lattice import REALS, WHOLES, fit_lattice
 
     blocks = x.size // BLOCK
     coded = Coded(
@@ -161,25 +164,22 @@ def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
     )
     weights = np.empty(0, np.float32) if importance is None else importance
     first, last = layout.levels[0], layout.levels[-1]
-    step = layout.levels[1] - first
-    lows = [first + shift for shift in layout.shifts]
-    lists = len(lows)
-    counts = (
-        layout.dims,
-        layout.bits,
-        len(layout.levels),
-        layout.listed,
-        layout.size,
-        layout.reach,
-    )
+    step, shifts = layout.levels[1] - first, layout.shifts
+    bump = last - layout.levels[-2] - step
+    lists = len(shifts)
+    values = (first + shifts[0], step, bump, shifts[-1] - shifts[0])
+    counts = (layout.dims, layout.bits, len(layout.levels), layout.listed, FEW)
     fit_lattice(
         x.reshape(-1),
         np.ascontiguousarray(weights, np.float32),
         max(x.shape[1], 1),
         near(layout),
-        (*counts, layout.signs, lists, lists if layout.together else 1),
-        np.array([step, last - layout.levels[-2] - step, *lows], np.float32),
-        *lattice(last, layout.reach),
+        (*counts, layout.size, layout.reach, layout.signs, lists, lists if layout.together else 1),
+        tuple(np.float32(value) for value in values),
+        lattice(last, layout.reach),
+        np.zeros(REALS, np.float32),
+        np.zeros(BLOCK, np.float32),
+        np.zeros(WHOLES, np.int32),
         *(part.reshape(-1) for part in coded),
     )
     return coded._replace(points=places(layout)[coded.points])

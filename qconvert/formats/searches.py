@@ -6,6 +6,7 @@ it. Each search first tries the plain choice, the full range on all codes, and p
 equals: weights that lie on a grid already are then met exactly.
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,13 +134,14 @@ IQ4_NL_SEARCH = (
 )
 
 
-def lattice(last: float, reach: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For the formats of grid points (`qconvert.kernels.lattice`).
+@cache
+def lattice(last: float, reach: int) -> np.ndarray:
+    """For the formats of grid points (`qconvert.kernels.lattice`), float32 [n * 16].
 
     last: the largest level; reach: number of l.
     """
     trials = 1.5 * 0.907 ** np.arange(16) / last
+    starts = 1.25 ** np.array([0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8])
     near = 0.88 * 1.018 ** np.arange(16)
     shares = 1 / (2 * reach - 1 - np.linspace(-1, 6, 32))
-    starts = 1.25 ** np.array([0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8])
-    return _flat(trials, starts), _flat(near), _flat(shares), _flat(np.arange(16))
+    return _flat(trials, starts, near, 1 + 2 * np.arange(16), shares)

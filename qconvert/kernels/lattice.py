@@ -58,34 +58,73 @@ from qconvert.kernels.simd import (
 
 BLOCK = 256
 HALVES = types.Array(types.uint16, 1, "C", readonly=True)
+INTEGERS_OUT = types.Array(types.int32, 1, "C")
 HALVES_OUT = types.Array(types.uint16, 1, "C")
+
+LISTED = 2048
+"""Points in all lists of a super-block, at most."""
+
+# Places in `Room.real`.
+A = BLOCK  # The weights as the grid sees them: without the signs that are stored apart.
+FREE = A + BLOCK  # Of sub-blocks: scales with weights rounded freely,
+SQUARES = FREE + WIDTH  # the sums of squares that go with these,
+SCALE = SQUARES + WIDTH  # and the scales chosen; in the end odd numbers.
+HALF = SCALE + WIDTH  # Zero for the first eight lanes, infinite for the others; then the reverse.
+TURN = HALF + WIDTH + 8  # Of eight weights: -1 where a sign must be flipped, else 1.
+CURVE = TURN + BLOCK // 8  # Of the error along d.
+SLOPE = CURVE + 1
+Q = SLOPE + 1  # Sums over points.
+C = Q + LISTED
+REALS = C + LISTED
+
+# Places in `Room.whole`.
+ROWS = (
+    2 * BLOCK
+)  # Before: weights rounded freely, for each list. Here: where lists begin in `near`.
+PICKED = ROWS + 64  # The places of points in all lists.
+NEGATIVE = PICKED + 64  # Of eight weights: signs, a bit each,
+FLIPPED = NEGATIVE + 32  # and the one that was flipped.
+POINTS = FLIPPED + 32  # What was found: the digits of points, and the lists that they are from.
+PARTS = POINTS + 64
+WHOLES = PARTS + 64
+
+# Places in the candidates.
+STARTS = WIDTH
+NEARBY = STARTS + WIDTH
+ODDS = NEARBY + WIDTH
+SHARES = ODDS + WIDTH
+
 _ZERO = np.float32(0.0)
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
 _INFINITE = np.float32(np.inf)
 _NEGLIGIBLE = np.float32(1e-30)
+_ALIKE = np.float32(1.35 / BLOCK)
+_MANY = np.float32(BLOCK // 16)
 
 
 class Grid(NamedTuple):
     """A format's points and scales.
 
     Attributes:
-        near: uint16 [combinations * count], the points near each combination of levels, as digits
-            of `bits` bits. A combination's first level counts least in its index.
+        near: uint16 [combinations * listed], the points near each combination of levels, nearest
+            first, as digits of `bits` bits. A combination's first level counts least in its index.
         dims, bits, levels: weights of a point, bits of a digit, number of digits.
-        count: points of a list.
+        listed, few: points of a list, and those that are tried before d is known.
         size, reach: weights of a sub-block, number of its l.
         signs: 0 none (levels have signs), 1 free, 2 those of eight weights multiply to plus.
         lists: of a group, with different lows.
         options: of how many lists all groups of a sub-block choose the same; 1 for free choice.
-        low, step, bump: digit k stands for low[list] + k * step, and bump more if it is the last.
+        low, step, bump: digit k stands for low + k * step, and bump more if it is the last.
+        shift: what low is more in the second list.
     """
 
     near: Any
     dims: Any
     bits: Any
     levels: Any
-    count: Any
+    listed: Any
+    few: Any
     size: Any
     reach: Any
     signs: Any
@@ -94,89 +133,64 @@ class Grid(NamedTuple):
     low: Any
     step: Any
     bump: Any
+    shift: Any
 
 
 class Room(NamedTuple):
-    """Working arrays of a super-block.
+    """Working arrays. Few, because each one makes every call longer.
 
     Attributes:
-        x, w: [256], weights and importances.
-        a: [256], the weights as the grid sees them: without the signs that are stored apart.
-        cost: [264], of flipping a sign; the end is never read into a result.
-        beyond: [16], 0 for eight lanes and infinite for the others.
-        turn: [32], -1 where a sign of eight weights must be flipped, else 1.
-        negative: int64 [32], the signs of eight weights, a bit each.
-        flipped: int64 [32], the sign that was flipped, its bit set.
-        digits: int32 [256 * lists], weights rounded freely.
-        rows: int64 [groups * lists], where lists begin in `near`.
-        q, c: [groups * lists * count], sums over points.
-        picked: int64 [options * groups], places of points in these.
-        free, qq: [16], scales of sub-blocks with weights rounded freely, and sums of squares.
-        scale: [16], of sub-blocks: first real scales, then odd numbers.
-        fit: [2], curve and slope of the error along d.
+        real: float32 [REALS]: the weights of a super-block, and what is named above.
+        w: float32 [256], importances.
+        whole: int32 [WHOLES].
     """
 
-    x: Any
+    real: Any
     w: Any
-    a: Any
-    cost: Any
-    beyond: Any
-    turn: Any
-    negative: Any
-    flipped: Any
-    digits: Any
-    rows: Any
-    q: Any
-    c: Any
-    picked: Any
-    free: Any
-    scale: Any
-    qq: Any
-    fit: Any
+    whole: Any
 
 
 @njit(error_model="numpy", forceinline=True)
-def _flip(room: Any, start: int) -> Any:
-    """Make the product of eight signs positive: flip the weight that it costs least, if any.
-
-    Returns the place of that weight, whether it was flipped or not.
-    """
-    first = start + argmin(load(room.cost, start) + load(room.beyond, 0))
-    turn = room.turn[start >> 3]
-    room.a[first] *= turn
-    if turn < _ZERO:
-        room.flipped[start >> 3] = 1 << (first - start)
-    return first
+def _flip(room: Any, k: int, cost: Any) -> None:
+    """Make the product of eight signs positive, for sixteen weights from k on: flip the one that
+    it costs least. The grid sees it as a negative weight."""
+    for half in range(2):
+        start = k + 8 * half
+        first = argmin(cost + load(room.real, HALF + 8 * half))
+        turn = room.real[TURN + (start >> 3)]
+        room.real[A + k + first] *= turn
+        if turn < _ZERO:
+            room.whole[FLIPPED + (start >> 3)] = 1 << (first & 7)
+            room.whole[k + first] = 0
 
 
 @njit(error_model="numpy")
 def _strip_signs(grid: Any, room: Any) -> None:
-    """Set `a`. Of a flipped sign, the grid sees a negative weight."""
     keep_apart()
     for k in range(0, BLOCK, WIDTH):
-        x = load(room.x, k)
+        x = load(room.real, k)
         a = magnitude(x) if grid.signs > 0 else x
-        store(room.a, k, a)
-        store(room.cost, k, a * load(room.w, k))
-        for start in (k, k + 8):
-            bits = (negatives(x) >> (start - k)) & 255
+        store(room.real, A + k, a)
+        signs = negatives(x)
+        for place in (k >> 3, (k >> 3) + 1):
+            bits = signs & 255
+            signs >>= 8
             parity = bits ^ bits >> 4
             parity ^= parity >> 2
             parity ^= parity >> 1
-            room.negative[start >> 3] = bits
-            room.flipped[start >> 3] = 0
-            room.turn[start >> 3] = -_ONE if parity & 1 else _ONE
-    if grid.signs > 1:
-        for k in range(0, BLOCK, 8):
-            _flip(room, k)
+            room.whole[NEGATIVE + place] = bits
+            room.whole[FLIPPED + place] = 0
+            room.real[TURN + place] = -_ONE if parity & 1 else _ONE
+        if grid.signs > 1:
+            _flip(room, k, a * load(room.w, k))
 
 
 @njit(error_model="numpy")
-def _try_scales(grid: Any, room: Any, trials: Any) -> None:
+def _try_scales(grid: Any, room: Any, search: Any) -> None:
     """Step 1: leave real scales of all sub-blocks, and the sums of their squared levels."""
     keep_apart()
     top = np.float32(grid.levels - 1)
-    low = (grid.low[0] + grid.low[grid.lists - 1]) * _HALF
+    low = grid.low + grid.shift * _HALF
     per_step = _ONE / grid.step
     shift = low * per_step
     for j in range(BLOCK // grid.size):
@@ -184,7 +198,7 @@ def _try_scales(grid: Any, room: Any, trials: Any) -> None:
         fourth = splat(_ZERO)
         second = splat(_ZERO)
         for k in range(base, base + grid.size, WIDTH):
-            x = load(room.a, k)
+            x = load(room.real, A + k)
             xx = x * x
             wxx = xx * load(room.w, k)
             second = second + wxx
@@ -192,11 +206,11 @@ def _try_scales(grid: Any, room: Any, trials: Any) -> None:
         energy = total(second)
         # How large the weights are that matter.
         peak = np.sqrt(total(fourth) / energy) if energy > _NEGLIGIBLE else _ZERO
-        per_s = inverse(load(trials, 0) * peak) * per_step
+        per_s = inverse(load(search, 0) * peak) * per_step
         qq = splat(_ZERO)
         qx = splat(_ZERO)
         for k in range(base, base + grid.size):
-            x = at(room.a, k)
+            x = at(room.real, A + k)
             digit = greatest(least(rint(per_s * x - shift), top), _ZERO)
             value = fma(digit, grid.step, splat(low))
             wv = value * at(room.w, k)
@@ -204,129 +218,128 @@ def _try_scales(grid: Any, room: Any, trials: Any) -> None:
             qx = fma(wv, x, qx)
         s = qx * inverse(qq)
         i = argmin(_ZERO - s * qx)
-        room.free[j] = lane(s, i) if peak > _ZERO else _ZERO
-        room.qq[j] = lane(qq, i)
+        room.real[FREE + j] = lane(s, i) if peak > _ZERO else _ZERO
+        room.real[SQUARES + j] = lane(qq, i)
 
 
 @njit(error_model="numpy", forceinline=True)
 def _round_freely(grid: Any, room: Any, base: int, s: Any) -> None:
     """Digits of a sub-block at scale s, and signs."""
     top = np.float32(grid.levels - 1)
-    per_s = _ONE / s if s > _NEGLIGIBLE else _ZERO
     per_step = _ONE / grid.step
-    for part in range(grid.lists):
-        low = grid.low[part]
-        shift = low * per_step
-        for k in range(base, base + grid.size, WIDTH):
-            x = load(room.x, k)
-            if grid.signs > 0:
-                x = magnitude(x)
-            digit = greatest(least(rint(x * (per_s * per_step) - shift), top), _ZERO)
-            store_indices(room.digits, part * BLOCK + k, digit)
+    per_s = per_step / s if s > _NEGLIGIBLE else _ZERO
+    for k in range(base, base + grid.size, WIDTH):
+        x = load(room.real, k)
+        if grid.signs > 0:
+            x = magnitude(x)
+        for part in range(grid.lists):
+            shift = (grid.low + np.float32(part) * grid.shift) * per_step
+            digit = greatest(least(rint(x * per_s - shift), top), _ZERO)
+            store_indices(room.whole, part * BLOCK + k, digit)
             if grid.signs > 1:
-                store(room.a, k, x)
-                off = fma(digit, grid.step, splat(low)) * s - x
-                flipped = x + low * s
-                store(room.cost, k, (flipped * flipped - off * off) * load(room.w, k))
-    if grid.signs > 1:
-        for start in range(base, base + grid.size, 8):
-            k = _flip(room, start)
-            if room.turn[start >> 3] < _ZERO:
-                room.digits[k] = 0
+                store(room.real, A + k, x)
+                off = fma(digit, grid.step, splat(grid.low)) * s - x
+                other = x + grid.low * s
+                _flip(room, k, (other * other - off * off) * load(room.w, k))
 
 
 @njit(error_model="numpy", forceinline=True)
-def _weigh(grid: Any, room: Any, base: int, low: Any, row: int, place: int) -> None:
+def _weigh(grid: Any, room: Any, base: int, low: Any, row: int, place: int, take: int) -> None:
     """The sums over the points of a list, whose group begins at `base`."""
     last = np.float32(grid.levels) - np.float32(1.5)
     mask = (1 << grid.bits) - 1
-    for part in range(0, grid.count, WIDTH):
+    for part in range(0, take, WIDTH):
         qq = splat(_ZERO)
         qx = splat(_ZERO)
         for i in range(grid.dims):
             digit = load_digits(grid.near, row + part, i * grid.bits, mask)
-            value = fma(digit, grid.step, splat(low)) + where_less(last, digit, grid.bump, _ZERO)
+            value = fma(digit, grid.step, where_less(last, digit, low + grid.bump, low))
             wv = value * at(room.w, base + i)
             qq = fma(wv, value, qq)
-            qx = fma(wv, at(room.a, base + i), qx)
-        store(room.q, place + part, qq)
-        store(room.c, place + part, qx * np.float32(-2))
+            qx = fma(wv, at(room.real, A + base + i), qx)
+        store(room.real, Q + place + part, qq)
+        store(room.real, C + place + part, qx * np.float32(-2))
 
 
 @njit(error_model="numpy")
-def _list_points(grid: Any, room: Any, j: int, s: Any) -> None:
-    """Lists of points for all groups of a sub-block, for scales near s."""
+def _list_points(grid: Any, room: Any, j: int, s: Any, take: int) -> None:
+    """Lists of `take` points for all groups of a sub-block, for scales near s."""
     keep_apart()
     base = j * grid.size
     _round_freely(grid, room, base, s)
     for start in range(base, base + grid.size, grid.dims):
-        group = start // grid.dims
         for part in range(grid.lists):
             index = 0
             for i in range(grid.dims):
-                k = part * BLOCK + start + grid.dims - 1 - i
-                index = index * grid.levels + room.digits[k]
-            place = group * grid.lists + part
-            room.rows[place] = index * grid.count
-            _weigh(grid, room, start, grid.low[part], index * grid.count, place * grid.count)
+                index = index * grid.levels + room.whole[part * BLOCK + start + grid.dims - 1 - i]
+            place = start // grid.dims * grid.lists + part
+            row = index * grid.listed
+            room.whole[ROWS + place] = row
+            low = grid.low + np.float32(part) * grid.shift
+            _weigh(grid, room, start, low, row, place * take, take)
 
 
 @njit(error_model="numpy")
-def _errors(grid: Any, room: Any, j: int, s: Any) -> Any:
+def _errors(grid: Any, room: Any, j: int, s: Any, take: int) -> Any:
     """The errors of a sub-block at sixteen scales, less that of zeros."""
     keep_apart()
     groups = grid.size // grid.dims
-    together = grid.lists // grid.options
+    length = grid.lists // grid.options * take
     best = splat(_INFINITE)
     for option in range(grid.options):
         error = splat(_ZERO)
         for group in range(j * groups, (j + 1) * groups):
-            first = (group * grid.lists + option * together) * grid.count
-            nearest = splat(_INFINITE)
-            for k in range(first, first + together * grid.count):
-                nearest = least(fma(s, at(room.q, k), at(room.c, k)), nearest)
-            error = error + nearest
+            first = group * grid.lists * take + option * length
+            even = splat(_INFINITE)
+            odd = even
+            for k in range(first, first + length, 2):
+                even = least(fma(s, at(room.real, Q + k), at(room.real, C + k)), even)
+                odd = least(fma(s, at(room.real, Q + k + 1), at(room.real, C + k + 1)), odd)
+            error = error + least(even, odd)
         best = least(error, best)
     return best * s
 
 
 @njit(error_model="numpy")
-def _pick(grid: Any, room: Any, j: int, s: Any, odd: Any, points: Any, parts: Any) -> None:
+def _pick(grid: Any, room: Any, j: int, s: Any, odd: Any, take: int) -> None:
     """The best points of a sub-block at scale s; adds to the curve and slope along d."""
     keep_apart()
     groups = grid.size // grid.dims
-    together = grid.lists // grid.options
+    length = grid.lists // grid.options * take
     scale = splat(s)
     best = _INFINITE
+    curve = _ZERO
+    slope = _ZERO
     for option in range(grid.options):
         error = _ZERO
         qq = _ZERO
         qx = _ZERO
         for group in range(j * groups, (j + 1) * groups):
-            first = (group * grid.lists + option * together) * grid.count
+            first = group * grid.lists * take + option * length
             nearest = splat(_INFINITE)
             places = splat(_ZERO)
-            for k in range(0, together * grid.count, WIDTH):
-                e = fma(scale, load(room.q, first + k), load(room.c, first + k))
+            for k in range(0, length, WIDTH):
+                e = fma(scale, load(room.real, Q + first + k), load(room.real, C + first + k))
                 places = where_less(e, nearest, np.float32(k), places)
                 nearest = least(e, nearest)
             i = argmin(nearest)
             place = first + np.intp(lane(places, i)) + i
-            room.picked[group] = place
+            room.whole[PICKED + group] = place
             error += lane(nearest, i)
-            qq += room.q[place]
-            qx += room.c[place]
+            qq += room.real[Q + place]
+            qx += room.real[C + place]
         if error < best or option == 0:
             best = error
-            room.fit[2] = qq
-            room.fit[3] = qx
+            curve = qq
+            slope = qx
             for group in range(j * groups, (j + 1) * groups):
-                place = room.picked[group]
-                part = place // grid.count
-                points[group] = grid.near[room.rows[part] + place - part * grid.count]
-                parts[group] = part % grid.lists
-    room.fit[0] += odd * odd * room.fit[2]
-    room.fit[1] += odd * room.fit[3]
+                place = room.whole[PICKED + group]
+                part = place // take
+                row = room.whole[ROWS + part]
+                room.whole[POINTS + group] = grid.near[row + place - part * take]
+                room.whole[PARTS + group] = part % grid.lists
+    room.real[CURVE] += odd * odd * curve
+    room.real[SLOPE] += odd * slope
 
 
 @njit(error_model="numpy")
@@ -338,105 +351,103 @@ def _is_uneven(room: Any) -> Any:
     second = splat(_ZERO)
     fourth = splat(_ZERO)
     for k in range(0, BLOCK, WIDTH):
-        x = load(room.x, k)
+        x = load(room.real, k)
         xx = x * x
         second = second + xx
         fourth = fma(xx, xx, fourth)
         zeros = zeros + where_less(xx, _NEGLIGIBLE, _ONE, _ZERO)
     square = total(second)
-    alike = total(fourth) * np.float32(BLOCK) < np.float32(1.35) * square * square
-    return alike or total(zeros) > np.float32(BLOCK // 16)
+    return total(fourth) < _ALIKE * square * square or total(zeros) > _MANY
 
 
 @njit(error_model="numpy")
-def _choose_unit(grid: Any, room: Any, unit: Any, shares: Any) -> Any:
-    """The d whose odd multiples suit all scales best: the largest scale times one of `shares`, or
-    the share of any scale that the least or the largest l has.
+def _choose_unit(grid: Any, room: Any, unit: Any, search: Any) -> Any:
+    """Step 3: the d whose odd multiples suit all scales best: the largest scale times a share, or
+    what makes any scale the least or the largest multiple.
 
     `unit` is the power of two that was divided out of the block, which float16 sees again.
     """
     keep_apart()
-    count = BLOCK // grid.size
     most = np.float32(grid.reach - 1)
-    peak = highest(load(room.scale, 0))
+    scales = load(room.real, SCALE)
+    peak = highest(scales)
     best = splat(_INFINITE)
     best_d = splat(_ZERO)
-    for part in range(0, shares.size + 2 * WIDTH, WIDTH):
-        d = load(room.scale, 0)
-        if part < shares.size:
-            d = load(shares, part) * peak
-        elif part == shares.size:
+    for part in range(SHARES, search.size + 2 * WIDTH, WIDTH):
+        d = scales
+        if part < search.size:
+            d = load(search, part) * peak
+        elif part == search.size:
             d = d / (most + most + _ONE)
         d = float16(d * unit) / unit
         per_d = inverse(d)
         error = splat(_ZERO)
-        for j in range(count):
-            place = greatest(least(rint((per_d * room.scale[j] - _ONE) * _HALF), most), _ZERO)
-            off = (place + place + _ONE) * d - room.scale[j]
-            error = fma(off * off, room.qq[j], error)
+        for j in range(BLOCK // grid.size):
+            s = room.real[SCALE + j]
+            place = greatest(least(rint((per_d * s - _ONE) * _HALF), most), _ZERO)
+            off = (place + place + _ONE) * d - s
+            error = fma(off * off, room.real[SQUARES + j], error)
         best_d = where_less(error, best, d, best_d)
         best = least(error, best)
     return lane(best_d, argmin(best))
 
 
 @njit(error_model="numpy")
-def _fit_unit(grid: Any, room: Any, d: Any, unit: Any, all_l: Any, points: Any, parts: Any) -> Any:
+def _fit_unit(grid: Any, room: Any, d: Any, unit: Any, search: Any, take: int) -> Any:
     """Step 4: the best l of each sub-block and its points. Returns the d fitted to them."""
-    odds = least(load(all_l, 0), np.float32(grid.reach - 1))
-    odds = odds + odds + _ONE
-    room.fit[0] = _ZERO
-    room.fit[1] = _ZERO
+    keep_apart()
+    odds = least(load(search, ODDS), np.float32(2 * grid.reach - 1))
+    room.real[CURVE] = _ZERO
+    room.real[SLOPE] = _ZERO
     for j in range(BLOCK // grid.size):
-        odd = lane(odds, argmin(_errors(grid, room, j, odds * d)))
-        room.scale[j] = odd
-        _pick(grid, room, j, odd * d, odd, points, parts)
-    curve = room.fit[0]
-    fitted = room.fit[1] / (curve * np.float32(-2)) if curve > _NEGLIGIBLE else _ZERO
+        odd = lane(odds, argmin(_errors(grid, room, j, odds * d, take)))
+        room.real[SCALE + j] = odd
+        _pick(grid, room, j, odd * d, odd, take)
+    curve = room.real[CURVE]
+    fitted = room.real[SLOPE] / (curve * np.float32(-2)) if curve > _NEGLIGIBLE else _ZERO
     return lane(float16(splat(fitted * unit)) / unit, 0)
 
 
 @njit(error_model="numpy")
-def _fit_from(
-    grid: Any, room: Any, factor: Any, unit: Any, search: Any, points: Any, parts: Any
-) -> Any:
+def _fit_from(grid: Any, room: Any, factor: Any, unit: Any, search: Any) -> Any:
     """Steps 2 to 4, from the scales of step 1 times a factor."""
     keep_apart()
-    _, near, shares, all_l = search
     for j in range(BLOCK // grid.size):
-        s = room.free[j] * factor
-        _list_points(grid, room, j, s)
-        scales = load(near, 0) * s
-        room.scale[j] = lane(scales, argmin(_errors(grid, room, j, scales)))
-    d = _choose_unit(grid, room, unit, shares)
-    return _fit_unit(grid, room, d, unit, all_l, points, parts)
+        s = room.real[FREE + j] * factor
+        _list_points(grid, room, j, s, grid.few)
+        scales = load(search, NEARBY) * s
+        room.real[SCALE + j] = lane(scales, argmin(_errors(grid, room, j, scales, grid.few)))
+    d = _choose_unit(grid, room, unit, search)
+    return _fit_unit(grid, room, d, unit, search, grid.few)
 
 
 @njit(error_model="numpy")
-def _fit_block(grid: Any, room: Any, unit: Any, search: Any, points: Any, parts: Any) -> Any:
-    """All steps. Returns d; the l are left in room.scale, as odd numbers."""
-    trials, _, _, all_l = search
+def _fit_block(grid: Any, room: Any, unit: Any, search: Any) -> Any:
+    """All steps. Returns d; the rest is left in `room`."""
     _strip_signs(grid, room)
-    _try_scales(grid, room, trials)
+    _try_scales(grid, room, search)
     factor = _ONE
     best = _INFINITE
     # Of weights much alike, quite different scales may be nearly as good.
-    starts = trials.size - WIDTH if _is_uneven(room) else 0
-    for start in range(starts):
-        d = _fit_from(grid, room, trials[WIDTH + start], unit, search, points, parts)
-        error = d * (d * room.fit[0] + room.fit[1])
-        if error < best:
-            best = error
-            factor = trials[WIDTH + start]
-    d = _fit_from(grid, room, factor, unit, search, points, parts)
+    starts = WIDTH if _is_uneven(room) else 0
+    for start in range(starts + 1):
+        if start < starts:
+            d = _fit_from(grid, room, search[STARTS + start], unit, search)
+            error = d * (d * room.real[CURVE] + room.real[SLOPE])
+            if error < best:
+                best = error
+                factor = search[STARTS + start]
+        else:
+            d = _fit_from(grid, room, factor, unit, search)
     for j in range(BLOCK // grid.size):
-        _list_points(grid, room, j, room.scale[j] * d)
-    return _fit_unit(grid, room, d, unit, all_l, points, parts)
+        _list_points(grid, room, j, room.real[SCALE + j] * d, grid.listed)
+    return _fit_unit(grid, room, d, unit, search, grid.listed)
 
 
 @njit(
     void(
-        *(FLOATS, FLOATS, int64, HALVES, types.UniTuple(int64, 9), FLOATS),
-        *(FLOATS, FLOATS, FLOATS, FLOATS),
+        *(FLOATS, FLOATS, int64, HALVES, types.UniTuple(int64, 10)),
+        *(types.UniTuple(types.float32, 4), FLOATS, FLOATS_OUT, FLOATS_OUT, INTEGERS_OUT),
         *(FLOATS_OUT, BYTES_OUT, HALVES_OUT, BYTES_OUT, BYTES_OUT),
     ),
     error_model="numpy",
@@ -450,10 +461,10 @@ def fit_lattice(
     near: Any,
     counts: Any,
     values: Any,
-    trials: Any,
-    nearby: Any,
-    shares: Any,
-    all_l: Any,
+    search: Any,
+    real: Any,
+    w: Any,
+    whole: Any,
     ds: Any,
     scales: Any,
     points: Any,
@@ -462,41 +473,30 @@ def fit_lattice(
 ) -> None:
     """Fit every super-block of x (float32, rows of `columns` end to end).
 
-    near, counts, values: `Grid`, its whole numbers from dims to options, and step, bump and lows.
-    trials, nearby, shares, all_l: the candidates of steps 1 to 4, float32 [16]; shares have more,
-        and after the trials there are factors on their best, the first of them 1.
+    near, counts, values: `Grid`, its whole numbers from dims to options, and the real ones.
+    search: the candidates, float32, sixteen each: trials of step 1, factors on the best of them
+    (the first is 1), those of step 2, odd numbers, and, to the end, shares of step 3.
+    real, w, whole: `Room`, zeros.
     Fills ds (float32, one a super-block), scales (uint8, the l of each sub-block), points (uint16,
     the digits of each group), negative (uint8, the signs of eight weights, the first one's lowest;
     left alone where signs are not stored) and parts (uint8, the list that each point is from).
     """
-    dims, bits, levels, count, size, reach, signs, lists, options = counts
-    grid = Grid(
-        near, dims, bits, levels, count, size, reach, signs, lists, options,
-        values[2:], values[0], values[1],
-    )  # fmt: skip
-    groups = BLOCK // dims
-    blocks = BLOCK // size
-    tall = np.zeros((4, BLOCK + WIDTH), np.float32)
-    short = np.zeros((5, WIDTH), np.float32)
-    short[0, WIDTH // 2 :] = _INFINITE
-    eights = np.zeros((2, BLOCK // 8), np.int64)
-    sums = np.zeros((2, groups * lists * count), np.float32)
-    room = Room(
-        tall[0], tall[1], tall[2], tall[3], short[0], np.zeros(BLOCK // 8, np.float32),
-        eights[0], eights[1], np.zeros(BLOCK * lists, np.int32), np.zeros(groups * lists, np.int64),
-        sums[0], sums[1], np.zeros(groups, np.int64), short[1], short[2], short[3], short[4],
-    )  # fmt: skip
+    grid = Grid(near, *counts, *values)
+    groups = BLOCK // grid.dims
+    blocks = BLOCK // grid.size
+    room = Room(real, w, whole)
+    for i in range(HALF + 8, HALF + WIDTH):
+        real[i] = _INFINITE
     for block in range(x.size // BLOCK):
         start = block * BLOCK
-        unit = read_block(x, start, importance, start % columns, BLOCK, room.x, room.w)
-        first = block * groups
-        d = _fit_block(
-            grid, room, unit, (trials, nearby, shares, all_l),
-            points[first : first + groups], parts[first : first + groups],
-        )  # fmt: skip
-        ds[block] = d * unit
+        unit = read_block(x, start, importance, start % columns, BLOCK, room.real, room.w)
+        ds[block] = _fit_block(grid, room, unit, search) * unit
         for j in range(blocks):
-            scales[block * blocks + j] = np.uint8((room.scale[j] - _ONE) * _HALF)
-        if signs > 0:
+            scales[block * blocks + j] = np.uint8((room.real[SCALE + j] - _ONE) * _HALF)
+        for i in range(groups):
+            points[block * groups + i] = room.whole[POINTS + i]
+            parts[block * groups + i] = room.whole[PARTS + i]
+        if grid.signs > 0:
             for i in range(BLOCK // 8):
-                negative[(start >> 3) + i] = room.negative[i] ^ room.flipped[i]
+                signs = room.whole[NEGATIVE + i] ^ room.whole[FLIPPED + i]
+                negative[block * (BLOCK // 8) + i] = signs
