@@ -15,10 +15,10 @@ def choose_device(name: str) -> str:
     Raises:
         UsageError: no such device, or torch cannot use it here.
     """
-    import torch
-
     if name not in DEVICES:
         raise UsageError(f"{name!r} is not a device", f"choose {', '.join(DEVICES)}")
+    import torch
+
     usable = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
