@@ -179,7 +179,7 @@ def fold_in(
 
 def _divisors(joint: Joint, smooth: np.ndarray) -> np.ndarray:
     """1 / s for a norm, or for each row of the tensor that makes the input."""
-    inverse = np.float32(1) / smooth
+    inverse: np.ndarray = np.float32(1) / smooth
     if not joint.maker_rows:
         return inverse
     inverse = inverse.reshape(-1, smooth.shape[-1])
