@@ -260,7 +260,9 @@ def output_options(draw, folder: Path) -> OutputOptions:
         if not concerns(name, type_) or not draw(st.booleans()):
             continue
         if name == "overrides":
-            names = (*SCHEMES, "keep") if is_scheme(type_) else [name.lower() for name in FORMAT_NAMES]
+            names = (
+                (*SCHEMES, "keep") if is_scheme(type_) else [name.lower() for name in FORMAT_NAMES]
+            )
             pairs = st.dictionaries(PATTERNS, st.sampled_from(names), max_size=3)
             values[name] = tuple(draw(pairs).items())
         else:
