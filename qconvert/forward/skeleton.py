@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.errors import UnsupportedError
+from qconvert.forward.attention import use_strips
 from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.weights import Source
 
@@ -77,6 +78,7 @@ def build_skeleton(source: Source) -> Skeleton:
             f"{_line(error)}",
             "the same configuration has to load with AutoModel.from_pretrained",
         ) from error
+    use_strips(model.config)
     if hasattr(model, "pooler"):
         model.pooler = None
     for parameter in model.parameters():

@@ -38,6 +38,7 @@ from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
 from qconvert.forward.device import choose_device, choose_dtype
 from qconvert.forward.linears import Linear, find_linears
+from qconvert.forward.memory import keep_freed_memory
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.stubs import Stubs
@@ -92,6 +93,7 @@ class Walk:
         self.dtype = choose_dtype(place.dtype, self.device)
         if place.threads and self.device == "cpu":
             torch.set_num_threads(place.threads)
+        keep_freed_memory()
         self.source: Source = open_source(checkpoint)
         self.skeleton: Skeleton = build_skeleton(self.source)
         self.tokens = tokens
