@@ -152,7 +152,8 @@ def sign_table() -> np.ndarray:
 def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
     """Find the super-blocks of x, float32 [rows, columns]. Importance that is 0 throughout counts
     as none."""
-    from qconvert.kernels.lattice import REALS, WHOLES, fit_lattice
+    from qconvert.kernels.lattice import fit_lattice
+    from qconvert.kernels.lattice_points import REALS, WHOLES
 
     blocks = x.size // BLOCK
     coded = Coded(

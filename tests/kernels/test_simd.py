@@ -51,6 +51,36 @@ def narrow(a, out):
     simd.store(out, 16, inverse(simd.load(a, 0)))
 
 
+@njit
+def digits(codes, index, shift, mask, out):
+    simd.store(out, 0, simd.load_digits(codes, index, shift, mask))
+
+
+@njit
+def below_zero(a):
+    return simd.negatives(simd.load(a, 0))
+
+
+@quick
+@given(
+    codes=arrays(np.uint16, 20, elements=st.integers(0, 65535)),
+    index=st.integers(0, 4),
+    shift=st.integers(0, 15),
+    mask=st.sampled_from([1, 3, 7]),
+)
+def test_digits_are_bits_of_whole_numbers(codes, index, shift, mask):
+    out = np.empty(16, F)
+    digits(codes, index, shift, mask, out)
+    np.testing.assert_array_equal(out, codes[index : index + 16] >> shift & mask)
+
+
+@quick
+@given(a=anything)
+def test_negatives_are_told_a_bit_each(a):
+    expected = sum(1 << i for i in range(16) if a[i] < 0)
+    assert below_zero(a) == expected
+
+
 @quick
 @given(a=finite, b=finite)
 def test_arithmetic_is_that_of_float32(a, b):
