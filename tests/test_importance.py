@@ -1,11 +1,14 @@
 """`--importance`: every matrix is quantized with its own, and the file says which it was."""
 
+import ctypes
 import hashlib
+from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from checkpoints import TINY, write_llama
-from common import Silent, save_model
+from common import Silent, convert_model, save_model, silence_llama
 from gguf import GGUFReader
 from imatrix_files import write_imatrix
 
@@ -90,3 +93,48 @@ def test_the_importance_of_another_model_is_refused(converted, tmp_path):
     )
     with pytest.raises(PlanError, match=r"blk\.0\.attn_q\.weight"):
         make_plan(plan.model, make_recipe("q4_k_m"), importance)
+
+
+def quantize_with_llama(source: Path, out: Path, ftype: int, values: dict[str, np.ndarray]) -> None:
+    """llama.cpp's own quantizer with an importance matrix."""
+    import llama_cpp
+
+    silence_llama()
+    flat = {name: np.ascontiguousarray(array.reshape(-1)) for name, array in values.items()}
+    pointer = ctypes.POINTER(ctypes.c_float)
+    entries = [
+        (name.encode(), array.ctypes.data_as(pointer), array.size) for name, array in flat.items()
+    ]
+    matrix = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries, (None, None, 0))
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread, parameters.imatrix = ftype, 1, matrix
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), parameters) == 0
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "iq4_xs"])
+def test_types_and_bytes_are_llama_cpps_and_no_weighted_error_is_larger(converted, tmp_path, kind):
+    plan, sums, _, folder = converted
+    importance = read_importance(folder / "im.gguf")
+    recipe = make_recipe(kind)
+    ours = make_plan(plan.model, recipe, importance)
+    convert(ours, ours.shards(tmp_path / "ours.gguf"), 1, Silent())
+    convert_model(folder / "model", tmp_path / "full.gguf", "f32")
+    theirs = tmp_path / "theirs.gguf"
+    ftype = recipe.file_type.ftype
+    quantize_with_llama(tmp_path / "full.gguf", theirs, ftype, dict(importance.values))
+    found, reference, original = (
+        {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+        for path in (tmp_path / "ours.gguf", theirs, tmp_path / "full.gguf")
+    )
+    for name in sums:
+        assert found[name].tensor_type == reference[name].tensor_type, name
+        assert found[name].n_bytes == reference[name].n_bytes, name
+        x = original[name].data.reshape(len(sums[name]), -1, sums[name].shape[1])
+        own, limit = (
+            float((np.square(off.astype(np.float64)) * importance.values[name][:, None]).sum())
+            for off in (
+                gguf.quants.dequantize(t.data, t.tensor_type).reshape(x.shape) - x
+                for t in (found[name], reference[name])
+            )
+        )
+        assert own <= limit, name

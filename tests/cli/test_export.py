@@ -5,7 +5,10 @@ import json
 import gguf
 import numpy as np
 import pytest
+from captures import run_capture
 from safetensors.torch import load_file
+
+from qconvert.calibration.imatrix import read_importance
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,31 @@ def test_rounding_is_mentioned(qconvert, file, tmp_path):
     done = qconvert("export", file, "-o", tmp_path / "out", "--dtype", "bf16")
     assert done.returncode == 0
     assert "rounded to BF16" in done.stderr
+
+
+def test_a_calibration_becomes_an_importance_matrix(qconvert, model, tmp_path):
+    path = tmp_path / "calib.safetensors"
+    run_capture(model, path)
+    for name in ("imatrix.gguf", "imatrix.dat"):
+        done = qconvert("export", path, "-o", tmp_path / name, "--json")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        assert result["path"] == str(tmp_path / name)
+        assert result["bytes"] == (tmp_path / name).stat().st_size
+        assert result["tokens"] == 12 * 32
+        matrix = read_importance(tmp_path / name)
+        assert len(matrix.values) == result["weights"]
+    used = qconvert(
+        *("quantize", model, "-t", "q4_k_m", "-o", tmp_path / "out.gguf"),
+        *("--importance", tmp_path / "imatrix.dat"),
+    )
+    assert used.returncode == 0, used.stderr
+    assert (tmp_path / "out.gguf").exists()
+
+
+def test_what_concerns_models_is_refused_for_a_calibration(qconvert, model, tmp_path):
+    run_capture(model, tmp_path / "calib.safetensors")
+    for arguments in (["--dtype", "f16"], ["-o", "x.txt"], ["-o", "-"], ["--split-max-size", "1G"]):
+        done = qconvert("export", tmp_path / "calib.safetensors", *arguments)
+        assert done.returncode == 2, arguments
+        assert "hint: " in done.stderr
