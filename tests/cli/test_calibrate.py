@@ -101,7 +101,7 @@ def test_ctrl_c_leaves_what_the_same_command_takes_up(tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"bos_token_id": 1}))
     program = str(Path(sys.executable).with_name("qconvert"))
     command = [program, "calibrate", str(model), "--window", "64", "--threads", "1"]
-    command += ["--tokens", "32768", "--dtype", "f32", "-o", str(tmp_path / "x"), "--json"]
+    command += ["--tokens", "8192", "--dtype", "f32", "-o", str(tmp_path / "x"), "--json"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     work = tmp_path / ".x.partial"
     deadline = time.monotonic() + 120
