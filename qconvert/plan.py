@@ -29,6 +29,7 @@ from qconvert.formats import FORMATS
 from qconvert.formats.floats import check_f16
 from qconvert.formats.types import block_sizes
 from qconvert.metadata import Field, Metadata, text, u32
+from qconvert.quantizers.balance import quantize_balanced
 from qconvert.recipes.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.recipes.types import Recipe
 
@@ -97,6 +98,7 @@ class TensorPlan:
         wanted: what the recipe asked for before the fallback.
         reason: why they differ; empty if they do not.
         importance: float32 [matrices, columns], or None.
+        means: of the inputs, float32 [matrices, columns], or None where they are not known.
         moved: the source has whole blocks of the same format, which stay as they are.
     """
 
@@ -105,6 +107,7 @@ class TensorPlan:
     wanted: str
     reason: str = ""
     importance: np.ndarray | None = None
+    means: np.ndarray | None = None
     moved: bool = False
 
     @property
@@ -135,7 +138,7 @@ class TensorPlan:
 
     @property
     def kernel(self) -> str:
-        return self.format
+        return f"{self.format} balanced" if self.means is not None else self.format
 
     def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
         return rows
@@ -148,11 +151,15 @@ class TensorPlan:
         """
         if self.format == "F16":
             check_f16(self.name, rows)
-        importance = None
-        if self.importance is not None:
-            matrix = start * len(self.importance) // self.map.rows
-            importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
-        return (FORMATS[self.format].quantize(rows, importance),)
+        format_ = FORMATS[self.format]
+        if self.importance is None:
+            return (format_.quantize(rows, None),)
+        matrix = start * len(self.importance) // self.map.rows
+        importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
+        if self.means is None:
+            return (format_.quantize(rows, importance),)
+        mean = np.ascontiguousarray(self.means[matrix], dtype=np.float32)
+        return (quantize_balanced(format_, rows, importance, mean),)
 
     @property
     def nbytes(self) -> int:
@@ -304,7 +311,7 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
     from_gguf = model.checkpoint.container == "gguf"
     choices = choose_formats(recipe, facts, listed, known, from_gguf=from_gguf)
     tensors = tuple(
-        _plan_tensor(tensor, choice, known, model.checkpoint.tensors)
+        _plan_tensor(tensor, choice, importance, model.checkpoint.tensors)
         for tensor, choice in zip(model.tensors, choices, strict=True)
     )
     made_by = _made_by(model, recipe, importance)
@@ -314,12 +321,13 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
 def _plan_tensor(
     tensor: TensorMap,
     choice: Choice,
-    importance: Mapping[str, np.ndarray] | None,
+    importance: Importance | None,
     sources: Mapping[str, TensorInfo],
 ) -> TensorPlan:
-    values = importance.get(tensor.name) if importance else None
+    values = importance.values.get(tensor.name) if importance else None
+    means = importance.means.get(tensor.name) if importance else None
     moved = _can_be_moved(tensor, choice.format, sources)
-    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values, moved)
+    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values, means, moved)
 
 
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:

@@ -32,6 +32,8 @@ class Importance:
         chunk_size: tokens of each.
         unseen: by tensor name, the matrices (experts) that no text reached.
         rare: those that so few tokens reached that they have the importance of their whole layer.
+        means: by tensor name, the mean of each column's input, float32 [matrices, columns]; empty
+            where it is not known, which it never is from llama.cpp's files.
         undivided: of a file that does not say how many matrices a weight has: all of them lie end
             to end in one row, until `match_importance` has seen the model.
     """
@@ -43,6 +45,7 @@ class Importance:
     chunk_size: int = 0
     unseen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     rare: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
     undivided: bool = False
 
 
@@ -52,18 +55,20 @@ def importance_of(calibration: Calibration) -> Importance:
     Experts that fewer than FEW_TOKENS tokens reached get the mean of their whole layer, and are
     named in `rare`, or in `unseen` where no token did; ones where no expert saw anything.
     """
-    values = {}
+    values, means = {}, {}
     unseen: dict[str, tuple[int, ...]] = {}
     rare: dict[str, tuple[int, ...]] = {}
     for name, one in calibration.by_weight.items():
         values[name] = _mean_squares(one)
-        few = (one.count > 0) & (one.count < FEW_TOKENS) & (one.matrices > 1)
-        for found, which in ((unseen, one.count == 0), (rare, few)):
+        # What few tokens say of an expert's mean is not to be trusted.
+        few = (one.count < FEW_TOKENS) & (one.matrices > 1)
+        means[name] = np.where(few[:, None], np.float32(0), one.mean)
+        for found, which in ((unseen, one.count == 0), (rare, few & (one.count > 0))):
             if which.any():
                 found[name] = tuple(np.flatnonzero(which).tolist())
     windows, window = calibration.sample.tokens.shape
     texts = (calibration.sample.source,)
-    return Importance(calibration.path, values, texts, windows, window, unseen, rare)
+    return Importance(calibration.path, values, texts, windows, window, unseen, rare, means)
 
 
 def _mean_squares(statistics: InputStatistics) -> np.ndarray:
