@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from captures import run_capture
 from checkpoints import TINY, write_llama
 from common import Silent, convert_model, save_model, silence_llama
 from gguf import GGUFReader
@@ -14,11 +15,13 @@ from imatrix_files import write_imatrix
 
 from qconvert.architectures.assemble import assemble
 from qconvert.calibration.imatrix import read_importance
+from qconvert.calibration.importance import importance_of
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError
 from qconvert.formats import FORMATS
 from qconvert.pipeline import convert
 from qconvert.plan import make_plan, read_model
+from qconvert.quantizers.balance import BUDGET, TOPS
 from qconvert.recipes.types import make_recipe
 
 
@@ -138,3 +141,29 @@ def test_types_and_bytes_are_llama_cpps_and_no_weighted_error_is_larger(converte
             )
         )
         assert own <= limit, name
+
+
+def test_a_calibration_cancels_errors_on_the_mean_input_too(converted, tmp_path):
+    plan, _, _, folder = converted
+    calibration = run_capture(folder / "model", tmp_path / "calib.safetensors").calibration
+    importance = importance_of(calibration)
+    made = make_plan(plan.model, make_recipe("q4_k_m"), importance)
+    convert(made, made.shards(tmp_path / "out.gguf"), 1, Silent())
+    written = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    before = after = 0.0
+    for tensor in made.tensors:
+        if tensor.format not in TOPS or tensor.name not in importance.values:
+            continue
+        rows = assemble(tensor.map, made.model.checkpoint.tensors, 0, tensor.map.rows)
+        raw = written[tensor.name].data.reshape(len(rows), -1)
+        means = np.repeat(tensor.means, len(rows) // len(tensor.means), axis=0)
+        weights = np.repeat(tensor.importance, len(rows) // len(tensor.importance), axis=0)
+        quantize, dequantize = FORMATS[tensor.format].quantize, FORMATS[tensor.format].dequantize
+        parts = zip(np.split(rows, len(tensor.importance)), tensor.importance, strict=True)
+        plain = np.concatenate([quantize(part, np.ascontiguousarray(w)) for part, w in parts])
+        offs = [dequantize(packed) - rows for packed in (plain, raw)]
+        old, new = (np.square((off * means).sum(axis=1)).sum() for off in offs)
+        before, after = before + old, after + new
+        old, new = ((np.square(off) * weights).sum() for off in offs)
+        assert new <= (1 + BUDGET + 1e-4) * old, tensor.name
+    assert after < 0.5 * before
