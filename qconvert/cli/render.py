@@ -134,9 +134,7 @@ def watching(
         watcher.close()
 
 
-def make_watcher(
-    quiet: bool, unit: str = "weights"
-) -> "SilentWatcher | BarWatcher | PlainWatcher":
+def make_watcher(quiet: bool, unit: str = "weights") -> "SilentWatcher | BarWatcher | PlainWatcher":
     """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
     if quiet:
         return SilentWatcher()
