@@ -9,7 +9,9 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from pydoc_data.topics import topics
 from shutil import rmtree
@@ -77,12 +79,14 @@ def answer_with_transformers(path: Path) -> str:
     disable_progress_bar()
     set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path)
+    with redirect_stderr(StringIO()):  # the bars of compressed-tensors heed no setting
+        model = AutoModelForCausalLM.from_pretrained(path)
     messages = [{"role": "user", "content": QUESTION}]
     inputs = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+    with redirect_stderr(StringIO()):
+        tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
     return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
