@@ -201,10 +201,6 @@ class Plan:
     def metadata(self) -> Metadata:
         return {**self.model.metadata, **self.made_by}
 
-    def source_type(self, tensor: TensorMap) -> str:
-        """The dtype of the stored weights that a tensor is made of."""
-        return self.model.source_type(tensor)
-
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         return tuple(tensor.slot for tensor in self.tensors)
