@@ -9,7 +9,7 @@ ROOT = Path(qconvert.__file__).parent
 
 LAYERS = (
     {"errors"},
-    {"metadata"},
+    {"metadata", "machine"},
     {"kernels"},
     {"formats"},
     {"checkpoint"},
@@ -19,6 +19,8 @@ LAYERS = (
     {"pipeline", "inspection"},
     {"outputs"},
     {"export", "conversion"},
+    {"evaluation"},
+    {"report"},
     {"cli"},
 )
 """From the bottom; rooms of one layer may know each other's types."""
