@@ -90,7 +90,7 @@ def draw_sample(
         rows.append(made)
         names.append(_words(item, detail, len(items)))
     sample = np.concatenate(rows)
-    _check_ids(checkpoint, sample)
+    check_ids(checkpoint, sample)
     if len(sample) < sum(counts):
         watcher.note(f"the sample is smaller than asked for: {sample.size} tokens, not {tokens}")
     return Sample(sample, ", ".join(names), seed)
@@ -147,7 +147,7 @@ def _stream(
     budget = max(LEAST_TEXT, PER_TOKEN * count * body)
     while True:
         text = read_item(item, budget, max(count, 64), number)
-        stream, refused = _tokens(text.documents, tokenizer)
+        stream, refused = join_documents(text.documents, tokenizer)
         if text.complete or len(stream) >= count * body or budget >= MOST_TEXT:
             break
         budget *= 4
@@ -162,7 +162,7 @@ def _stream(
     return text, stream
 
 
-def _tokens(
+def join_documents(
     documents: Sequence[Document], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The documents' tokens in a row, int32, and the conversations that the template refuses."""
@@ -204,7 +204,7 @@ def _shares(weights: Sequence[float], total: int) -> list[int]:
 def _check_numbers(checkpoint: Checkpoint, tokens: int, window: int, seed: int) -> None:
     if tokens < 1 or window < 2 or seed < 0:
         raise UsageError("--tokens, --window and --seed must be above zero")
-    config = _config(checkpoint)
+    config = settings_of(checkpoint)
     for key in ("max_position_embeddings", "n_positions"):
         longest = config.get(key)
         if isinstance(longest, int) and window > longest > 0:
@@ -214,8 +214,13 @@ def _check_numbers(checkpoint: Checkpoint, tokens: int, window: int, seed: int) 
             )
 
 
-def _check_ids(checkpoint: Checkpoint, sample: np.ndarray) -> None:
-    size = _config(checkpoint).get("vocab_size")
+def check_ids(checkpoint: Checkpoint, sample: np.ndarray) -> None:
+    """Refuse ids that the model has no row for.
+
+    Raises:
+        CheckpointError: naming the largest.
+    """
+    size = settings_of(checkpoint).get("vocab_size")
     if isinstance(size, int) and int(sample.max()) >= size:
         raise CheckpointError(
             f"{checkpoint.source}: its tokenizer gives token {int(sample.max())}, "
@@ -224,7 +229,7 @@ def _check_ids(checkpoint: Checkpoint, sample: np.ndarray) -> None:
         )
 
 
-def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """`config.json`, with the part that describes the text model on top."""
     config = checkpoint.config
     if checkpoint.container == "gguf":

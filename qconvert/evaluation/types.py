@@ -5,7 +5,7 @@ BOS where the tokenizer adds one, and of each window the tokens behind the middl
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,11 +24,13 @@ class Windows:
         tokens: int32 [windows, window].
         data: what the user named, for people: "development.txt".
         digest: hexadecimal hash of the tokens.
+        texts: what the tokens were made of, one behind the other; empty where there was no text.
     """
 
     tokens: np.ndarray
     data: str
     digest: str
+    texts: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def first(self) -> int:

@@ -78,11 +78,16 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     )
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each text, int32, with nothing put around them."""
+def encode(tokenizer: Tokenizer, texts: Sequence[str], plain: bool = False) -> list[np.ndarray]:
+    """The ids of each text, int32, with nothing put around them.
+
+    Args:
+        plain: special tokens that are spelled out in a text are letters like others.
+    """
     if not texts:
         return []
-    return [np.array(ids, np.int32) for ids in _ids(tokenizer.inner, _sound(texts), False)]
+    found = _ids(tokenizer.inner, _sound(texts), False, plain)
+    return [np.array(ids, np.int32) for ids in found]
 
 
 def _sound(texts: Sequence[str]) -> list[str]:
@@ -119,9 +124,14 @@ def _load(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
-def _ids(inner: Any, texts: list[str], special: bool) -> list[list[int]]:
+def _ids(inner: Any, texts: list[str], special: bool, plain: bool = False) -> list[list[int]]:
     found: list[list[int]] = inner(
-        texts, add_special_tokens=special, truncation=False, padding=False, verbose=False
+        texts,
+        add_special_tokens=special,
+        split_special_tokens=plain,
+        truncation=False,
+        padding=False,
+        verbose=False,
     )["input_ids"]
     return found
 

@@ -1,0 +1,95 @@
+"""The output projection by itself, with what the family does to its logits.
+
+transformers' own model runs with a stub in place of everything before the projection, which hands
+on hidden states; so scaling and soft caps of logits are the family's own code.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from qconvert.errors import UnsupportedError
+from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
+from qconvert.forward.weights import Source, read_parameter
+
+OUTPUT = "output.weight"
+
+
+class Head:
+    """The output projection of a model, in memory.
+
+    Args:
+        source: the model.
+        device: "cpu", "cuda" or "mps".
+        dtype: of the product, torch's name.
+
+    Raises:
+        UnsupportedError: the model has none, because it is an encoder.
+        PlanError, CheckpointError: its weights are missing or cannot be read.
+    """
+
+    def __init__(self, source: Source, device: str, dtype: str) -> None:
+        import torch
+
+        skeleton = build_skeleton(source)
+        if not skeleton.head:
+            raise UnsupportedError(f"{source.checkpoint.source} has no output projection")
+        self.device, self.dtype = device, dtype
+        self._model = skeleton.model
+        head = self._model.get_submodule(skeleton.head)
+        for name, parameter in list(head.named_parameters()):
+            stored = f"{skeleton.head}.{name}"
+            if name == "weight" and OUTPUT not in source.names:
+                stored = _embedding(skeleton)
+            values = read_parameter(source, stored, tuple(parameter.shape), dtype)
+            set_parameter(head, name, values.to(device))
+        self._stub = _Stub()
+        before = torch.nn.Module()
+        before.forward = self._stub
+        set_module(self._model, self._model.base_model_prefix, before)
+        self._model.warn_if_padding_and_no_attention_mask = lambda *args: None
+        self._ids = torch.zeros((1, 1), dtype=torch.long, device=device)
+
+    def project(self, hidden: np.ndarray) -> np.ndarray:
+        """Logits, float32 [tokens, vocabulary], of what comes out behind the last norm, float32
+        [tokens, hidden]."""
+        import torch
+
+        values = torch.from_numpy(hidden).to(self.device, getattr(torch, self.dtype))
+        self._stub.hidden = values[None]
+        with torch.no_grad():
+            logits = self._model(input_ids=self._ids, use_cache=False).logits
+        found: np.ndarray = logits[0].float().cpu().numpy()
+        return found
+
+
+class _Stub:
+    """Stands for all that comes before the projection."""
+
+    hidden: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "_Outputs":
+        return _Outputs(self.hidden)
+
+
+class _Outputs:
+    """What models of transformers give: the hidden states, and nothing else that may be asked
+    for."""
+
+    def __init__(self, hidden: Any) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Any:
+        return self.last_hidden_state if index == 0 else None
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+def _embedding(skeleton: Skeleton) -> str:
+    """The name of the token embedding's weight, which the projection shares."""
+    model = skeleton.model
+    table = model.get_input_embeddings()
+    return next(n for n, module in model.named_modules() if module is table) + ".weight"
