@@ -113,7 +113,7 @@ def cut(
             f"{name} is too short: its {len(stream)} tokens do not fill a window of {window}",
             "name a longer text, or use a smaller --window",
         )
-    rows = stream[: count * window].reshape(count, window).copy()
+    rows: np.ndarray = stream[: count * window].reshape(count, window).copy()
     rows[:, : len(bos)] = bos
     return rows
 
@@ -140,10 +140,8 @@ def check_tokenizer(windows: Windows, reference: Checkpoint, file: Checkpoint) -
         return ()
     theirs, own = load_tokenizer(reference), load_tokenizer(file)
     if theirs.before != own.before:
-        raise _different(
-            file,
-            f"it begins a text with {_tokens(own, own.before)}, not {_tokens(theirs, theirs.before)}",
-        )
+        begins = f"it begins a text with {_tokens(own, own.before)}"
+        raise _different(file, f"{begins}, not {_tokens(theirs, theirs.before)}")
     for text in windows.texts:
         expected, found = (encode(tokenizer, [text], plain=True)[0] for tokenizer in (theirs, own))
         if not np.array_equal(expected, found):

@@ -92,4 +92,5 @@ def _embedding(skeleton: Skeleton) -> str:
     """The name of the token embedding's weight, which the projection shares."""
     model = skeleton.model
     table = model.get_input_embeddings()
-    return next(n for n, module in model.named_modules() if module is table) + ".weight"
+    name: str = next(n for n, module in model.named_modules() if module is table)
+    return f"{name}.weight"
