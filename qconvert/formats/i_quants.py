@@ -20,7 +20,7 @@ import numpy as np
 
 from qconvert.formats.planes import Plane, pack_planes, unpack_planes
 from qconvert.formats.searches import IQ4_NL_SEARCH, IQ4_XS_SEARCH
-from qconvert.formats.types import Format, Importance, Packed, Weights
+from qconvert.formats.types import Format, Grid, Importance, Packed, Weights
 
 SIZE = 32
 """Weights that share a scale."""
@@ -78,11 +78,11 @@ def cells() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return BOUNDARIES[lower], VALUES[lower], VALUES[lower + 1]
 
 
-def steps(params: Params) -> np.ndarray:
-    """What a value is multiplied by in each 32 weights, float32 [rows, columns // 32]."""
+def grid(params: Params) -> Grid:
+    """What the codes of each 32 weights stand for."""
     count = params.scales.shape[1] // max(params.d.shape[1], 1)
-    step: np.ndarray = np.repeat(params.d, count, axis=1) * params.scales
-    return step
+    step = np.repeat(params.d, count, axis=1) * params.scales
+    return Grid(step, np.zeros_like(step), VALUES)
 
 
 def fit(layout: Layout, x: Weights, importance: Importance) -> Params:
@@ -107,7 +107,7 @@ def round_codes(layout: Layout, x: Weights, params: Params) -> np.ndarray:
     """The code of the nearest value, uint8 [rows, columns]."""
     from qconvert.kernels import codebook
 
-    step = steps(params)
+    step = grid(params).step
     per_step = np.divide(1, step, out=np.zeros_like(step), where=step != 0).reshape(-1)
     codes = np.empty(x.shape, np.uint8)
     codebook.round_codebook(x.reshape(-1), per_step, SIZE, BOUNDARIES, codes.reshape(-1))
@@ -173,6 +173,7 @@ def _format(name: str, layout: Layout) -> Format:
         fit=partial(fit, layout),
         round=partial(round_codes, layout),
         pack=partial(pack, layout),
+        grid=grid,
     )
 
 

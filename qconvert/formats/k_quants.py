@@ -23,7 +23,7 @@ import numpy as np
 
 from qconvert.formats.planes import Plane, pack_planes, unpack_planes
 from qconvert.formats.searches import GRIDS, Search
-from qconvert.formats.types import Format, Importance, Packed, Weights
+from qconvert.formats.types import Format, Grid, Importance, Packed, Weights
 
 BLOCK = 256
 CHUNK = 1 << 18
@@ -88,11 +88,11 @@ class Params(NamedTuple):
     mins: np.ndarray
 
 
-def steps(layout: Layout, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """The grid of each sub-block, float32 [rows, sub-blocks] twice: x = step * code - low."""
+def grid(layout: Layout, params: Params) -> Grid:
+    """What the codes of each sub-block stand for."""
     step = np.repeat(params.d, layout.sub_blocks, axis=1) * params.scales
     low = np.repeat(params.dmin, layout.sub_blocks, axis=1) * params.mins
-    return step, low
+    return Grid(step, low, np.arange(layout.top + 1, dtype=np.float32) - layout.zero)
 
 
 def fit(layout: Layout, search: Search, x: Weights, importance: Importance) -> Params:
@@ -122,11 +122,19 @@ def round_codes(layout: Layout, x: Weights, params: Params) -> np.ndarray:
     """The nearest code of each weight, uint8 [rows, columns]; `zero` where the step is 0."""
     from qconvert.kernels.codes import round_even
 
-    step, low = steps(layout, params)
+    step, low, _ = grid(layout, params)
     per_step = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
     codes = np.empty(x.shape, np.uint8)
-    grid = (per_step.reshape(-1), (low * per_step).reshape(-1), layout.size)
-    round_even(x.reshape(-1), *grid, layout.zero, layout.top, codes.reshape(-1))
+    shift = (low * per_step).reshape(-1)
+    round_even(
+        x.reshape(-1),
+        per_step.reshape(-1),
+        shift,
+        layout.size,
+        layout.zero,
+        layout.top,
+        codes.reshape(-1),
+    )
     return codes
 
 
@@ -268,6 +276,7 @@ def _format(name: str) -> Format:
         fit=partial(fit, layout, search),
         round=partial(round_codes, layout),
         pack=partial(pack, layout),
+        grid=partial(grid, layout),
     )
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qconvert.formats.types import Format, Importance, Packed, Weights
+from qconvert.formats.types import Format, Grid, Importance, Packed, Weights
 
 BLOCK = 32
 
@@ -127,6 +127,12 @@ def pack(layout: Layout, codes: np.ndarray, params: Params) -> Packed:
     return out
 
 
+def grid(layout: Layout, params: Params) -> Grid:
+    """What the codes of each block stand for."""
+    values = np.arange(1 << layout.bits, dtype=np.float32) - layout.zero
+    return Grid(params.d, -params.m, values)
+
+
 def quantize(layout: Layout, x: Weights, importance: Importance) -> Packed:
     from qconvert.kernels import legacy
 
@@ -203,6 +209,7 @@ def _format(name: str, layout: Layout) -> Format:
         fit=partial(fit, layout),
         round=partial(round_codes, layout),
         pack=partial(pack, layout),
+        grid=partial(grid, layout),
     )
 
 

@@ -13,7 +13,7 @@ A format is split into fit, round, pack and dequantize, so that an algorithm can
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -26,6 +26,19 @@ Importance = np.ndarray | None
 
 Packed = np.ndarray
 """uint8, [rows, columns // block * block_bytes]."""
+
+
+class Grid(NamedTuple):
+    """What codes stand for: x = step * values[code] - low, in this order of float32 operations.
+
+    Attributes:
+        step, low: float32 [rows, groups]; a row's groups are equally wide.
+        values: float32 [codes], ascending.
+    """
+
+    step: np.ndarray
+    low: np.ndarray
+    values: np.ndarray
 
 
 @cache
@@ -49,6 +62,8 @@ class Format:
         dequantize: packed -> weights.
         fit, round, pack: the steps of `quantize`; None for formats without blocks, where
             rounding is all there is, and for those that are coded jointly.
+        grid: what the codes of `round` stand for under params; for formats of at most 6 bits
+            that have `fit`.
     """
 
     name: str
@@ -57,6 +72,7 @@ class Format:
     fit: Callable[[Weights, Importance], Any] | None = None
     round: Callable[[Weights, Any], np.ndarray] | None = None
     pack: Callable[[np.ndarray, Any], Packed] | None = None
+    grid: Callable[[Any], Grid] | None = None
 
     @property
     def type(self) -> GGMLQuantizationType:

@@ -6,7 +6,7 @@ import pytest
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
 from qconvert.formats import FORMATS
-from qconvert.formats.i_quants import VALUES, cells, steps
+from qconvert.formats.i_quants import VALUES, cells, grid
 
 NAMES = ["IQ4_NL", "IQ4_XS"]
 
@@ -42,7 +42,7 @@ def test_round_takes_the_nearest_value(name):
     format_ = FORMATS[name]
     x = tensor_of(4)
     params = format_.fit(x, None)
-    step = steps(params).astype(np.float64).repeat(32, 1)
+    step = grid(params).step.astype(np.float64).repeat(32, 1)
     off = abs(VALUES.reshape(-1, 1, 1) * step - x)
     chosen = np.take_along_axis(off, format_.round(x, params)[None].astype(int), axis=0)[0]
     # float32 arithmetic may take either value of a tie.
@@ -59,7 +59,7 @@ def test_scales_survive_packing(name):
         scales = rng.integers(-32, 32, params.scales.shape).astype(np.int8)
         params = params._replace(scales=scales)
     codes = rng.integers(0, 16, x.shape).astype(np.uint8)
-    expected = VALUES[codes] * steps(params).repeat(32, 1)
+    expected = VALUES[codes] * grid(params).step.repeat(32, 1)
     np.testing.assert_array_equal(format_.dequantize(format_.pack(codes, params)), expected)
 
 

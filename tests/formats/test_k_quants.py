@@ -7,9 +7,9 @@ from formats.references import RANDOM, REAL, errors, random_importance, tensor_o
 from qconvert.formats import FORMATS
 from qconvert.formats.k_quants import (
     LAYOUTS,
+    grid,
     pack_signed_six_bits,
     pack_six_bits,
-    steps,
     unpack_signed_six_bits,
     unpack_six_bits,
 )
@@ -42,7 +42,7 @@ def test_round_takes_the_nearest_code(name):
     layout, format_ = LAYOUTS[name], FORMATS[name]
     x = tensor_of(4)
     params = format_.fit(x, None)
-    step, low = (a.astype(np.float64).repeat(layout.size, 1) for a in steps(layout, params))
+    step, low = (a.astype(np.float64).repeat(layout.size, 1) for a in grid(layout, params)[:2])
     codes = np.arange(layout.top + 1).reshape(-1, 1, 1) - layout.zero
     off = abs(codes * step - low - x)
     chosen = np.take_along_axis(off, format_.round(x, params)[None].astype(int), axis=0)[0]
@@ -77,7 +77,7 @@ def test_scales_survive_packing(name):
         else params.mins,
     )
     codes = rng.integers(0, layout.top + 1, x.shape).astype(np.uint8)
-    step, low = (a.repeat(layout.size, 1) for a in steps(layout, params))
+    step, low = (a.repeat(layout.size, 1) for a in grid(layout, params)[:2])
     expected = (codes.astype(np.float32) - layout.zero) * step - low
     np.testing.assert_array_equal(format_.dequantize(format_.pack(codes, params)), expected)
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from qconvert.formats import FORMATS
-from qconvert.quantizers.balance import BUDGET, TOPS, quantize_balanced
+from qconvert.quantizers.balance import BUDGET, quantize_balanced
+
+GRIDS = [name for name, format_ in FORMATS.items() if format_.grid]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def errors(name: str, packed: np.ndarray, weights: np.ndarray, inputs: np.ndarra
     return np.stack([outputs, mean, np.square(off) @ importance])
 
 
-@pytest.mark.parametrize("name", TOPS)
+@pytest.mark.parametrize("name", GRIDS)
 def test_errors_cancel_on_the_mean_input_and_the_outputs_are_closer(name, weights, inputs):
     importance = np.square(inputs).mean(axis=0)
     plain = FORMATS[name].quantize(weights, importance)
@@ -40,7 +42,7 @@ def test_errors_cancel_on_the_mean_input_and_the_outputs_are_closer(name, weight
     assert (after[2] <= (1 + BUDGET + 1e-4) * before[2]).all()
 
 
-@pytest.mark.parametrize("name", TOPS)
+@pytest.mark.parametrize("name", GRIDS)
 def test_a_code_moves_by_one_at_most_and_few_do(name, weights, inputs):
     importance = np.square(inputs).mean(axis=0)
     format_ = FORMATS[name]
@@ -50,13 +52,26 @@ def test_a_code_moves_by_one_at_most_and_few_do(name, weights, inputs):
     moved = format_.dequantize(balanced) != plain
     assert 0 < moved.mean() < 0.1
     codes = format_.round(weights, params).astype(np.int16)
-    steps = [np.clip(codes + step, 0, TOPS[name]).astype(np.uint8) for step in (-1, 0, 1)]
+    top = len(format_.grid(params).values) - 1
+    steps = [np.clip(codes + step, 0, top).astype(np.uint8) for step in (-1, 0, 1)]
     reached = [format_.dequantize(format_.pack(step, params)) for step in steps]
     found = format_.dequantize(balanced)
     assert np.logical_or.reduce([found == one for one in reached]).all()
 
 
-@pytest.mark.parametrize("name", TOPS)
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_says_what_codes_stand_for(name, weights):
+    format_ = FORMATS[name]
+    params = format_.fit(weights, None)
+    step, low, values = format_.grid(params)
+    width = weights.shape[1] // step.shape[1]
+    codes = np.random.default_rng(3).integers(0, len(values), weights.shape, np.uint8)
+    expected = step.repeat(width, 1) * values[codes] - low.repeat(width, 1)
+    found = format_.dequantize(format_.pack(codes, params))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", GRIDS)
 def test_rows_do_not_depend_on_each_other(name, weights, inputs):
     importance, mean = np.square(inputs).mean(axis=0), inputs.mean(axis=0)
     together = quantize_balanced(FORMATS[name], weights, importance, mean)
@@ -64,7 +79,7 @@ def test_rows_do_not_depend_on_each_other(name, weights, inputs):
     np.testing.assert_array_equal(together[:4], np.concatenate(alone))
 
 
-@pytest.mark.parametrize("name", [*TOPS, "Q8_0", "F16"])
+@pytest.mark.parametrize("name", [*GRIDS, "Q8_0", "F16"])
 def test_without_a_mean_nothing_moves(name, weights, inputs):
     importance = np.square(inputs).mean(axis=0)
     packed = quantize_balanced(FORMATS[name], weights, importance, np.zeros(512, np.float32))
