@@ -103,7 +103,8 @@ class TokenScores:
 @dataclass(frozen=True)
 class Divergence:
     """Of the tokens' Kullback-Leibler divergences, in nats. The standard error is that of the
-    mean over windows, for tokens of one window are not independent."""
+    mean over windows (NaN where there is one), for tokens of one window are not independent;
+    `bound` is how far a compact reference may have moved the mean, 0 where exact."""
 
     mean: float
     standard_error: float
@@ -112,6 +113,7 @@ class Divergence:
     p99: float
     p999: float
     max: float
+    bound: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ class FileScores:
         path, nbytes, bits_per_weight, kind, notices: as in `Subject`.
         backend: what computed it.
         perplexity: exp of the mean loss.
-        perplexity_error: its standard error.
+        perplexity_error: its standard error, over tokens as llama-perplexity's.
         perplexity_ratio: to the reference's.
-        correlation: of the logarithms of window perplexities to the reference's.
+        correlation: of the tokens' losses to the reference's (llama-perplexity's Cor(ln PPL)).
         divergence: from the reference.
         same_top: share of tokens.
         rms_delta_p: root mean square of delta p.
@@ -157,10 +159,12 @@ class Evaluation:
         data: the text.
         window: tokens of each window.
         scored: tokens that were scored.
-        bound: how far the compact cache may have moved a mean divergence; 0 where exact.
+        bound: how far the compact cache may have moved a mean divergence, the largest of the
+            files'; 0 where exact.
         files: in the order that the user gave.
         better: by (i, j), the share of bootstrap samples, drawn by window, in which file i has
-            the smaller mean divergence than file j; i < j.
+            the smaller mean divergence than file j; i < j. Empty with fewer than 8 windows,
+            which cannot tell.
     """
 
     reference: str
