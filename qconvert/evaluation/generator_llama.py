@@ -1,0 +1,165 @@
+"""Text from a GGUF file by llama.cpp, through the plain C functions of llama-cpp-python."""
+
+import codecs
+import ctypes
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qconvert.checkpoint.gguf import read_gguf
+from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
+from qconvert.evaluation.generators import Name
+from qconvert.metadata import Field
+
+BATCH = 512
+"""Tokens that are computed at once, as llama.cpp does by default."""
+
+SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+"""What templates call special tokens, and where GGUF keeps them."""
+
+
+class LlamaGenerator:
+    """A `Generator`. Nothing is computed on a GPU, so that figures mean the same everywhere."""
+
+    runtime: Name = "llama.cpp"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import llama_cpp
+
+        self._llama = llama_cpp
+        self._path = path
+        self._threads = threads
+        self._context: Any = None
+        self._log = _Log(llama_cpp)
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if not self._model:
+            raise CheckpointError(f"llama.cpp cannot load {path}{self._log.said()}")
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        self.context = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        if self._stated(f"{self._stated('general.architecture')}.attention.causal") == "false":
+            raise UnsupportedError(f"{path} holds an encoder, which writes no text")
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        return frozenset(
+            token
+            for token in range(self.vocabulary)
+            if self._llama.llama_vocab_is_eog(self._vocabulary, token)
+        )
+
+    def _stated(self, key: str) -> str:
+        """A short value of the file's metadata, as llama.cpp spells it."""
+        room = ctypes.create_string_buffer(256)
+        count = self._llama.llama_model_meta_val_str(self._model, key.encode(), room, len(room))
+        return room.value.decode(errors="replace") if count >= 0 else ""
+
+    def chat_template(self) -> tuple[str, dict[str, str]] | None:
+        metadata = read_gguf(self._path)[0]
+        template = metadata.get("tokenizer.chat_template")
+        if template is None or not isinstance(template.value, str):
+            return None
+        return template.value, special_texts(metadata)
+
+    def tokenize(self, text: str, *, around: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        room = (ctypes.c_int32 * (len(data) + 16))()
+        count = self._llama.llama_tokenize(
+            self._vocabulary, data, len(data), room, len(room), around, True
+        )
+        if count < 0:
+            raise CheckpointError(f"{self._path}: llama.cpp cannot tokenize with it")
+        return list(room[:count])
+
+    def detokenize(self, before: Sequence[int], tokens: Sequence[int]) -> str:
+        data = b"".join(self._piece(token) for token in tokens)
+        # A character that the last token leaves unfinished is left out.
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+
+    def _piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            room = ctypes.create_string_buffer(size)
+            count = self._llama.llama_token_to_piece(self._vocabulary, token, room, size, 0, False)
+            if count >= 0:
+                return room.raw[:count]
+            size = -count
+
+    def begin(self, tokens: int) -> None:
+        self._free_context()
+        parameters = self._llama.llama_context_default_params()
+        parameters.n_ctx = tokens
+        parameters.n_batch = parameters.n_ubatch = BATCH
+        parameters.n_threads = parameters.n_threads_batch = self._threads
+        parameters.offload_kqv = parameters.op_offload = False
+        self._context = self._llama.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise QconvertError(f"llama.cpp cannot run {self._path}{self._log.said()}")
+
+    def feed(self, tokens: Sequence[int]) -> np.ndarray:
+        for start in range(0, len(tokens), BATCH):
+            part = tokens[start : start + BATCH]
+            array = (ctypes.c_int32 * len(part))(*part)
+            batch = self._llama.llama_batch_get_one(array, len(part))
+            status = self._llama.llama_decode(self._context, batch)
+            if status != 0:
+                raise QconvertError(
+                    f"llama.cpp cannot run {self._path}: llama_decode gives {status}"
+                    f"{self._log.said()}"
+                )
+        pointer = self._llama.llama_get_logits_ith(self._context, -1)
+        if not pointer:
+            raise QconvertError(f"llama.cpp gives no logits of {self._path}{self._log.said()}")
+        return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,))
+
+    def close(self) -> None:
+        self._free_context()
+        if self._model:
+            self._llama.llama_model_free(self._model)
+            self._model = None
+
+    def _free_context(self) -> None:
+        if self._context:
+            self._llama.llama_free(self._context)
+            self._context = None
+
+
+class _Log:
+    """What llama.cpp says, kept instead of printed: the last warnings and errors."""
+
+    def __init__(self, llama_cpp: Any) -> None:
+        self._lines: list[str] = []
+
+        def keep(level: int, text: bytes, data: Any) -> None:
+            line = text.decode(errors="replace").strip()
+            if line and level in (llama_cpp.GGML_LOG_LEVEL_WARN, llama_cpp.GGML_LOG_LEVEL_ERROR):
+                self._lines.append(line)
+                del self._lines[:-20]
+
+        self._callback = llama_cpp.llama_log_callback(keep)  # alive as long as it is called
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def said(self) -> str:
+        return f": {self._lines[0]:.300}" if self._lines else ""
+
+
+def special_texts(metadata: Mapping[str, Field]) -> dict[str, str]:
+    """Special tokens by the names that templates use."""
+    field = metadata.get("tokenizer.ggml.tokens")
+    tokens = field.value if field is not None else ()
+    numbers = {name: metadata[key].value for name, key in SPECIAL.items() if key in metadata}
+    return {
+        name: str(tokens[number])
+        for name, number in numbers.items()
+        if isinstance(number, int) and 0 <= number < len(tokens)
+    }
