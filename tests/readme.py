@@ -22,7 +22,6 @@ LOADS = {
     "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
-    "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S": "the same; below four bits, calibrated",
     "IQ3_XXS IQ3_S IQ2_XXS IQ2_XS IQ2_S": "the same; fewest bits, with a calibration",
     "IQ1_S IQ1_M": "the same; for what must fit at any price",
     "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
