@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -45,17 +45,44 @@ def render(tokenizer: Tokenizer, conversations: Sequence[str]) -> list[tuple[str
             "the data holds conversations, and the model has no chat template",
             "name a column with plain text, or a model that was made for chats",
         ) from error
+    return render_template(template, tokenizer.inner.special_tokens_map, conversations)
+
+
+def render_template(
+    template: str,
+    special: Mapping[str, Any],
+    conversations: Sequence[str],
+    *,
+    answering: bool = False,
+    hint: str = "name a column with plain text",
+) -> list[tuple[str, str]]:
+    """Conversations through a template that is not trusted.
+
+    Args:
+        template: the program, in jinja2.
+        special: texts of special tokens by name, "bos_token" and so on.
+        conversations: each a list of messages, as JSON.
+        answering: end each text where the model's answer begins.
+        hint: what the user can do where a template fails.
+
+    Returns:
+        Of each, its text and no error, or no text and what the template says against it.
+
+    Raises:
+        CheckpointError: the template is broken, or takes too much time or memory.
+    """
     request = {
         "template": template,
-        "special": tokenizer.inner.special_tokens_map,
+        "special": dict(special),
         "conversations": list(conversations),
+        "answering": answering,
         "seconds": SECONDS,
     }
-    results: list[tuple[str, str]] = [tuple(pair) for pair in _ask(request)]
+    results: list[tuple[str, str]] = [tuple(pair) for pair in _ask(request, hint)]
     return results
 
 
-def _ask(request: dict[str, Any]) -> list[Any]:
+def _ask(request: dict[str, Any], hint: str) -> list[Any]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -76,12 +103,12 @@ def _ask(request: dict[str, Any]) -> list[Any]:
         raise CheckpointError(
             f"the model's chat template takes more than {SECONDS} seconds or "
             f"{MEMORY >> 30} GiB, or breaks its process",
-            "name a column with plain text",
+            hint,
         ) from error
     if "error" in results:
         raise CheckpointError(
             f"the model's chat template is broken: {results['error']}",
-            "name a column with plain text",
+            hint,
         )
     found: list[Any] = results["texts"]
     return found
@@ -124,7 +151,10 @@ def _render_all(render_template: Any, request: dict[str, Any]) -> list[tuple[str
         ]
         try:
             texts, _ = render_template(
-                [messages], chat_template=request["template"], **request["special"]
+                [messages],
+                chat_template=request["template"],
+                add_generation_prompt=request["answering"],
+                **request["special"],
             )
         except (MemoryError, _syntax_error()):
             raise
