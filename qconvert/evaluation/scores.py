@@ -33,7 +33,8 @@ def log_sums(logits: np.ndarray) -> np.ndarray:
         highest = part.amax(1, keepdim=True)
         total = (part - highest).exp_().sum(1, dtype=torch.float64)
         parts.append((highest[:, 0].double() + total.log()).numpy())
-    return np.concatenate(parts)
+    found: np.ndarray = np.concatenate(parts)
+    return found
 
 
 def chunks(logits: np.ndarray) -> "Iterator[torch.Tensor]":
@@ -59,7 +60,8 @@ def losses(logits: np.ndarray, sums: np.ndarray, targets: np.ndarray) -> np.ndar
 
 def tops(logits: np.ndarray) -> np.ndarray:
     """The most probable token of each row, int64; of equal ones the lowest."""
-    return np.argmax(logits, axis=1)
+    found: np.ndarray = np.argmax(logits, axis=1)
+    return found
 
 
 def divergences(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:

@@ -1,0 +1,183 @@
+"""Where references are kept: one file for each model, text and way of computing.
+
+    QCONVERT_CACHE, else XDG_CACHE_HOME/qconvert, else ~/.cache/qconvert
+        references/KEY.zip
+
+A file is a ZIP archive without compression: `about.json`, and for each window `N/NAME.npy`. ZIP has
+a CRC-32 for each, and all are checked before a file is used. It appears by a rename, when it is
+complete. All files together stay below 8 GB: those not used for longest go first.
+"""
+
+import json
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qconvert.errors import OutputError
+
+LIMIT = 8_000_000_000
+"""Bytes of all references together."""
+
+ABOUT = "about.json"
+STALE = 86400.0
+"""Seconds after which what an interrupted run has left is nobody's work any more."""
+
+DAMAGED = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)
+
+
+def cache_folder() -> Path:
+    """Where references are kept; it need not exist."""
+    own = os.environ.get("QCONVERT_CACHE")
+    if own:
+        return Path(own).expanduser() / "references"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return home / "qconvert" / "references"
+
+
+@contextmanager
+def writable_folder() -> Iterator[tuple[Path, str]]:
+    """The cache's folder, or one for this run alone and why."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        with tempfile.TemporaryDirectory(prefix="qconvert-") as other:
+            yield Path(other), f"{folder} cannot be written: {error.strerror}"
+        return
+    yield folder, ""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A complete file, opened.
+
+    Attributes:
+        path: the file.
+        about: what its first entry says.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    _zip: zipfile.ZipFile
+
+    def read(self, window: int, name: str) -> np.ndarray:
+        """An array of a window.
+
+        Raises:
+            OutputError: the file has been damaged since it was opened.
+        """
+        try:
+            with self._zip.open(f"{window}/{name}.npy") as entry:
+                return _parse(entry.read())
+        except DAMAGED as error:
+            raise OutputError(
+                f"{self.path} cannot be read: {error}", "delete it: it is made anew"
+            ) from error
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+def open_archive(path: Path, key: str) -> Archive | None:
+    """A file after all its checksums; None where there is none.
+
+    Raises:
+        ValueError: it is damaged, or another's; the message says how.
+    """
+    try:
+        found = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        return None
+    except DAMAGED as error:
+        raise ValueError(str(error)) from error
+    try:
+        bad = found.testzip()
+        about = json.loads(found.read(ABOUT))
+        if bad is not None:
+            raise ValueError(f"its entry {bad} is damaged")
+        if about["key"] != key:
+            raise ValueError("it belongs to something else")
+        with suppress(OSError):
+            os.utime(path)
+        return Archive(path, about, found)
+    except DAMAGED as error:
+        found.close()
+        raise ValueError(str(error)) from error
+
+
+def write_archive(
+    path: Path, about: Mapping[str, Any], windows: Iterator[Mapping[str, np.ndarray]]
+) -> None:
+    """Write a file; it appears when the last window is in it.
+
+    Args:
+        about: must have the "key".
+        windows: the arrays of each window in order, by name; taken one at a time.
+
+    Raises:
+        OutputError: the disk is full or fails.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".new-", suffix=".zip", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with zipfile.ZipFile(file, "w") as out:
+                _add(out, ABOUT, json.dumps(about).encode())
+                for number, arrays in enumerate(windows):
+                    for key, array in arrays.items():
+                        _add(out, f"{number}/{key}.npy", _format(array))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}",
+            "make room, or have QCONVERT_CACHE name a folder on another disk",
+        ) from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+    _make_room(path)
+
+
+def _add(out: zipfile.ZipFile, name: str, data: bytes) -> None:
+    with out.open(zipfile.ZipInfo(name), "w", force_zip64=True) as entry:
+        entry.write(data)
+
+
+def _format(array: np.ndarray) -> bytes:
+    out = BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def _parse(data: bytes) -> np.ndarray:
+    found: np.ndarray = np.load(BytesIO(data), allow_pickle=False)
+    return found
+
+
+def _make_room(new: Path) -> None:
+    """Delete what has not been used for longest until all is below the limit, but never the new
+    file; and what interrupted runs have left."""
+    files = []
+    for path in new.parent.glob("*.zip"):
+        with suppress(OSError):
+            stat = path.stat()
+            files.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, path in files if not path.name.startswith("."))
+    for used, size, path in sorted(files):
+        left = path.name.startswith(".")
+        full = total > LIMIT and path != new and not left
+        if full or (left and time.time() - used > STALE):
+            with suppress(OSError):
+                path.unlink()
+                total -= 0 if left else size
