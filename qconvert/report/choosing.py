@@ -1,0 +1,100 @@
+"""Which file to take: the Pareto front of divergence against size, and one file of it.
+
+A file is dominated when another is at most as large and at most as far from the original, and
+better in one of the two.
+"""
+
+import math
+from collections.abc import Sequence
+
+from qconvert.report.types import Choice, Row, Wish
+from qconvert.report.words import percent, size
+
+USUAL = 0.01
+"""How far the perplexity of the file to take may be above the original's, where the user does not
+say: what published tables call nearly lossless."""
+
+
+def is_sound(row: Row) -> bool:
+    """Whether its figures are numbers."""
+    return math.isfinite(row.divergence.mean) and math.isfinite(row.perplexity)
+
+
+def front(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The files that no other dominates, the smallest first."""
+    best = math.inf
+    found = []
+    for row in sorted(rows, key=_small_and_close):
+        if is_sound(row) and row.divergence.mean < best:
+            found.append(row)
+            best = row.divergence.mean
+    return tuple(found)
+
+
+def choose(rows: Sequence[Row], wish: Wish) -> Choice:
+    """The file to take.
+
+    `under` asks for the least divergence in so many bytes, `within` for the fewest bytes at that
+    perplexity, both for the least divergence of the files that meet both. Without a wish it is
+    the smallest within 1%, or, if there is none, the closest to the original.
+    """
+    if wish.under is None and wish.within is None:
+        found = _smallest(front(rows), USUAL)
+        if found is not None:
+            rule = f"the smallest file whose perplexity is within {percent(USUAL)} of the original"
+            return Choice(found, rule)
+        rule = f"the closest to the original; no file's perplexity is within {percent(USUAL)} of it"
+        return Choice(_closest(rows), rule, "closest")
+    small = [row for row in rows if wish.under is None or row.nbytes <= wish.under]
+    if wish.under is None:
+        assert wish.within is not None
+        rule = (
+            f"the smallest file whose perplexity is within {percent(wish.within)} of the original"
+        )
+        return Choice(_smallest(small, wish.within), rule, "wish")
+    rule = f"the least divergence of the files under {size(wish.under)}"
+    if wish.within is None:
+        return Choice(_closest(small), rule, "wish")
+    near = [row for row in small if _is_within(row, wish.within)]
+    rule += f" whose perplexity is within {percent(wish.within)} of the original"
+    return Choice(_closest(near), rule, "wish")
+
+
+def why_none(rows: Sequence[Row], wish: Wish) -> str:
+    """What stands against every file, and what comes nearest; for when `choose` finds none."""
+    sound = [row for row in rows if is_sound(row)]
+    if not sound:
+        return "no file has a perplexity that is a number"
+    near = [row for row in sound if wish.within is None or _is_within(row, wish.within)]
+    if not near:
+        assert wish.within is not None
+        best = min(sound, key=lambda row: (row.perplexity_ratio, row.nbytes))
+        return (
+            f"no file's perplexity is within {percent(wish.within)} of the original: the nearest, "
+            f"{best.name}, is {percent(best.perplexity_ratio - 1)} above it"
+        )
+    assert wish.under is not None
+    least = min(near, key=_small_and_close)
+    what = f" of those within {percent(wish.within)}" if wish.within is not None else ""
+    return (
+        f"no file is under {size(wish.under)}: the smallest{what}, {least.name}, "
+        f"has {size(least.nbytes)}"
+    )
+
+
+def _closest(rows: Sequence[Row]) -> Row | None:
+    sound = [row for row in rows if is_sound(row)]
+    return min(sound, key=lambda row: (row.divergence.mean, row.nbytes), default=None)
+
+
+def _smallest(rows: Sequence[Row], within: float) -> Row | None:
+    near = [row for row in rows if _is_within(row, within)]
+    return min(near, key=_small_and_close, default=None)
+
+
+def _is_within(row: Row, share: float) -> bool:
+    return is_sound(row) and row.perplexity_ratio <= 1 + share
+
+
+def _small_and_close(row: Row) -> tuple[int, float]:
+    return row.nbytes, row.divergence.mean

@@ -1,0 +1,165 @@
+"""The columns of the table: on the page, in the terminal, and in the files for programs."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qconvert.evaluation.speed import Speed, describe_speed
+from qconvert.report import words
+from qconvert.report.choosing import front
+from qconvert.report.types import Original, Report, Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the page's table."""
+
+    label: str
+    unit: str = ""
+    sorted: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and what it is sorted by; an empty text goes last."""
+
+    text: str
+    value: str = ""
+    note: str = ""
+
+
+COLUMNS = (
+    Column("file"),
+    Column("size", sorted=True),
+    Column("bits per", "weight"),
+    Column("KL divergence", "mean, nats"),
+    Column("99%"),
+    Column("99.9%"),
+    Column("same top", "token"),
+    Column("RMS of", "\N{GREEK CAPITAL LETTER DELTA}p"),
+    Column("perplexity"),
+    Column("against", "original"),
+    Column("written", "tokens/s"),
+    Column("read", "tokens/s"),
+    Column("memory", "peak"),
+)
+
+
+def row_cells(row: Row) -> list[Cell]:
+    """The cells behind a file's name."""
+    divergence = row.divergence
+    return [
+        Cell(words.size(row.nbytes), str(row.nbytes)),
+        _cell(row.bits_per_weight, words.number(row.bits_per_weight)),
+        _cell(
+            divergence.mean, words.nats(divergence.mean), words.error_of(divergence.standard_error)
+        ),
+        _cell(divergence.p99, words.nats(divergence.p99)),
+        _cell(divergence.p999, words.nats(divergence.p999)),
+        _cell(row.same_top, words.fixed_percent(row.same_top, 1)),
+        _cell(row.rms_delta_p, words.fixed_percent(row.rms_delta_p)),
+        _cell(row.perplexity, words.number(row.perplexity)),
+        _cell(row.perplexity_ratio, words.fixed_percent(row.perplexity_ratio - 1, signed=True)),
+        *_speed_cells(row.speed),
+    ]
+
+
+def original_cells(original: Original) -> list[Cell]:
+    """The same of the original; it is no distance from itself."""
+    none = Cell(words.MISSING)
+    return [
+        Cell(words.size(original.nbytes)),
+        Cell(words.number(original.bits_per_weight)),
+        *[none] * 5,
+        Cell(words.number(original.perplexity)),
+        none,
+        *_speed_cells(original.speed),
+    ]
+
+
+def _speed_cells(speed: Speed | None) -> list[Cell]:
+    if speed is None:
+        return [Cell(words.MISSING)] * 3
+    generated, prompt = speed.generated_per_second.median, speed.prompt_per_second.median
+    return [
+        _cell(generated, words.rate(generated)),
+        _cell(prompt, words.rate(prompt)),
+        _cell(float(speed.peak_bytes), words.size(speed.peak_bytes)),
+    ]
+
+
+def _cell(value: float, text: str, note: str = "") -> Cell:
+    return Cell(text, f"{value:.9g}" if math.isfinite(value) else "", note)
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """The table and the choice, for JSON; a figure that is no number is null."""
+    best = front(report.rows)
+    choice = report.choice
+    original = {**asdict(report.original), "speed": _speed_as_data(report.original.speed)}
+    return _finite(
+        {
+            "model": original.pop("name"),
+            "original": original,
+            "data": report.data,
+            "window": report.window,
+            "scored_tokens": report.scored,
+            "divergence_bound": report.bound,
+            "choice": {
+                "name": choice.row.name if choice.row else None,
+                "path": choice.row.path if choice.row else None,
+                "rule": choice.rule,
+            },
+            "files": [_row_as_data(row, on_front=row in best) for row in report.rows],
+            "notices": list(report.notices),
+        }
+    )
+
+
+def _row_as_data(row: Row, *, on_front: bool) -> dict[str, Any]:
+    data = asdict(row)
+    data["bytes"] = data.pop("nbytes")
+    data["kl_divergence"] = data.pop("divergence")
+    data["speed"] = _speed_as_data(row.speed)
+    order = ("name", "path", "bytes", "bits_per_weight", "backend", "kl_divergence")
+    return {**{key: data.pop(key) for key in order}, **data, "pareto": on_front}
+
+
+def _speed_as_data(speed: Speed | None) -> dict[str, Any] | None:
+    return describe_speed(speed) if speed is not None else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
+
+
+def as_csv(report: Report) -> str:
+    """The table, one line a file, with every figure."""
+    lines = [_flat(one) for one in as_data(report)["files"]]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _flat(data: dict[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{before}{key}_")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            found[before + key] = "; ".join(map(str, value))
+        elif value is not None or not before:
+            found[before + key] = value
+    return found

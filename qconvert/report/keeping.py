@@ -1,0 +1,133 @@
+"""What was measured stays, so that the next run measures only what is new.
+
+A record is a JSON file, with arrays beside it where there are some. Its name is a digest of all
+that its figures depend on; what does not is found under the same name again. A record that cannot
+be read is made anew.
+
+    .measured/scores-3f9a....json    .measured/scores-3f9a....npz
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.errors import OutputError
+
+SAMPLES, SAMPLE = 64, 4096
+"""Of each file of weights so many pieces of so many bytes are looked at."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A folder of records."""
+
+    folder: Path
+
+    def find(self, kind: str, about: Iterable[object]) -> Any:
+        """A record's data; None where there is none.
+
+        Args:
+            about: all that it depends on.
+        """
+        try:
+            return json.loads(self._path(kind, about, "json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def find_arrays(self, kind: str, about: Iterable[object]) -> dict[str, np.ndarray] | None:
+        """A record's arrays; None where there are none."""
+        try:
+            with np.load(self._path(kind, about, "npz"), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+    def put(
+        self,
+        kind: str,
+        about: Iterable[object],
+        data: Any,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Keep a record.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        about = tuple(about)
+        if arrays is not None:
+            path = self._path(kind, about, "npz")
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_text(self._path(kind, about, "json"), json.dumps(data))
+
+    def _path(self, kind: str, about: Iterable[object], suffix: str) -> Path:
+        digest = sha256(repr(tuple(about)).encode()).hexdigest()[:24]
+        return self.folder / f"{kind}-{digest}.{suffix}"
+
+
+class replacing:  # noqa: N801
+    """A path beside another, which it becomes when all is well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                self.temporary.replace(self.path)
+            else:
+                self.temporary.unlink(missing_ok=True)
+        except OSError as problem:
+            raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """A file that is there completely or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same of a text, as UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_bytes(path, text.encode())
+
+
+def content_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over sizes and samples of files; it tells files apart and protects from nothing.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digest = sha256()
+    for path in files:
+        size = file_size(path)
+        digest.update(size.to_bytes(8, "little"))
+        last = max(0, size - SAMPLE)
+        for start in sorted({last * part // (SAMPLES - 1) for part in range(SAMPLES)}):
+            digest.update(read_bytes_at(path, start, min(SAMPLE, size - start)))
+    return digest.hexdigest()
