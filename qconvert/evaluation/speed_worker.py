@@ -54,8 +54,9 @@ def measure(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
 def _import(path: Path) -> None:
     """A runtime's own code is no part of loading a model."""
     if runtime_of(path) == "llama.cpp":
+        import llama_cpp  # noqa: F401
+
         import qconvert.evaluation.generator_llama
-        import llama_cpp  # noqa: F401, I001
     else:
         import torch  # noqa: F401
         from transformers import AutoModelForCausalLM  # noqa: F401
