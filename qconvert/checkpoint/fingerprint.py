@@ -28,7 +28,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     digest.update(json.dumps(about, sort_keys=True).encode())
     for name in sorted(checkpoint.tensors):
         tensor = checkpoint.tensors[name]
-        _add(digest, tensor)
+        for part in tensor.codes.parts.values() if tensor.codes else (tensor,):
+            _add(digest, part)
         if tensor.scale is not None:
             _add(digest, tensor.scale)
     return digest.hexdigest()

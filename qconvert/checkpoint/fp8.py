@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from qconvert.checkpoint.codes import has_codes
 from qconvert.checkpoint.dtypes import FP8
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -33,9 +34,7 @@ def check_method(quantization: Any) -> None:
     if not isinstance(quantization, dict):
         raise CheckpointError("config.json: quantization_config is not an object")
     method = quantization.get("quant_method")
-    if method in FLOAT_METHODS:
-        return
-    if method == "compressed-tensors" and quantization.get("format") == "float-quantized":
+    if method in FLOAT_METHODS or has_codes(quantization):
         return
     layout = quantization.get("format")
     kind = f"{method!r:.60}" + (f", {layout!r:.60}" if isinstance(layout, str) else "")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qconvert.checkpoint.codes import has_codes, join_codes
 from qconvert.checkpoint.files import inside, read_json_object, reason
 from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
@@ -65,13 +66,16 @@ def _checkpoint(
 ) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{path}: the checkpoint has no tensors")
+    quantization = quantization_of(config)
+    if has_codes(quantization):
+        tensors = join_codes(tensors, config, quantization)
     packed = next((name for name in tensors if name.endswith((".qweight", ".weight_packed"))), None)
     if packed is not None:
         raise UnsupportedError(
             f"{path}: tensor {packed!r:.200} holds packed integer codes, and these are not read",
             "start from the original checkpoint, in f32, f16, bf16 or fp8",
         )
-    tensors = attach_scales(tensors, quantization_of(config))
+    tensors = attach_scales(tensors, quantization)
     return Checkpoint("huggingface", source, path, config=config, tensors=tensors)
 
 

@@ -11,17 +11,30 @@ import numpy as np
 
 from qconvert.checkpoint.dtypes import PLAIN, decode, row_bytes
 from qconvert.checkpoint.files import reason
-from qconvert.checkpoint.types import TensorInfo
+from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError
+from qconvert.formats import encoding
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
+# How the parts of codes look to `qconvert.formats.encoding`.
+NUMPY = {
+    "I8": np.int8,
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F8_E4M3": np.uint8,
+    "F8_E8M0": np.uint8,
+    "BF16": np.uint16,
+    "F16": np.float16,
+    "F32": np.float32,
+}
 # The most that is read at once to pick the elements of a transposed tensor.
 MAX_SPAN = 16 << 20
 
 
 def read_rows(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` as numbers, block scales applied.
+    """Rows `start` to `stop` as numbers, scales applied.
 
     Args:
         tensor: what to read; its outer dimensions count as one, `tensor.rows` long.
@@ -33,6 +46,8 @@ def read_rows(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
     Raises:
         CheckpointError: the file cannot be read or has become too short.
     """
+    if tensor.codes is not None:
+        return _read_codes(tensor, tensor.codes, start, stop)
     values = decode(tensor.dtype, read_bytes(tensor, start, stop), tensor.columns)
     if tensor.scale is not None:
         _apply_scale(values, tensor, tensor.scale, start, stop)
@@ -43,6 +58,8 @@ def read_bytes(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
     """Rows `start` to `stop` as they are stored: uint8 [stop - start, row_bytes]."""
     if not 0 <= start <= stop <= tensor.rows:
         raise ValueError(f"rows {start} to {stop} of {tensor.name}, which has {tensor.rows}")
+    if tensor.codes is not None:
+        raise ValueError(f"{tensor.name} is stored as several tensors")
     width = row_bytes(tensor.dtype, tensor.columns)
     if tensor.strides is not None:
         return _read_strided(tensor, tensor.strides, start, stop)
@@ -115,6 +132,37 @@ def _runs(
         runs.append((start, last, base))
         start = last
     return runs
+
+
+def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.ndarray:
+    """Rows of a weight that is stored as codes and scales."""
+    form = codes.form
+    rows, columns = tensor.shape[::-1] if codes.turned else tensor.shape
+    if codes.turned:
+        parts = {name: _read_part(part, 0, part.rows) for name, part in codes.parts.items()}
+        if "weight" in parts:
+            parts["weight"] = np.ascontiguousarray(parts["weight"].T)
+        whole = encoding.dequantize(form, parts, (rows, columns))
+        return np.ascontiguousarray(whole.T[start:stop])
+    step = encoding.row_step(form)
+    first, last = start // step * step, min(-(-stop // step) * step, rows)
+    above, through = (
+        {part.suffix: part for part in encoding.parts(form, (count, columns), "F32")}
+        for count in (first, last)
+    )
+    parts = {}
+    for name, part in codes.parts.items():
+        per_row = above[name].per_row
+        span = (above[name].shape[0], through[name].shape[0]) if per_row else (0, part.rows)
+        parts[name] = _read_part(part, *span)
+    made = encoding.dequantize(form, parts, (last - first, columns))
+    return made[start - first : stop - first]
+
+
+def _read_part(part: TensorInfo, start: int, stop: int) -> np.ndarray:
+    """Rows of codes or scales as `qconvert.formats.encoding` wants them."""
+    raw = read_bytes(part, start, stop)
+    return raw.view(NUMPY[part.dtype]).reshape(stop - start, *part.shape[1:])
 
 
 def _apply_scale(

@@ -6,7 +6,23 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+from qconvert.formats.compressed import WeightFormat
 from qconvert.metadata import Field
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How compressed-tensors stores the weight of a linear layer.
+
+    Attributes:
+        form: its layout.
+        parts: what it consists of, by suffix: "weight_packed", "weight_scale".
+        turned: the weight is [in, out] (GPT-2), and its codes are of [out, in].
+    """
+
+    form: WeightFormat
+    parts: "Mapping[str, TensorInfo]"
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -17,7 +33,7 @@ class TensorInfo:
         name: the name in the checkpoint.
         shape: row-major, outermost dimension first (GGUF's order is turned round on reading).
         dtype: safetensors' name for plain dtypes ("F32", "BF16", "F8_E4M3", "I64"), ggml's name
-            for blocks ("Q4_K").
+            for blocks ("Q4_K"), the layout of codes ("pack-quantized").
         path: the file that holds the bytes.
         offset: where they begin, in bytes from the start of the file.
         nbytes: how many there are.
@@ -26,6 +42,8 @@ class TensorInfo:
         block: the rows and columns that share one of `scale`'s values.
         strides: in elements, of a tensor that a pickle stores transposed or as a view; None for
             the usual: row after row, without gaps.
+        codes: of a weight that is stored as several tensors, all of them; `path`, `offset` and
+            `nbytes` are then the first one's.
     """
 
     name: str
@@ -37,6 +55,7 @@ class TensorInfo:
     scale: "TensorInfo | None" = None
     block: tuple[int, int] = (1, 1)
     strides: tuple[int, ...] | None = None
+    codes: Codes | None = None
 
     @property
     def columns(self) -> int:

@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from qconvert.checkpoint import Checkpoint
+
 Backend = Literal["torch", "transformers", "llama.cpp"]
 """What computes: torch with weights dequantized block by block, the whole model as transformers
 loads it (for quantized activations), or llama.cpp itself."""
@@ -73,6 +75,7 @@ class Subject:
         kind: what it is stored as, for people: "Q4_K_M", "w8a8", "BF16".
         runtime: what computes its logits.
         notices: what the user should know.
+        checkpoint: what it is, for its tokenizer; its weights may not all be readable.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class Subject:
     kind: str
     runtime: Runtime
     notices: tuple[str, ...] = ()
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

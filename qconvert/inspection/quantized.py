@@ -17,7 +17,7 @@ from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 from qconvert.errors import QconvertError
 from qconvert.formats.compressed import ActivationFormat, WeightFormat
 from qconvert.inspection.checkpoint import Inspection, look_at
-from qconvert.inspection.layers import Layer, find_layers
+from qconvert.checkpoint.layers import Layer, find_layers
 from qconvert.recipes.schemes import Scheme
 
 if TYPE_CHECKING:
