@@ -35,6 +35,7 @@ def ask(
     heard: Callable[[dict[str, Any]], None] = lambda event: None,
     *,
     patience: float = PATIENCE,
+    offline: bool = True,
 ) -> dict[str, Any]:
     """Have a module's process answer a request. The process ends before this returns.
 
@@ -44,6 +45,7 @@ def ask(
         what: for error messages, "llama.cpp cannot run model.gguf".
         heard: told of events.
         patience: seconds without a word that are waited.
+        offline: whether the process is kept from the hub.
 
     Raises:
         QconvertError: what the process says, or how it died.
@@ -54,7 +56,7 @@ def ask(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=printed,
-            env=_environment(int(request.get("threads") or 0)),
+            env=_environment(int(request.get("threads") or 0), offline),
         )
         try:
             return _talk(process, request, what, heard, patience, printed)
@@ -66,14 +68,17 @@ def ask(
                     pipe.close()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, offline: bool) -> dict[str, str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return environment | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment
 
 
 def _talk(

@@ -38,6 +38,7 @@ class LlamaGenerator:
         self._path = path
         self._threads = threads
         self._context: Any = None
+        self._size = 0
         self._log = _Log(llama_cpp)
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
@@ -96,7 +97,11 @@ class LlamaGenerator:
             size = -count
 
     def begin(self, tokens: int) -> None:
+        if self._context and tokens == self._size:
+            self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+            return
         self._free_context()
+        self._size = tokens
         parameters = self._llama.llama_context_default_params()
         parameters.n_ctx = tokens
         parameters.n_batch = parameters.n_ubatch = BATCH
@@ -110,17 +115,51 @@ class LlamaGenerator:
         for start in range(0, len(tokens), BATCH):
             part = tokens[start : start + BATCH]
             array = (ctypes.c_int32 * len(part))(*part)
-            batch = self._llama.llama_batch_get_one(array, len(part))
-            status = self._llama.llama_decode(self._context, batch)
-            if status != 0:
-                raise QconvertError(
-                    f"llama.cpp cannot run {self._path}: llama_decode gives {status}"
-                    f"{self._log.said()}"
-                )
-        pointer = self._llama.llama_get_logits_ith(self._context, -1)
+            self._decode(self._llama.llama_batch_get_one(array, len(part)))
+        return self._logits(-1)
+
+    def feed_for_all(self, tokens: Sequence[int], first: int) -> np.ndarray:
+        """Go on with these tokens; float32 [len(tokens) - first, vocabulary], the logits behind
+        each from the first on.
+
+        Raises:
+            QconvertError: llama.cpp cannot.
+        """
+        rows = []
+        batch = self._llama.llama_batch_init(BATCH, 0, 1)
+        try:
+            for start in range(0, len(tokens), BATCH):
+                places = range(start, min(start + BATCH, len(tokens)))
+                batch.n_tokens = len(places)
+                for number, place in enumerate(places):
+                    batch.token[number], batch.pos[number] = tokens[place], place
+                    batch.n_seq_id[number], batch.seq_id[number][0] = 1, 0
+                    batch.logits[number] = place >= first
+                self._decode(batch)
+                wanted = [number for number, place in enumerate(places) if place >= first]
+                rows += [self._logits(number).copy() for number in wanted]
+        finally:
+            self._llama.llama_batch_free(batch)
+        return np.array(rows, np.float32).reshape(-1, self.vocabulary)
+
+    def _decode(self, batch: Any) -> None:
+        status = self._llama.llama_decode(self._context, batch)
+        if status != 0:
+            raise QconvertError(
+                f"llama.cpp cannot run {self._path}: llama_decode gives {status}{self._log.said()}"
+            )
+
+    def _logits(self, number: int) -> np.ndarray:
+        pointer = self._llama.llama_get_logits_ith(self._context, number)
         if not pointer:
             raise QconvertError(f"llama.cpp gives no logits of {self._path}{self._log.said()}")
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,))
+
+    @property
+    def prefix(self) -> int:
+        """What stands before a text that has nothing before it: BOS, else EOS."""
+        begins = int(self._llama.llama_vocab_bos(self._vocabulary))
+        return begins if begins >= 0 else int(self._llama.llama_vocab_eos(self._vocabulary))
 
     def close(self) -> None:
         self._free_context()
