@@ -12,6 +12,7 @@ import typer
 
 from qconvert import __version__
 from qconvert.cli.calibrate import calibrate
+from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
@@ -28,6 +29,7 @@ app.command()(inspect)
 app.command()(calibrate)
 app.command()(quantize)
 app.command()(export)
+app.command()(evaluate)
 
 
 @dataclass

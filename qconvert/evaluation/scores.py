@@ -77,7 +77,8 @@ def divergences(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
         weights = (base - base.amax(1, keepdim=True)).exp_()
         mean = ((base - other).mul_(weights)).sum(1, dtype=torch.float64)
         parts.append((mean / weights.sum(1, dtype=torch.float64)).numpy())
-    return np.concatenate(parts) - (log_sums(reference) - log_sums(logits))
+    found: np.ndarray = np.concatenate(parts) - (log_sums(reference) - log_sums(logits))
+    return found
 
 
 def check_shape(logits: np.ndarray, expected: tuple[int, int], name: str) -> None:
