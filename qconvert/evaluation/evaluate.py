@@ -119,7 +119,7 @@ class _Opened:
 
 def evaluate(
     reference: str,
-    data: str,
+    data: str | Windows,
     files: Sequence[str | Path],
     choices: Choices = USUAL,
     watcher: Watcher | None = None,
@@ -128,7 +128,8 @@ def evaluate(
 
     Args:
         reference: the original: a directory, a hub id or a GGUF file.
-        data: a text; see `read_windows`.
+        data: a text, see `read_windows`, or its windows, in place of `choices.tokens` and
+            `choices.window`.
         files: GGUF files, directories or hub ids.
         choices: of the user.
         watcher: is told of progress in tokens, and what the user should know.
@@ -173,7 +174,11 @@ def evaluate(
 
 
 def _open(
-    reference: str, data: str, files: Sequence[str | Path], choices: Choices, watcher: Watcher
+    reference: str,
+    data: str | Windows,
+    files: Sequence[str | Path],
+    choices: Choices,
+    watcher: Watcher,
 ) -> _Opened:
     if not files:
         raise UsageError("there is no file to evaluate")
@@ -184,14 +189,7 @@ def _open(
     for notice in base.notices:
         watcher.note(f"{reference}: {notice}")
     subjects = [_open_file(str(file), choices.backend, settings) for file in files]
-    windows = read_windows(
-        base.checkpoint,
-        data,
-        choices.tokens,
-        choices.window,
-        device=choose_device(settings.device),
-        note=watcher.note,
-    )
+    windows = data if isinstance(data, Windows) else _read(base, data, choices, watcher)
     checked = []
     for subject in subjects:
         assert subject.checkpoint is not None
@@ -199,6 +197,17 @@ def _open(
             more = check_tokenizer(windows, base.checkpoint, subject.checkpoint)
         checked.append(replace(subject, notices=subject.notices + more))
     return _Opened(base, tuple(checked), windows, progress)
+
+
+def _read(base: Reference, data: str, choices: Choices, watcher: Watcher) -> Windows:
+    return read_windows(
+        base.checkpoint,
+        data,
+        choices.tokens,
+        choices.window,
+        device=choose_device(choices.settings.device),
+        note=watcher.note,
+    )
 
 
 def _open_reference(model: str, choices: Choices, settings: Settings) -> Reference:
