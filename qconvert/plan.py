@@ -8,7 +8,7 @@ said here.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -248,6 +248,8 @@ def read_model(checkpoint: Checkpoint) -> Model:
     path, config, name = checkpoint.path, checkpoint.config, architecture.name
     family = architecture.metadata(config)
     notices = [*caveats(config, family), *([_notice_unused(unused)] if unused else [])]
+    codes = {info.dtype for info in checkpoint.tensors.values() if info.codes}
+    notices += [_notice_quantized(codes)] if codes else []
     if has_tokenizer(path):
         tokenizer = tokenizer_metadata(path, config, name)
     else:
@@ -267,15 +269,18 @@ def _notice_unused(names: tuple[str, ...]) -> str:
     return f"{len(names)} tensors have no place in GGUF and are left out: {shown}"
 
 
+def _notice_quantized(dtypes: Iterable[str]) -> str:
+    names = ", ".join(sorted(dtypes))
+    return f"the source is quantized already ({names}): what it lost stays lost"
+
+
 def _read_gguf(checkpoint: Checkpoint) -> Model:
     tensors = tuple(
         TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
         for info in checkpoint.tensors.values()
     )
     quantized = {info.dtype for info in checkpoint.tensors.values()} - {"F32", "F16", "BF16", "F64"}
-    notice = (
-        f"the source is quantized already ({', '.join(sorted(quantized))}): what it lost stays lost"
-    )
+    notice = _notice_quantized(quantized)
     architecture = checkpoint.metadata["general.architecture"].value
     metadata = _of_the_model(checkpoint.metadata)
     return Model(checkpoint, architecture, tensors, metadata, (notice,) if quantized else ())

@@ -13,7 +13,6 @@ from qconvert.checkpoint.layers import PARTS, Layer, find_layers
 from qconvert.checkpoint.rows import NUMPY
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.formats import encoding
 from qconvert.formats.compressed import Part
 
 METHOD = "compressed-tensors"
@@ -96,6 +95,8 @@ def _join(
     upright: Mapping[str, TensorInfo],
     turned: bool,
 ) -> TensorInfo:
+    from qconvert.formats import encoding
+
     if len(layer.shape) != 2 or 0 in layer.shape:
         raise UnsupportedError(f"how {layer.name}.weight is stored is not known", HINT)
     rows, columns = layer.shape

@@ -13,7 +13,6 @@ from qconvert.checkpoint.dtypes import PLAIN, decode, row_bytes
 from qconvert.checkpoint.files import reason
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError
-from qconvert.formats import encoding
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
@@ -136,6 +135,8 @@ def _runs(
 
 def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.ndarray:
     """Rows of a weight that is stored as codes and scales."""
+    from qconvert.formats import encoding
+
     form = codes.form
     rows, columns = tensor.shape[::-1] if codes.turned else tensor.shape
     if codes.turned:

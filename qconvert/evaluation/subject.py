@@ -23,7 +23,7 @@ from qconvert.inspection.quantized import Quantized, look_at_quantized
 
 BackendName = Literal["auto", "torch", "transformers", "llama.cpp"]
 UNROUNDED = "torch does not round the inputs of layers: this is what the rounded weights cost alone"
-_FILE_TYPES: dict[int, str] = {
+FILE_TYPES: dict[int, str] = {
     kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType
 }
 BACKENDS: tuple[BackendName, ...] = ("auto", "torch", "transformers", "llama.cpp")
@@ -191,12 +191,8 @@ def _name(checkpoint: Checkpoint) -> str:
     """A GGUF file's type, else the type of most bytes."""
     stored = checkpoint.metadata.get("general.file_type")
     if stored is not None:
-        try:
-            return (
-                LlamaFileType(int(stored.value)).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-            )
-        except ValueError:
-            pass
+        name: str = FILE_TYPES.get(int(stored.value), "unknown")
+        return name
     sizes: dict[str, int] = {}
     for tensor in checkpoint.tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
