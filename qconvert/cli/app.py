@@ -12,10 +12,12 @@ import typer
 
 from qconvert import __version__
 from qconvert.cli.calibrate import calibrate
+from qconvert.cli.compare import compare
 from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
+from qconvert.cli.report import report
 from qconvert.errors import QconvertError
 
 app = typer.Typer(
@@ -29,7 +31,9 @@ app.command()(inspect)
 app.command()(calibrate)
 app.command()(quantize)
 app.command()(export)
+app.command()(report)
 app.command()(evaluate)
+app.command()(compare)
 
 
 @dataclass

@@ -1,0 +1,216 @@
+"""`qconvert compare`: what files answer to the same prompts, side by side."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qconvert.cli import options, render
+from qconvert.errors import OutputError, QconvertError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from qconvert.evaluation.responses import AnswerSettings, Responses
+    from qconvert.evaluation.responses_prompts import Prompt
+    from qconvert.evaluation.responses_shown import Shown
+
+FORMS = (".md", ".html", ".json")
+
+
+def compare(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="GGUF files, and directories of safetensors, quantized or not; hub ids too.",
+        ),
+    ],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .txt file with one prompt a line, a .md file with one under each heading, or "
+            "a .jsonl file with `prompt` or `messages` in each line; by default, eight of our own.",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The original; by default, the file with the most bits per weight.",
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Of each answer.")] = 128,
+    temperature: Annotated[
+        float,
+        typer.Option(
+            min=0, max=100, metavar="X", help="Of the sampled answers; 0 leaves them out."
+        ),
+    ] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampled answers.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write a .md, .html or .json file."),
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what each FILE answers to the same prompts, from the original down to the fewest bits.
+
+    GGUF files are run by llama.cpp, directories by transformers, each through its own chat
+    template. Every prompt is answered greedily and by sampling with the same noise for all; where
+    an answer first departs from the original's is marked.
+
+    \b
+    Examples:
+      qconvert compare model-*.gguf --reference ./model
+      qconvert compare model-q8_0.gguf model-q2_k.gguf --prompts mine.txt -o answers.html
+      qconvert compare ./model ./model-w4a16 --json | jq '.files[].agreement'
+    """
+    from qconvert.evaluation.responses import AnswerSettings, answers, in_order, work_of
+    from qconvert.evaluation.responses_prompts import default_prompts, read_prompts
+    from qconvert.evaluation.responses_shown import as_data
+    from qconvert.pipeline import default_threads
+
+    if output is not None:
+        _check_output(output)
+    if not math.isfinite(temperature):
+        raise UsageError("--temperature is no number")
+    asked = read_prompts(prompts) if prompts else default_prompts()
+    count = len(in_order(files, reference))
+    settings = AnswerSettings(threads or default_threads(), max_tokens, temperature, seed)
+    watcher = render.make_watcher(quiet, "tokens")
+    try:
+        watcher.begin(work_of(count, len(asked), settings), 0)
+        found = answers(files, asked, settings, original=reference, told=watcher.advance)
+    finally:
+        watcher.close()
+    if output is not None:
+        _write(output, asked, found, settings)
+    if as_json:
+        render.print_json(as_data(asked, found, settings))
+    elif output is not None:
+        if not quiet:
+            print(output)
+    else:
+        _print(asked, found, settings)
+    _tell_problems(found)
+
+
+def _check_output(path: Path) -> None:
+    options.check_output(path)
+    if path.suffix.lower() not in FORMS:
+        raise UsageError(f"{path} is none of {', '.join(FORMS)}", "the ending says what is written")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}", "make it first")
+
+
+def _write(
+    path: Path,
+    prompts: "Sequence[Prompt]",
+    found: "Sequence[Responses]",
+    settings: "AnswerSettings",
+) -> None:
+    """In full or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    from qconvert.evaluation.responses_page import page
+    from qconvert.evaluation.responses_shown import json_text, markdown
+
+    forms = {".md": markdown, ".html": page, ".json": json_text}
+    text = forms[path.suffix.lower()](prompts, found, settings)
+    try:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).chmod(0o666 & ~_umask())
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _print(
+    prompts: "Sequence[Prompt]", found: "Sequence[Responses]", settings: "AnswerSettings"
+) -> None:
+    """Tables on standard output: the files, and the answers to each prompt."""
+    from rich.text import Text
+
+    from qconvert.evaluation import responses_shown as shown
+
+    kinds = shown.kinds(found)
+    table = render.make_table(
+        "file", "type", ">bits per weight", "runtime", *(f"same, {kind}" for kind in kinds)
+    )
+    for number, one in enumerate(found):
+        agreed = [shown.agreement_text(found, number, kind) for kind in kinds]
+        first = ["the original", *agreed[1:]] if number == 0 else agreed
+        bits = f"{one.bits_per_weight:.2f}"
+        render.add_row(table, one.path, one.kind, bits, one.runtime, *first)
+    render.print_table(table)
+    for number, prompt in enumerate(prompts):
+        topic = f"{number + 1}. {prompt.topic}".rstrip()
+        print(render.printable(f"{topic}\n{prompt.text}"))
+        by_kind = [shown.show(found, kind, number) for kind in kinds]
+        table = _answers_table(kinds)
+        for one, *cells in zip(found, *by_kind, strict=True):
+            name = Text(render.printable(f"{one.kind}\n{one.path}"))
+            table.add_row(name, *map(_cell, cells))
+        render.print_table(table)
+    print(shown.how(settings, found))
+    print(f"{shown.MARK} stands where an answer first departs from the original's.")
+
+
+def _answers_table(kinds: "Sequence[str]") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    table.add_column("", ratio=1, overflow="fold")
+    for kind in kinds:
+        table.add_column(kind, ratio=3, overflow="fold")
+    return table
+
+
+def _cell(shown: "Shown | None") -> "Text":
+    from rich.text import Text
+
+    from qconvert.evaluation.responses_shown import MARK
+
+    if shown is None:
+        return Text("no answer", style="red")
+    text = Text(render.printable(shown.same))
+    if shown.departure is not None:
+        text.append(MARK, style="bold red")
+        text.append(render.printable(shown.rest), style="yellow")
+    return text.append(f"\n({shown.remark})", style="dim")
+
+
+def _tell_problems(found: "Sequence[Responses]") -> None:
+    """Files that did not answer, at last, where they are seen.
+
+    Raises:
+        QconvertError: there are some.
+    """
+    failed = [one for one in found if one.problem]
+    for one in failed[1:]:
+        render.say(f"error: {one.problem}")
+    if failed:
+        raise QconvertError(failed[0].problem, "the other files have answered")
