@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from qconvert.checkpoint.layers import PARTS, Layer, find_layers
-from qconvert.checkpoint.rows import NUMPY
+from qconvert.checkpoint.rows import NUMPY, read_rows
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.formats.compressed import Part
@@ -107,10 +107,11 @@ def _join(
     parts = {}
     for part in wanted:
         name = f"{layer.name}.{part.suffix}"
-        if part.suffix == "weight_shape":
-            continue  # it was looked at to find out the shape
         if name not in upright:
             raise CheckpointError(f"the tensor {name!r:.200} is missing")
+        if part.suffix == "weight_shape":
+            _check_shape(upright[name], (rows, columns))
+            continue
         _check(upright[name], part)
         shape = part.shape
         if turned and part.suffix == "weight":
@@ -127,6 +128,13 @@ def _join(
         first.nbytes,
         codes=Codes(layer.form, parts, turned),
     )
+
+
+def _check_shape(info: TensorInfo, shape: tuple[int, int]) -> None:
+    """Refuse a stored shape that the codes do not have."""
+    values = read_rows(info, 0, info.rows).reshape(-1) if info.elements == 2 else ()
+    if tuple(int(value) for value in values) != shape:
+        raise CheckpointError(f"{info.name!r:.200} is not {list(shape)}, as its codes are")
 
 
 def _check(info: TensorInfo, part: Part) -> None:
