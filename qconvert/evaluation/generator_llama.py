@@ -12,6 +12,7 @@ import numpy as np
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.evaluation.generators import Name
+from qconvert.evaluation.llama_runtime import import_llama, keep_log
 from qconvert.metadata import Field
 
 BATCH = 512
@@ -32,19 +33,19 @@ class LlamaGenerator:
     runtime: Name = "llama.cpp"
 
     def __init__(self, path: Path, threads: int) -> None:
-        import llama_cpp
-
+        llama_cpp = import_llama()
         self._llama = llama_cpp
         self._path = path
         self._threads = threads
         self._context: Any = None
         self._size = 0
-        self._log = _Log(llama_cpp)
+        self._log = keep_log()[0]
+        self._log.clear()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
-            raise CheckpointError(f"llama.cpp cannot load {path}{self._log.said()}")
+            raise CheckpointError(f"llama.cpp cannot load {path}{self._said()}")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
         self.context = int(llama_cpp.llama_model_n_ctx_train(self._model))
@@ -109,7 +110,7 @@ class LlamaGenerator:
         parameters.offload_kqv = parameters.op_offload = False
         self._context = self._llama.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise QconvertError(f"llama.cpp cannot run {self._path}{self._log.said()}")
+            raise QconvertError(f"llama.cpp cannot run {self._path}{self._said()}")
 
     def feed(self, tokens: Sequence[int]) -> np.ndarray:
         for start in range(0, len(tokens), BATCH):
@@ -146,14 +147,19 @@ class LlamaGenerator:
         status = self._llama.llama_decode(self._context, batch)
         if status != 0:
             raise QconvertError(
-                f"llama.cpp cannot run {self._path}: llama_decode gives {status}{self._log.said()}"
+                f"llama.cpp cannot run {self._path}: llama_decode gives {status}{self._said()}"
             )
 
     def _logits(self, number: int) -> np.ndarray:
         pointer = self._llama.llama_get_logits_ith(self._context, number)
         if not pointer:
-            raise QconvertError(f"llama.cpp gives no logits of {self._path}{self._log.said()}")
+            raise QconvertError(f"llama.cpp gives no logits of {self._path}{self._said()}")
         return np.ctypeslib.as_array(pointer, shape=(self.vocabulary,))
+
+    def _said(self) -> str:
+        """Why llama.cpp fails, as it says it: the reason first."""
+        reasons = [line for line in self._log if "error" in line or "failed" in line]
+        return f": {[*reasons, *self._log][0]:.300}" if self._log else ""
 
     @property
     def prefix(self) -> int:
@@ -171,25 +177,6 @@ class LlamaGenerator:
         if self._context:
             self._llama.llama_free(self._context)
             self._context = None
-
-
-class _Log:
-    """What llama.cpp says, kept instead of printed: the last warnings and errors."""
-
-    def __init__(self, llama_cpp: Any) -> None:
-        self._lines: list[str] = []
-
-        def keep(level: int, text: bytes, data: Any) -> None:
-            line = text.decode(errors="replace").strip()
-            if line and level in (llama_cpp.GGML_LOG_LEVEL_WARN, llama_cpp.GGML_LOG_LEVEL_ERROR):
-                self._lines.append(line)
-                del self._lines[:-20]
-
-        self._callback = llama_cpp.llama_log_callback(keep)  # alive as long as it is called
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def said(self) -> str:
-        return f": {self._lines[0]:.300}" if self._lines else ""
 
 
 def special_texts(metadata: Mapping[str, Field]) -> dict[str, str]:

@@ -5,7 +5,6 @@ them is chosen by our own few lines, the same for both, so that answers differ b
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import CheckpointError, QconvertError
+from qconvert.evaluation.llama_runtime import INSTALL, has_llama
 
 Name = Literal["llama.cpp", "transformers"]
 
@@ -77,10 +77,10 @@ def runtime_of(path: Path) -> Name:
             "name what llama.cpp or transformers loads",
         )
     file_size(path)
-    if find_spec("llama_cpp") is None:
+    if not has_llama():
         raise QconvertError(
             f"{path} runs in llama.cpp, and llama-cpp-python is not installed",
-            "pip install 'qconvert[llama]'",
+            INSTALL,
         )
     return "llama.cpp"
 
