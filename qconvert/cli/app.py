@@ -13,6 +13,7 @@ import typer
 from qconvert import __version__
 from qconvert.cli.calibrate import calibrate
 from qconvert.cli.compare import compare
+from qconvert.cli.doctor import doctor
 from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
@@ -34,6 +35,7 @@ app.command()(export)
 app.command()(report)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(doctor)
 
 
 @dataclass

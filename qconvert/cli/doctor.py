@@ -1,0 +1,260 @@
+"""`qconvert doctor`: what this machine can do, and what suits it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qconvert.cli import render
+
+if TYPE_CHECKING:
+    from qconvert.checkpoint import Checkpoint
+    from qconvert.machine.advice import Fit, Size, Suited
+    from qconvert.machine.types import Gpu, Machine, Processor
+
+CONTEXT = 4096
+"""Tokens whose keys and values have to fit beside the weights, where the model takes as many."""
+
+NEEDS = "needs the importance"
+"""What the plan says of types that cannot be made without a calibration."""
+
+CACHED_BYTES = 2
+"""Of a number in the cache of keys and values: F16."""
+
+
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A directory, a hub id or a GGUF file: say which types of it fit here.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Show what this machine's processor, memory, GPUs and runtimes can do, and what suits it.
+
+    The exit code is 1 where something that qconvert itself needs does not load.
+
+    \b
+    Examples:
+      qconvert doctor
+      qconvert doctor org/name
+      qconvert doctor --json | jq .broken
+    """
+    from qconvert.machine.advice import fits, suited_types
+    from qconvert.machine.look import look
+
+    checkpoint = None
+    if model:
+        from qconvert.checkpoint.open import locate, open_path
+
+        checkpoint = open_path(*locate(model, headers_only=True))
+    machine = look(_places(), *_kernel_folders())
+    suited = suited_types(machine)
+    fitting: tuple[Fit, ...] | None = None
+    left_out: list[str] = []
+    if checkpoint is not None:
+        sizes, weights, cache, left_out = _sizes(checkpoint)
+        fitting = fits(machine, sizes, weights, cache)
+    if as_json:
+        render.print_json(_as_data(machine, suited, checkpoint, fitting, left_out))
+    else:
+        _show(machine, suited)
+        if checkpoint is not None and fitting is not None:
+            _show_fitting(machine, checkpoint, fitting, left_out)
+    for runtime in machine.broken:
+        why = runtime.detail or "it is not installed"
+        render.say(f"qconvert needs {runtime.name}, which does not load: {why}")
+    if machine.broken:
+        raise typer.Exit(1)
+
+
+def _places() -> dict[str, Path]:
+    """Folders whose disks matter."""
+    import tempfile
+
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return {
+        "this folder": Path.cwd(),
+        "hub cache": Path(HF_HUB_CACHE),
+        "temporary files": Path(tempfile.gettempdir()),
+    }
+
+
+def _kernel_folders() -> tuple[Path, Path]:
+    """Of the sources, and of what is compiled of them."""
+    import os
+
+    from qconvert import kernels
+
+    sources = Path(kernels.__file__).parent
+    return sources, Path(os.environ.get("NUMBA_CACHE_DIR") or sources / "__pycache__")
+
+
+def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]":
+    """Of every type that can be planned from headers: sizes, weights, bytes of a context's keys
+    and values, and what is left out."""
+    from qconvert.architectures.shapes import read_sizes
+    from qconvert.compressed.plan import make_compressed_plan
+    from qconvert.compressed.recipe import compressed_recipe
+    from qconvert.errors import QconvertError
+    from qconvert.inspection import look_at
+    from qconvert.machine.advice import Size
+    from qconvert.recipes.options import OutputOptions
+    from qconvert.recipes.schemes import SCHEMES
+
+    found = look_at(checkpoint)
+    sizes = [Size(plan.recipe.file_type.name, "gguf", plan.nbytes) for plan in found.plans]
+    left_out = list(found.problems)
+    for scheme in SCHEMES:
+        try:
+            plan = make_compressed_plan(checkpoint, compressed_recipe(OutputOptions(type=scheme)))
+            sizes.append(Size(scheme, "safetensors", plan.nbytes))
+        except QconvertError as error:
+            left_out.append(f"{scheme}: {error.message}")
+    if not found.plans:
+        return sizes, found.parameters, 0, left_out
+    model = read_sizes(found.architecture, found.plans[0].model.metadata)
+    tokens = min(CONTEXT, model["context"] or CONTEXT)
+    cache = 2 * CACHED_BYTES * model["blocks"] * model["key"] * tokens
+    return sizes, found.parameters, cache, left_out
+
+
+def _as_data(
+    machine: "Machine",
+    suited: "Sequence[Suited]",
+    checkpoint: "Checkpoint | None",
+    fitting: "Sequence[Fit] | None",
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    data: dict[str, Any] = asdict(machine)
+    data["cores"]["usable"] = machine.cores.usable
+    for part in (*data["disks"], data["kernels"]):
+        for key in {"path", "folder"} & part.keys():
+            part[key] = str(part[key])
+    data["broken"] = [runtime.name for runtime in machine.broken]
+    data["suits"] = [asdict(one) for one in suited]
+    if checkpoint is not None and fitting is not None:
+        taken = next((fit for fit in fitting if fit.take), None)
+        data["model"] = {
+            "source": checkpoint.source,
+            "types": [_fit_as_data(fit) for fit in fitting],
+            "take": taken.size.type if taken else None,
+            "reason": taken.reason if taken else "",
+            "left_out": list(left_out),
+        }
+    return data
+
+
+def _fit_as_data(fit: "Fit") -> dict[str, Any]:
+    return {
+        "type": fit.size.type,
+        "container": fit.size.container,
+        "bytes": fit.size.nbytes,
+        "needs_bytes": fit.needs,
+        "fits_memory": fit.memory,
+        "fits_gpu": fit.gpu,
+    }
+
+
+def _show(machine: "Machine", suited: "Sequence[Suited]") -> None:
+    _show_table("machine", _machine_rows(machine))
+    table = render.make_table("runtime", "version", "state", "")
+    for one in machine.runtimes:
+        state = {"loads": "loads", "broken": "BROKEN", "missing": "not installed"}[one.state]
+        render.add_row(table, one.name, one.version, state, _shortened(one.name, one.detail))
+    render.print_table(table)
+    table = render.make_table("suits", "runtime", "on", "because")
+    for kind in suited:
+        render.add_row(table, kind.type, kind.runtime, kind.place, kind.reason)
+    render.print_table(table)
+
+
+def _show_table(title: str, rows: Mapping[str, str]) -> None:
+    table = render.make_table(title, "")
+    for key, value in rows.items():
+        render.add_row(table, key, value)
+    render.print_table(table)
+
+
+def _machine_rows(machine: "Machine") -> dict[str, str]:
+    size = render.human_bytes
+    cores, memory, kernels = machine.cores, machine.memory, machine.kernels
+    rows = {
+        "system": machine.system,
+        "processor": _processor(machine.processor),
+        "has": ", ".join(machine.processor.features) or "nothing that is known here",
+        "has not": ", ".join(machine.processor.lacks) or "",
+        "cores": f"{cores.usable} to use, of {cores.logical}"
+        + (f" (limited to the time of {cores.quota:g})" if cores.quota else ""),
+        "memory": f"{size(memory.available)} free of {size(memory.total)}"
+        + (" (a container's limit)" if memory.limit else ""),
+    }
+    for disk in machine.disks:
+        writable = "" if disk.writable else ", NOT WRITABLE"
+        rows[f"disk, {disk.purpose}"] = f"{size(disk.free)} free{writable} ({disk.path})"
+    for number, gpu in enumerate(machine.gpus):
+        rows[f"GPU {number}"] = _gpu(gpu)
+    if not machine.gpus:
+        rows["GPU"] = "none that torch can use"
+    kept = "" if kernels.writable else ", NOT WRITABLE: they are compiled again at each start"
+    rows["kernels"] = f"{kernels.compiled} of {kernels.modules} compiled ({kernels.folder}){kept}"
+    return {key: value for key, value in rows.items() if value}
+
+
+def _processor(processor: "Processor") -> str:
+    return f"{processor.name or 'unknown'}, {processor.architecture}"
+
+
+def _gpu(gpu: "Gpu") -> str:
+    size = render.human_bytes
+    text = f"{gpu.name}, {size(gpu.free)} free of {size(gpu.total)}"
+    if gpu.capability:
+        text += ", compute capability {}.{}".format(*gpu.capability)
+    return text + (f": {', '.join(gpu.numbers)}" if gpu.numbers else "")
+
+
+def _shortened(name: str, detail: str) -> str:
+    """llama.cpp lists what it was compiled for as `AVX2 = 1 | FMA = 1`."""
+    if name != "llama-cpp-python" or "=" not in detail:
+        return detail
+    items = [item.strip() for item in detail.replace(" : ", " | ").split("|")]
+    used = [item.removesuffix("= 1").strip() for item in items if item.endswith("= 1")]
+    return f"{detail.partition(';')[0]}; {', '.join(used)}"
+
+
+def _show_fitting(
+    machine: "Machine",
+    checkpoint: "Checkpoint",
+    fitting: "Sequence[Fit]",
+    left_out: Sequence[str],
+) -> None:
+    columns = [">type", "container", ">size", ">needs in memory", "fits into memory"]
+    table = render.make_table(*columns, *(["fits into a GPU"] if machine.gpus else []), "")
+    for fit in fitting:
+        answers = [fit.memory, *([fit.gpu] if machine.gpus else [])]
+        sizes = [render.human_bytes(fit.size.nbytes), render.human_bytes(fit.needs)]
+        marks = ["yes" if answer else "no" for answer in answers]
+        mark = "<- take this" if fit.take else ""
+        render.add_row(table, fit.size.type, fit.size.container, *sizes, *marks, mark)
+    render.print_table(table)
+    taken = next((fit for fit in fitting if fit.take), None)
+    if taken:
+        print(render.printable(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}"))
+    elif fitting:
+        print(render.printable(f"no type of {checkpoint.source} fits into this machine"))
+    for line in _grouped(left_out):
+        render.say(line)
+
+
+def _grouped(left_out: Sequence[str]) -> list[str]:
+    """Types that want a calibration in one line."""
+    wanting = [line.partition(":")[0] for line in left_out if NEEDS in line]
+    lines = [line for line in left_out if NEEDS not in line]
+    if wanting:
+        lines.append(f"not shown, for they need a calibration: {', '.join(wanting)}")
+    return lines

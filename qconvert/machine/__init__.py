@@ -1,0 +1,1 @@
+"""What this machine is: processor, memory, disks, GPUs, and the runtimes that are installed."""
