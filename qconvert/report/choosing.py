@@ -41,17 +41,13 @@ def choose(rows: Sequence[Row], wish: Wish) -> Choice:
     if wish.under is None and wish.within is None:
         found = _smallest(front(rows), USUAL)
         if found is not None:
-            rule = f"the smallest file whose perplexity is within {percent(USUAL)} of the original"
-            return Choice(found, rule)
+            return Choice(found, _smallest_within(USUAL))
         rule = f"the closest to the original; no file's perplexity is within {percent(USUAL)} of it"
         return Choice(_closest(rows), rule, "closest")
     small = [row for row in rows if wish.under is None or row.nbytes <= wish.under]
     if wish.under is None:
         assert wish.within is not None
-        rule = (
-            f"the smallest file whose perplexity is within {percent(wish.within)} of the original"
-        )
-        return Choice(_smallest(small, wish.within), rule, "wish")
+        return Choice(_smallest(small, wish.within), _smallest_within(wish.within), "wish")
     rule = f"the least divergence of the files under {size(wish.under)}"
     if wish.within is None:
         return Choice(_closest(small), rule, "wish")
@@ -80,6 +76,10 @@ def why_none(rows: Sequence[Row], wish: Wish) -> str:
         f"no file is under {size(wish.under)}: the smallest{what}, {least.name}, "
         f"has {size(least.nbytes)}"
     )
+
+
+def _smallest_within(share: float) -> str:
+    return f"the smallest file whose perplexity is within {percent(share)} of the original"
 
 
 def _closest(rows: Sequence[Row]) -> Row | None:

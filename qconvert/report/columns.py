@@ -51,12 +51,11 @@ COLUMNS = (
 def row_cells(row: Row) -> list[Cell]:
     """The cells behind a file's name."""
     divergence = row.divergence
+    error = words.error_of(divergence.standard_error)
     return [
         Cell(words.size(row.nbytes), str(row.nbytes)),
         _cell(row.bits_per_weight, words.number(row.bits_per_weight)),
-        _cell(
-            divergence.mean, words.nats(divergence.mean), words.error_of(divergence.standard_error)
-        ),
+        _cell(divergence.mean, words.nats(divergence.mean), error),
         _cell(divergence.p99, words.nats(divergence.p99)),
         _cell(divergence.p999, words.nats(divergence.p999)),
         _cell(row.same_top, words.fixed_percent(row.same_top, 1)),
@@ -100,7 +99,7 @@ def as_data(report: Report) -> dict[str, Any]:
     best = front(report.rows)
     choice = report.choice
     original = {**asdict(report.original), "speed": _speed_as_data(report.original.speed)}
-    return _finite(
+    data: dict[str, Any] = _finite(
         {
             "model": original.pop("name"),
             "original": original,
@@ -117,6 +116,7 @@ def as_data(report: Report) -> dict[str, Any]:
             "notices": list(report.notices),
         }
     )
+    return data
 
 
 def _row_as_data(row: Row, *, on_front: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ which there is no room is left out if it may be.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def _pixel(axes: "Axes", x: float, y: float) -> tuple[float, float]:
 def _sampled(corners: Sequence[tuple[float, float]]) -> np.ndarray:
     """Points along a line, a few pixels apart, float64 [points, 2]."""
     parts = [np.empty((0, 2))]
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(corners):
         steps = max(2, int(math.hypot(x1 - x0, y1 - y0) / 3))
         parts.append(np.linspace((x0, y0), (x1, y1), steps))
     return np.concatenate(parts)

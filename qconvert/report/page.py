@@ -104,14 +104,12 @@ def _facts(report: Report, row: Row) -> list[Fact]:
     divergence = row.divergence
     error = f"{words.error_of(divergence.standard_error)} nats".strip()
     found = [
-        Fact(
-            "size", words.size(row.nbytes), f"{words.number(row.bits_per_weight)} bits per weight"
-        ),
+        Fact("size", words.size(row.nbytes), f"{row.bits_per_weight:.2f} bits per weight"),
         Fact("mean KL divergence", words.nats(divergence.mean), error),
         Fact(
             "perplexity",
             words.number(row.perplexity),
-            f"{_signed(row.perplexity_ratio - 1)}, original {words.number(report.original.perplexity)}",
+            f"{_signed(row.perplexity_ratio - 1)}, original {report.original.perplexity:.2f}",
         ),
         Fact("same top token", words.fixed_percent(row.same_top, 1), "of the original's"),
     ]
@@ -205,7 +203,7 @@ def _share(value: float, most: float) -> str:
 
 
 def _template(name: str) -> str:
-    return files("qconvert.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return files("qconvert.report").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
 
 
 def _environment() -> "Environment":

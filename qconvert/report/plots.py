@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qconvert.recipes.schemes import is_scheme
 from qconvert.report.choosing import front
@@ -15,6 +15,8 @@ from qconvert.report.words import nats, rate, scale_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+RING: dict[str, Any] = {"markerfacecolor": "none", "color": COLOURS["accent"]}
 
 FAR = 3.0
 """From this ratio of the largest to the smallest perplexity on, its axis is logarithmic."""
@@ -80,7 +82,11 @@ def _perplexity(report: Report, rows: Sequence[Row]) -> Plot:
         else:
             spread = max(max(values) - min(values), 0.02 * base)
             axes.set_ylim(min(values) - 0.12 * spread, max(values) + 0.12 * spread)
-        style = {"color": COLOURS["muted"], "linewidth": 0.9, "linestyle": (0, (4, 3))}
+        style: dict[str, Any] = {
+            "color": COLOURS["muted"],
+            "linewidth": 0.9,
+            "linestyle": (0, (4, 3)),
+        }
         axes.axhline(base, zorder=1, **style)
         _draw(figure, axes, report, rows, best, lambda row: row.perplexity, base=base)
 
@@ -166,19 +172,21 @@ def _mark(
     x = row.nbytes / unit
     if error is not None and 0 < error(row) < value:
         axes.plot([x, x], [value - error(row), value + error(row)], color=colour, linewidth=0.9)
-    shape = {"marker": "D" if is_scheme(row.name) else "o", "linestyle": "none", "color": colour}
+    shape: dict[str, Any] = {
+        "marker": "D" if is_scheme(row.name) else "o",
+        "linestyle": "none",
+        "color": colour,
+    }
     size = 4.6 if is_scheme(row.name) else 5.4
-    outline = {"markerfacecolor": face, "markeredgecolor": colour, "markeredgewidth": 1.1}
+    outline: dict[str, Any] = {
+        "markerfacecolor": face,
+        "markeredgecolor": colour,
+        "markeredgewidth": 1.1,
+    }
     (drawn,) = axes.plot([x], [value], markersize=size, zorder=4, **shape, **outline)
     drawn.set_gid(f"file-{number}")
     if taken:
-        ring = {
-            "color": colour,
-            "markerfacecolor": "none",
-            "markeredgecolor": colour,
-            "markeredgewidth": 1.1,
-        }
-        axes.plot([x], [value], marker="o", markersize=11.5, zorder=3, **ring)
+        axes.plot([x], [value], marker="o", markersize=11.5, zorder=3, **{**outline, **RING})
 
 
 def _style(row: Row, report: Report, on_front: bool) -> dict[str, object]:
@@ -197,7 +205,11 @@ def _legend(figure: "Figure", rows: Sequence[Row], best: Sequence[Row]) -> None:
     def mark(marker: str, filled: bool) -> Line2D:
         colour = COLOURS["accent"] if filled else COLOURS["dim"]
         face = colour if filled else COLOURS["paper"]
-        style = {"markerfacecolor": face, "markeredgecolor": colour, "markersize": 5}
+        style: dict[str, Any] = {
+            "markerfacecolor": face,
+            "markeredgecolor": colour,
+            "markersize": 5,
+        }
         return Line2D([], [], linestyle="none", marker=marker, **style)
 
     entries: list[tuple[str, Line2D]] = []

@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 78, 15
 LEFT = 10
 """Columns for the numbers of the upright axis."""
 
+WALL, TICK = "\N{BOX DRAWINGS LIGHT VERTICAL}", "\N{BOX DRAWINGS LIGHT VERTICAL AND LEFT}"
+
 DOT, RING, CIRCLE = "\N{BLACK CIRCLE}", "\N{FISHEYE}", "\N{WHITE CIRCLE}"
 """A file of the front, the one to take, and one that another beats in both."""
 
@@ -42,11 +44,7 @@ def text_plot(report: Report, width: int = WIDTH, height: int = HEIGHT) -> list[
     for number, cells in enumerate(grid):
         level = high - (high - low) * number / (height - 1)
         shown = nats(10**level, 2) if number % 7 == 0 else ""
-        edge = (
-            "\N{BOX DRAWINGS LIGHT VERTICAL AND LEFT}"
-            if shown
-            else "\N{BOX DRAWINGS LIGHT VERTICAL}"
-        )
+        edge = TICK if shown else WALL
         lines.append(f"{shown:>{LEFT - 1}} {edge}{''.join(cells)}".rstrip())
     lines.append(" " * LEFT + "\N{BOX DRAWINGS LIGHT UP AND RIGHT}" + _floor(columns))
     lines.append(_sizes(small, large, room, columns))

@@ -7,13 +7,11 @@ MISSING = "\N{EN DASH}"
 
 def size(nbytes: float) -> str:
     """Decimal units, three digits: '105 MB', with a space that does not break."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < 999.5:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while abs(nbytes) >= 999.5 and len(units) > 1:
         nbytes /= 1000
-    else:
-        unit = "TB"
-    return f"{nbytes:.3g}\N{NO-BREAK SPACE}{unit}"
+        units.pop(0)
+    return f"{nbytes:.3g}\N{NO-BREAK SPACE}{units[0]}"
 
 
 def scale_of(nbytes: float) -> tuple[float, str]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,7 @@ from qconvert.report.types import Wish
 
 PHONE, DESK = 360, 1280
 
-HOSTILE = (
-    '</script><img src="http://example.com/x.png" onerror="document.title=1"><b>x</b>{{ 7*7 }}'
-)
+HOSTILE = '</script><img src="http://example.com/x.png" onerror="document.title=1"><b>{{ 7*7 }}'
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,6 @@ def test_the_page_is_never_wider_than_the_window(show, page, width):
 def test_a_long_name_does_not_widen_a_phones_page(show, tmp_path):
     rows = (make_row("Q8_0", 145, 0.001, 1.001), make_row("Q4_K_M", 105, 0.01, 1.01))
     report = make_report()
-    from dataclasses import replace
-
     long = "a" * 300
     rows = tuple(
         replace(row, path=long, command=f"qconvert quantize {long} -t q8_0", notices=(long,))
@@ -121,9 +119,7 @@ def test_without_javascript_the_table_and_the_plots_are_there(show, page):
     browser = show(page, scripts=False)
     assert browser.execute_script("return document.querySelectorAll('thead button').length") == 0
     assert names(browser)[:2] == ["w8a8", "Q8_0"]
-    script = (
-        "return [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)"
-    )
+    script = "return [...document.querySelectorAll('svg')].map(s => s.clientWidth)"
     assert sum(width > 200 for width in browser.execute_script(script)) == 4
     script = "return document.querySelector('.answers').getBoundingClientRect().height"
     assert browser.execute_script(script) > 50
@@ -183,14 +179,14 @@ def test_every_text_stands_out_from_what_is_behind_it(show, page, dark):
 def test_dark_is_dark_for_text_and_plots(show, page):
     seen = {}
     script = """return [getComputedStyle(document.body).backgroundColor,
-        ...[...document.querySelectorAll("#divergence path")].map(p => getComputedStyle(p).stroke)]"""
+        ...[...document.querySelectorAll("#divergence path")]
+          .map(path => getComputedStyle(path).stroke)]"""
     for dark in (False, True):
         seen[dark] = show(page, dark=dark).execute_script(script)
     assert luminance(seen[False][0]) > 0.9
     assert luminance(seen[True][0]) < 0.02
-    coloured = [
-        pair for pair in zip(seen[False][1:], seen[True][1:], strict=True) if "rgb" in pair[0]
-    ]
+    pairs = zip(seen[False][1:], seen[True][1:], strict=True)
+    coloured = [pair for pair in pairs if "rgb" in pair[0]]
     assert len(coloured) > 10
     assert all(light != dark for light, dark in coloured)
 
@@ -202,8 +198,6 @@ def test_print_is_dark_on_white_and_shows_closed_answers(show, page):
 
 
 def test_text_from_strangers_stays_text(show, tmp_path):
-    from dataclasses import replace
-
     report = make_report()
     row = replace(report.rows[-1], path=HOSTILE, command=HOSTILE, notices=(HOSTILE,))
     first, *rest = make_conversations()
@@ -248,13 +242,11 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(show, page):
         assert len(label) > 20
     script = "return [...document.querySelectorAll('th')].map(th => th.scope)"
     assert set(browser.execute_script(script)) == {"col", "row"}
-    script = (
-        """return [...document.querySelectorAll("h1, h2, h3")].map(h => Number(h.tagName[1]))"""
-    )
+    script = "return [...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))"
     levels = browser.execute_script(script)
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     assert browser.execute_script("return document.documentElement.lang") == "en"

@@ -1,0 +1,226 @@
+"""`qconvert report`: quantize to several types, measure them all, and show which one to take."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qconvert.cli import options, render
+from qconvert.cli.quantize import complete_type
+from qconvert.errors import QconvertError, UsageError
+
+if TYPE_CHECKING:
+    from qconvert.report.types import Report, Wish
+
+
+def report(
+    model: options.Model,
+    type_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="GGUF types and schemes of safetensors, as in `quantize`; repeatable. By default "
+            "a ladder from q8_0 to q2_k.",
+            autocompletion=complete_type,
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder of the report."),
+    ] = Path("report"),
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            "-c",
+            metavar="FILE",
+            help="What `qconvert calibrate` wrote, or an importance matrix of llama.cpp.",
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            help="What the files are tested on: a .txt, .md, .jsonl, .parquet or .csv file, a "
+            "data set of the hub, or self: the model writes it (the default; a real text is "
+            "better).",
+        ),
+    ] = "self",
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Take the first N tokens of the text; all by default, 16384 of self.",
+        ),
+    ] = None,
+    window: Annotated[
+        int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")
+    ] = 512,
+    under: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Name the file nearest to the original of at most this size: 4GB."
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Name the smallest file whose perplexity is so near to the original's: 1%. With "
+            "--under, the nearest that is both.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Prompts to be answered: .txt, .md or .jsonl."),
+    ] = None,
+    answer_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens of an answer, at most.")
+    ] = 64,
+    speed: Annotated[bool, typer.Option(help="Measure speed and memory.")] = True,
+    answers: Annotated[bool, typer.Option(help="Let all files answer the prompts.")] = True,
+    sensitivity: Annotated[
+        bool, typer.Option(help="Measure which parts of the chosen file cost most.")
+    ] = True,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="torch, transformers or llama.cpp; auto takes what runs the file in use.",
+        ),
+    ] = "auto",
+    device: options.Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Quantize MODEL to several types, measure all of them, and show which one to take.
+
+    The folder gets report.html (one file, for any browser, without a network), the plots, the
+    table as JSON and CSV, and the files themselves. What is there already is used again: an
+    interrupted run is taken up by the same command, and one more type costs that one type.
+
+    \b
+    Examples:
+      qconvert report ./model --data wiki.txt
+      qconvert report org/name -c name.calib.safetensors --data wiki.txt -t q8_0 -t q4_k_m -t w8a8
+      qconvert report ./model --data wiki.txt --under 4GB
+      qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
+    """
+    from qconvert.evaluation.subject import BACKENDS
+    from qconvert.pipeline import default_threads
+    from qconvert.report.building import Asked, build
+    from qconvert.report.types import Wish
+    from qconvert.report.writing import write_report
+
+    wish = Wish(_size(under), _share(within))
+    if backend not in BACKENDS:
+        raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file, and a report is a folder", "name another with -o")
+    asked = Asked(
+        model=model,
+        types=tuple(type_ or ()),
+        folder=output,
+        calibration=calibration,
+        data=data,
+        tokens=tokens,
+        window=window,
+        prompts=prompts,
+        answer_tokens=answer_tokens,
+        wish=wish,
+        speed=speed,
+        answers=answers,
+        sensitivity=sensitivity,
+        backend=backend,
+        device=device,
+        threads=threads or default_threads(),
+    )
+    found = build(asked, lambda unit: render.watching(quiet, unit))
+    page = write_report(found, output, wish)
+    if as_json:
+        from qconvert.report.columns import as_data
+
+        render.print_json(as_data(found))
+    elif not quiet:
+        show(found, page)
+    _conclude(found, wish)
+
+
+def _size(text: str | None) -> int | None:
+    """Bytes of '4GB', '3.5G' or '500M'."""
+    if text is None:
+        return None
+    units = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    short = text.strip().upper().removesuffix("B")
+    try:
+        size = float(short[:-1]) * units[short[-1]] if short[-1] in units else float(short)
+    except (ValueError, IndexError):
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise UsageError(f"--under {text!r:.40} is no size", "write a number and a unit: 4GB, 500M")
+    return int(size)
+
+
+def _share(text: str | None) -> float | None:
+    """0.01 of '1%' or '0.01'."""
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not (0 <= share < 1 or (text.endswith("%") and 0 <= share < float("inf"))):
+        raise UsageError(f"--within {text!r:.40} is no share", "write 1% or 0.01")
+    return share
+
+
+def show(found: "Report", page: Path) -> None:
+    """The picture (on a terminal), the table, and the choice."""
+    from qconvert.report import words
+    from qconvert.report.choosing import front
+    from qconvert.report.terminal import text_plot
+
+    if sys.stdout.isatty():
+        print("\n".join(text_plot(found)) + "\n")
+    head = ["file", ">size", ">bits", ">KL divergence", ">perplexity", ">change", ">tokens/s"]
+    table = render.make_table(*head)
+    best = front(found.rows)
+    for row in found.rows:
+        error = words.error_of(row.divergence.standard_error)
+        generated = row.speed.generated_per_second.median if row.speed else float("nan")
+        render.add_row(
+            table,
+            row.name + (" " if row in best else " *"),
+            words.size(row.nbytes),
+            words.number(row.bits_per_weight),
+            f"{words.nats(row.divergence.mean)} {error}",
+            words.number(row.perplexity),
+            words.fixed_percent(row.perplexity_ratio - 1, signed=True),
+            words.rate(generated),
+        )
+    render.print_table(table)
+    if any(row not in best for row in found.rows):
+        print("* another file is both smaller and closer to the original")
+    taken = found.choice.row
+    if taken is not None:
+        print(f"take {taken.name}, {found.choice.rule}: {page.parent / taken.path}")
+    print(page)
+
+
+def _conclude(found: "Report", wish: "Wish") -> None:
+    """A wish that no file meets is a failure.
+
+    Raises:
+        QconvertError: there is none.
+    """
+    from qconvert.report.choosing import why_none
+
+    if found.choice.row is None:
+        raise QconvertError(why_none(found.rows, wish), "add types with -t, or ask for less")

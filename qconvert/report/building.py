@@ -1,0 +1,438 @@
+"""The story of a report: quantize, evaluate, time, ask, and put it all together.
+
+Whatever is there already is left, and whatever was measured is kept, so that an interrupted run
+goes on where it stopped, and one more type costs that one type.
+
+    report.html              the page
+    report.json  report.csv  the table
+    divergence.png  .svg     the plots
+    models/                  the files
+    .measured/               what was measured
+"""
+
+import platform
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from qconvert import __version__
+from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from qconvert.conversion import Planned, Run, plan_outputs
+from qconvert.errors import OutputError, QconvertError
+from qconvert.evaluation import bootstrap
+from qconvert.evaluation.evaluate import Choices, evaluate
+from qconvert.evaluation.responses import AnswerSettings, Responses, departure
+from qconvert.evaluation.responses_prompts import Prompt, default_prompts, read_prompts
+from qconvert.evaluation.sensitivity import Sensitivity
+from qconvert.evaluation.settings import Settings
+from qconvert.evaluation.speed import Speed
+from qconvert.evaluation.subject import BackendName, open_subject
+from qconvert.evaluation.types import Subject, Windows
+from qconvert.recipes.schemes import is_scheme
+from qconvert.report.choosing import choose
+from qconvert.report.keeping import Keep, content_digest
+from qconvert.report.measuring import (
+    Measured,
+    Scored,
+    find_answers,
+    find_scores,
+    find_sensitivity,
+    find_speed,
+    find_windows,
+)
+from qconvert.report.models import make_models, outputs_of, weight_files
+from qconvert.report.types import (
+    Answer,
+    Conversation,
+    Original,
+    Report,
+    Row,
+    Wish,
+)
+from qconvert.work import Watcher
+
+MODELS, MEASURED = "models", ".measured"
+SELF_TOKENS = 16384
+FEW_TOKENS = 10_000
+"""With fewer scored tokens it is said that near files cannot be told apart."""
+
+PACKAGES = ("torch", "transformers", "llama-cpp-python", "compressed-tensors")
+
+Watching = Callable[[str], AbstractContextManager[Watcher]]
+"""A watcher for as long as one stage takes; the argument is what is counted."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks for.
+
+    Attributes:
+        model: as the user named it.
+        types: of the files; empty for a ladder.
+        folder: of the report.
+        calibration: what `qconvert calibrate` wrote.
+        data: the text; "self" for one that the model writes.
+        tokens: of the text, from its beginning; None takes all.
+        window: tokens of each window.
+        prompts: a file of prompts; None for the usual ones.
+        answer_tokens: of an answer, at most.
+        wish: of the file to take.
+        speed, answers, sensitivity: whether they are measured.
+        backend: what computes logits.
+        device: where torch does.
+        threads: cores to use.
+    """
+
+    model: str
+    types: tuple[str, ...]
+    folder: Path
+    calibration: Path | None = None
+    data: str = "self"
+    tokens: int | None = None
+    window: int = 512
+    prompts: Path | None = None
+    answer_tokens: int = 64
+    wish: Wish = field(default_factory=Wish)
+    speed: bool = True
+    answers: bool = True
+    sensitivity: bool = True
+    backend: BackendName = "auto"
+    device: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files, and the text that they are held against.
+
+    Attributes:
+        checkpoint: the original.
+        fingerprint: its.
+        subject: it, with what is told of its storage.
+        planned: the files.
+        files: the same, with digests.
+        windows: the text.
+        keep: what was measured.
+    """
+
+    checkpoint: Checkpoint
+    fingerprint: str
+    subject: Subject
+    planned: tuple[Planned, ...]
+    files: tuple[Measured, ...]
+    windows: Windows
+    keep: Keep
+
+    @property
+    def original(self) -> Measured:
+        return Measured(self.checkpoint.path, self.fingerprint)
+
+
+def build(asked: Asked, watching: Watching) -> Report:
+    """Make the files and measure them.
+
+    Raises:
+        QconvertError: a file cannot be made or evaluated. Where speed, answers or sensitivity
+            cannot be had, the report says so.
+    """
+    prompts = _prompts(asked) if asked.answers else ()
+    made = make(asked, watching)
+    scored = _scores(asked, made, watching)
+    notices: list[str] = []
+    speeds = _speeds(asked, made, watching, notices)
+    said = _said(asked, made, prompts, watching)
+    rows = tuple(
+        _row(asked, made, number, one, speeds.get(made.files[number].path))
+        for number, one in enumerate(scored)
+    )
+    order = sorted(range(len(rows)), key=lambda n: (-rows[n].nbytes, rows[n].name))
+    choice = choose(rows, asked.wish)
+    original = _original(asked, made, scored[0].reference_perplexity, speeds)
+    report = Report(
+        original=original,
+        rows=tuple(rows[number] for number in order),
+        choice=choice,
+        data=made.windows.data,
+        window=int(made.windows.tokens.shape[1]),
+        scored=made.windows.scored,
+        bound=max(one.scores.divergence.bound for one in scored),
+        surer=_surer(scored, rows, order),
+        conversations=_conversations(prompts, said, rows, order),
+        about_answers=_about_answers(asked) if said else "",
+    )
+    closest = choice.row or min(rows, key=lambda row: row.divergence.mean)
+    parts = _parts(asked, made, rows.index(closest), watching, notices)
+    return replace(
+        report,
+        sensitivity=parts,
+        sensitivity_of=closest.name if parts else "",
+        notices=(*_notices(asked, made), *notices),
+        made=_how(asked, made, report),
+    )
+
+
+def make(asked: Asked, watching: Watching) -> Made:
+    """Quantize what is not up to date, and read the text.
+
+    Raises:
+        QconvertError: see `plan_outputs`, `write_outputs` and `read_windows`.
+    """
+    checkpoint = open_checkpoint(asked.model)
+    subject = open_subject(asked.model)
+    keep = Keep(asked.folder / MEASURED)
+    _folders(asked.folder / MODELS, keep.folder)
+    with watching("weights") as watcher:
+        options = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
+        run = Run(asked.threads, watcher, asked.device)
+        planned = plan_outputs(checkpoint, options, run)
+        found = make_models(planned, asked.threads, watcher)
+        if found:
+            watcher.note(f"up to date: {', '.join(path.name for path in found)}")
+    mark = fingerprint(checkpoint)
+    files = [Measured(one.output.path, content_digest(weight_files(one.output))) for one in planned]
+    with watching("tokens") as watcher:
+        tokens = asked.tokens or (SELF_TOKENS if asked.data == "self" else None)
+        windows = find_windows(
+            keep, checkpoint, mark, asked.data, tokens, asked.window, watcher.note
+        )
+    return Made(checkpoint, mark, subject, tuple(planned), tuple(files), windows, keep)
+
+
+def _folders(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot make the folder {folder}: {error.strerror}", "choose another with -o"
+            ) from error
+
+
+def _prompts(asked: Asked) -> tuple[Prompt, ...]:
+    return read_prompts(asked.prompts) if asked.prompts else default_prompts()
+
+
+def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
+    """Of every file, in order."""
+    found = []
+    for file, planned in zip(made.files, made.planned, strict=True):
+        backend = _backend(asked.backend, planned.options.type)
+
+        def measure(path: Path = file.path, backend: BackendName = backend) -> Scored:
+            settings = Settings(asked.device, threads=asked.threads)
+            choices = Choices(backend=backend, settings=settings)
+            with watching("tokens") as watcher:
+                done = evaluate(asked.model, made.windows, [path], choices, watcher)
+            return Scored(done.files[0], done.reference_perplexity)
+
+        about = (made.fingerprint, made.windows.digest, made.windows.first, backend, asked.device)
+        found.append(find_scores(made.keep, file, about, measure))
+    return found
+
+
+def _backend(wanted: BackendName, type_: str) -> BackendName:
+    """The one that is wanted, where it runs such a file."""
+    unfit = "llama.cpp" if is_scheme(type_) else "transformers"
+    return "auto" if wanted == unfit else wanted
+
+
+def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) -> dict[Path, Speed]:
+    found: dict[Path, Speed] = {}
+    if not asked.speed:
+        return found
+    with watching("files") as watcher:
+        for file in (made.original, *made.files):
+            watcher.note(f"measuring the speed of {file.path.name}")
+            try:
+                found[file.path] = find_speed(made.keep, file, platform.node(), asked.threads)
+            except QconvertError as error:
+                notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
+    return found
+
+
+def _said(
+    asked: Asked, made: Made, prompts: Sequence[Prompt], watching: Watching
+) -> list[Responses]:
+    """The original's answers first."""
+    if not asked.answers:
+        return []
+    settings = AnswerSettings(asked.threads, asked.answer_tokens, temperature=0.0)
+    found = []
+    with watching("files") as watcher:
+        for file in (made.original, *made.files):
+            watcher.note(f"asking {file.path.name}")
+            found.append(find_answers(made.keep, file, prompts, settings))
+    return found
+
+
+def _parts(
+    asked: Asked, made: Made, number: int, watching: Watching, notices: list[str]
+) -> Sensitivity | None:
+    if not asked.sensitivity:
+        return None
+    file = made.files[number]
+    with watching("blocks") as watcher:
+        watcher.note(f"measuring which parts of {file.path.name} cost most")
+        try:
+            return find_sensitivity(
+                made.keep,
+                made.checkpoint,
+                made.fingerprint,
+                file,
+                made.windows,
+                asked.threads,
+                asked.device,
+            )
+        except QconvertError as error:
+            what = f"Which parts of {file.path.name} cost most is not known"
+            notices.append(f"{what}: {error.message}.")
+            return None
+
+
+def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | None) -> Row:
+    options, scores = made.planned[number].options, scored.scores
+    return Row(
+        name=options.type if is_scheme(options.type) else options.type.upper(),
+        path=scores.path.relative_to(asked.folder).as_posix(),
+        nbytes=scores.nbytes,
+        bits_per_weight=scores.bits_per_weight,
+        backend=scores.backend,
+        perplexity=scores.perplexity,
+        perplexity_error=scores.perplexity_error,
+        perplexity_ratio=scores.perplexity_ratio,
+        correlation=scores.correlation,
+        divergence=scores.divergence,
+        same_top=scores.same_top,
+        rms_delta_p=scores.rms_delta_p,
+        command=command(asked, options.type),
+        notices=scores.notices,
+        speed=speed,
+    )
+
+
+def command(asked: Asked, type_: str) -> str:
+    """What makes a file again, for a shell, in the folder where it is run."""
+    words = ["qconvert", "quantize", asked.model, "-t", type_]
+    if asked.calibration is not None:
+        words += ["-c", str(asked.calibration)]
+    return shlex.join(words)
+
+
+def _original(asked: Asked, made: Made, perplexity: float, speeds: dict[Path, Speed]) -> Original:
+    subject = made.subject
+    return Original(
+        name=made.checkpoint.source,
+        nbytes=subject.nbytes,
+        bits_per_weight=subject.bits_per_weight,
+        dtype=subject.kind,
+        perplexity=perplexity,
+        fingerprint=made.fingerprint,
+        speed=speeds.get(made.checkpoint.path),
+    )
+
+
+def _surer(
+    scored: Sequence[Scored], rows: Sequence[Row], order: Sequence[int]
+) -> dict[tuple[str, str], float]:
+    """Of neighbours in size, how sure it is that the larger is the closer."""
+    shares = bootstrap.compare([scored[n].scores.tokens.divergence for n in order])
+    return {
+        (rows[order[i]].name, rows[order[j]].name): share
+        for (i, j), share in shares.items()
+        if j == i + 1
+    }
+
+
+def _conversations(
+    prompts: Sequence[Prompt],
+    said: Sequence[Responses],
+    rows: Sequence[Row],
+    order: Sequence[int],
+) -> tuple[Conversation, ...]:
+    if not said or said[0].problem:
+        return ()
+    first, *others = said
+    found = []
+    for number, prompt in enumerate(prompts):
+        base = first.greedy[number]
+        answers = [Answer("original", base.text)]
+        for n in order:
+            if others[n].problem:
+                answers.append(Answer(rows[n].name, "", note=others[n].problem))
+                continue
+            own = others[n].greedy[number]
+            turn = departure(base, own)
+            answers.append(Answer(rows[n].name, own.text, turn.character if turn else None))
+        found.append(Conversation(prompt.text, prompt.topic, tuple(answers)))
+    return tuple(found)
+
+
+def _about_answers(asked: Asked) -> str:
+    return (
+        f"Each file in its own runtime and through its own chat template, always the likeliest "
+        f"token, {asked.answer_tokens} tokens at most."
+    )
+
+
+def _notices(asked: Asked, made: Made) -> list[str]:
+    found = []
+    if asked.data == "self":
+        found.append(
+            "No text was given, and the model wrote its own. What it is used for is a better one: "
+            "--data TEXT."
+        )
+    if made.windows.scored < FEW_TOKENS:
+        found.append(
+            f"Only {made.windows.scored:,} tokens were scored, which is too few to tell apart "
+            "files that are near each other."
+        )
+    if asked.calibration is None:
+        found.append(
+            "No calibration was given; files of few bits are better with one: qconvert calibrate."
+        )
+    return found
+
+
+def _how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
+    """Labels and values."""
+    windows = made.windows.tokens.shape
+    bound = f"{report.bound:.1g} nats at most" if report.bound else "none: exact"
+    backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
+    found = [
+        ("Model", f"{made.checkpoint.source}, {report.original.dtype}"),
+        ("Fingerprint", f"SHA-256 {made.fingerprint}"),
+        ("Calibration", str(asked.calibration.name) if asked.calibration else "none"),
+        ("Text", made.windows.data),
+        ("Tokens", f"{windows[0] * windows[1]:,}, of which {made.windows.scored:,} are scored"),
+        (
+            "Protocol",
+            f"that of llama-perplexity: {windows[0]} windows of {windows[1]} tokens, of each the "
+            "second half scored",
+        ),
+        ("Digest of the tokens", made.windows.digest),
+        ("Computed by", backends),
+        ("Error of the kept reference", bound),
+        ("Versions", _versions()),
+        ("Machine", _machine(asked.threads)),
+    ]
+    return tuple(found)
+
+
+def _versions() -> str:
+    found = [f"qconvert {__version__}", f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found) + f", numpy {np.__version__}"
+
+
+def _machine(threads: int) -> str:
+    cores = f"{threads} thread" + ("s" if threads != 1 else "")
+    return f"{platform.system()} on {platform.machine()}, {cores}"

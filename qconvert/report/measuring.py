@@ -1,0 +1,184 @@
+"""What a report asks of each file, measured or found where an earlier run kept it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from qconvert import __version__
+from qconvert.checkpoint import Checkpoint
+from qconvert.errors import QconvertError
+from qconvert.evaluation.responses import Answer as Said
+from qconvert.evaluation.responses import AnswerSettings, Responses, answers
+from qconvert.evaluation.responses_prompts import Prompt
+from qconvert.evaluation.sensitivity import Cost, Sensitivity, measure_sensitivity
+from qconvert.evaluation.speed import Figure, Speed, describe_speed, measure_speed
+from qconvert.evaluation.subject import open_subject
+from qconvert.evaluation.types import Divergence, FileScores, TokenScores, Windows
+from qconvert.evaluation.windows import make_windows, read_windows
+from qconvert.forward.walk import Place
+from qconvert.report.keeping import Keep
+
+FEW_WINDOWS, SHORT = 4, 256
+"""Sensitivity is measured on so many windows of at most so many tokens."""
+
+MOMENTS = ("loss", "divergence", "same_top", "delta_p")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file that is measured.
+
+    Attributes:
+        path: where it is.
+        digest: tells its contents from others'.
+    """
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A file's scores, and the perplexity of what it was compared with."""
+
+    scores: FileScores
+    reference_perplexity: float
+
+
+def find_windows(
+    keep: Keep,
+    reference: Checkpoint,
+    fingerprint: str,
+    data: str,
+    tokens: int | None,
+    window: int,
+    note: Callable[[str], None],
+) -> Windows:
+    """The text's windows; those that a model has written itself are kept.
+
+    Raises:
+        QconvertError: see `read_windows`.
+    """
+    if data != "self":
+        return read_windows(reference, data, tokens, window, note=note)
+    about = (fingerprint, tokens, window, __version__)
+    found = keep.find_arrays("text", about)
+    if found is not None and keep.find("text", about) is not None:
+        return make_windows(found["tokens"], keep.find("text", about)["data"])
+    windows = read_windows(reference, data, tokens, window, note=note)
+    keep.put("text", about, {"data": windows.data}, {"tokens": windows.tokens})
+    return windows
+
+
+def find_scores(
+    keep: Keep, file: Measured, about: Sequence[object], measure: Callable[[], Scored]
+) -> Scored:
+    """A file's scores.
+
+    Args:
+        about: all else that they depend on.
+        measure: makes them.
+    """
+    key = (file.digest, *about, __version__)
+    data, arrays = keep.find("scores", key), keep.find_arrays("scores", key)
+    if data is not None and arrays is not None:
+        return _scored(data, arrays, file.path)
+    scored = measure()
+    moments = {name: getattr(scored.scores.tokens, name) for name in MOMENTS}
+    scores = asdict(replace(scored.scores, path=Path(), tokens=_NOTHING))
+    del scores["path"], scores["tokens"]
+    data = {"scores": scores, "reference_perplexity": scored.reference_perplexity}
+    keep.put("scores", key, data, moments)
+    return scored
+
+
+_NOTHING = TokenScores(*[np.empty((0, 0))] * 4)
+
+
+def _scored(data: Any, arrays: dict[str, np.ndarray], path: Path) -> Scored:
+    scores = dict(data["scores"])
+    scores["divergence"] = Divergence(**scores["divergence"])
+    scores["notices"] = tuple(scores["notices"])
+    tokens = TokenScores(**{name: arrays[name] for name in MOMENTS})
+    return Scored(FileScores(path=path, tokens=tokens, **scores), data["reference_perplexity"])
+
+
+def find_speed(keep: Keep, file: Measured, machine: str, threads: int) -> Speed:
+    """A file's speed.
+
+    Args:
+        machine: where it is measured; speeds of another are none.
+
+    Raises:
+        QconvertError: see `measure_speed`.
+    """
+    key = (file.digest, machine, threads, __version__)
+    data = keep.find("speed", key)
+    if data is not None:
+        return _speed(data, file.path)
+    speed = measure_speed(file.path, threads=threads)
+    keep.put("speed", key, describe_speed(speed))
+    return speed
+
+
+def _speed(data: dict[str, Any], path: Path) -> Speed:
+    values: dict[str, Any] = {
+        name: Figure(**value) if isinstance(value, dict) else value for name, value in data.items()
+    }
+    return Speed(path=path, **values)
+
+
+def find_answers(
+    keep: Keep, file: Measured, prompts: Sequence[Prompt], settings: AnswerSettings
+) -> Responses:
+    """A file's greedy answers; where it cannot answer, what kept it from that.
+
+    The number of threads may change a sum's last bit, and is what answers depend on too.
+    """
+    asked = [[message.as_data() for message in prompt.messages] for prompt in prompts]
+    key = (file.digest, asked, settings, __version__)
+    data = keep.find("answers", key)
+    if data is not None:
+        greedy = tuple(
+            Said(one["text"], tuple(one["tokens"]), one["ended"]) for one in data["greedy"]
+        )
+        return Responses(**{**data, "path": str(file.path), "greedy": greedy, "sampled": ()})
+    try:
+        (found,) = answers([file.path], prompts, settings)
+    except QconvertError as error:
+        return Responses(str(file.path), "", 0, 0.0, "transformers", problem=error.message)
+    keep.put("answers", key, asdict(found))
+    return found
+
+
+def find_sensitivity(
+    keep: Keep,
+    reference: Checkpoint,
+    fingerprint: str,
+    file: Measured,
+    windows: Windows,
+    threads: int,
+    device: str,
+) -> Sensitivity:
+    """What each part of a file costs, over a small piece of the text.
+
+    Raises:
+        QconvertError: see `measure_sensitivity`.
+    """
+    piece = make_windows(windows.tokens[:FEW_WINDOWS, :SHORT], windows.data)
+    key = (fingerprint, file.digest, piece.digest, __version__)
+    data = keep.find("sensitivity", key)
+    if data is not None:
+        rows = tuple(Cost(**one) for one in data["rows"])
+        return Sensitivity(**{**data, "rows": rows, "notices": tuple(data["notices"])})
+    checkpoint = open_subject(str(file.path), "torch").checkpoint
+    assert checkpoint is not None
+    with TemporaryDirectory(prefix="qconvert-") as folder:
+        place = Place(Path(folder), device, threads=threads)
+        found = measure_sensitivity(reference, checkpoint, piece, place)
+    keep.put("sensitivity", key, asdict(found))
+    return found
