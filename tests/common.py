@@ -183,11 +183,11 @@ def tiny_model(family: str, *, tied: bool = False, wide: bool = False, **changes
     import transformers
 
     entry = FAMILIES[family]
-    settings = entry.tiny | (entry.wide if wide else {}) | changes
+    settings = {"vocab_size": VOCABULARY} | entry.tiny | (entry.wide if wide else {}) | changes
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family != "bert":
         settings["tie_word_embeddings"] = tied
-    config = getattr(transformers, entry.config)(vocab_size=VOCABULARY, **ids, **settings)
+    config = getattr(transformers, entry.config)(**ids, **settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, entry.model)(config).float().eval()
     spread_weights(model, family)
