@@ -2,9 +2,8 @@
 
 import os
 import time
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,6 +69,19 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
     ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Measure speed and memory too, in the file's runtime.")
+    ] = False,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Run a task of lm-eval too, by name or from a YAML file. Repeatable.",
+        ),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Examples of each task; all by default.")
+    ] = None,
     max_kld: Annotated[
         float | None,
         typer.Option(metavar="X", help="Fail where the mean KL divergence is larger."),
@@ -101,33 +113,45 @@ def evaluate(
     Examples:
       qconvert evaluate out/*.gguf --reference ./model --data wiki.txt
       qconvert evaluate q4.gguf ./model-w8a8 --reference org/name --data wiki.txt --tokens 32768
-      qconvert evaluate q4.gguf --reference ./model --data wiki.txt --json | jq .files[0].perplexity
+      qconvert evaluate q4.gguf --reference ./model --data wiki.txt --json | jq '.files[0]'
       qconvert evaluate q4.gguf --reference ./model --data wiki.txt \\
           --max-kld 0.05 --max-perplexity-increase 2% --junit gates.xml
     """
+    from qconvert.cli.evaluate_shown import describe, show, show_extras
     from qconvert.evaluation.evaluate import Choices
     from qconvert.evaluation.evaluate import evaluate as run
+    from qconvert.evaluation.extras import Asked, measure_extras
     from qconvert.evaluation.gates import judge, make_gates
     from qconvert.evaluation.settings import Settings
     from qconvert.evaluation.subject import BACKENDS
+    from qconvert.evaluation.tasks import check_tasks
+    from qconvert.pipeline import default_threads
 
     started = time.monotonic()
     gates = make_gates(max_kld, max_perplexity_increase)
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
+    if tasks:
+        check_tasks(tasks)
     for path in (junit, summary):
         if path is not None:
             _check_place(path)
     settings = Settings(device, dtype, threads)
     choices = Choices(tokens, window, backend, exact, settings=settings)
-    with render.watching(quiet, "tokens") as watcher:
+    asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
+    watcher = render.make_watcher(quiet, "tokens")
+    try:
         evaluation = run(reference, data, files, choices, watcher)
+    finally:
+        watcher.close()
+    extras = measure_extras(files, asked, watcher.note)
     verdicts = judge(evaluation, gates)
     _write(evaluation, verdicts, junit, summary, time.monotonic() - started)
     if as_json:
-        render.print_json(describe(evaluation, verdicts))
+        render.print_json(describe(evaluation, verdicts, extras))
     elif not quiet:
         show(evaluation)
+        show_extras(files, extras)
     conclude(verdicts)
 
 
@@ -156,77 +180,6 @@ def _write(
     page = os.environ.get(STEP_SUMMARY)
     if page:
         append(Path(page), to_markdown(evaluation, verdicts))
-
-
-def describe(evaluation: "Evaluation", verdicts: "Sequence[Verdict]") -> dict[str, Any]:
-    """The result for JSON."""
-    from qconvert.evaluation.data import as_data, number
-
-    gates = [
-        {
-            "path": str(verdict.path),
-            "gate": verdict.gate,
-            "value": number(verdict.value),
-            "limit": verdict.limit,
-            "passed": verdict.passed,
-            "message": verdict.message,
-        }
-        for verdict in verdicts
-    ]
-    return as_data(evaluation) | {"gates": gates}
-
-
-def show(evaluation: "Evaluation") -> None:
-    """The table, what the user should know of files, and how sure their order is."""
-    from qconvert.evaluation.step_summary import cells
-
-    table = render.make_table(
-        "file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%", ">same top",
-        "backend",
-    )  # fmt: skip
-    for file in evaluation.files:
-        render.add_row(table, *cells(file))
-    render.print_table(table)
-    print(
-        f"{evaluation.scored} tokens of {render.printable(evaluation.data)} scored in windows of "
-        f"{evaluation.window}; the original's perplexity is {evaluation.reference_perplexity:.4f}"
-    )
-    for line in [*order_lines(evaluation), *bound_lines(evaluation)]:
-        print(render.printable(line))
-    for file in evaluation.files:
-        for notice in file.notices:
-            render.say(f"{file.path}: {notice}")
-
-
-def order_lines(evaluation: "Evaluation") -> list[str]:
-    """The files by divergence, and for each how sure it is that it is nearer than the next."""
-    from qconvert.evaluation.bootstrap import DRAWS, LEAST_WINDOWS, SURE
-
-    files = evaluation.files
-    if len(files) < 2:
-        return []
-    if not evaluation.better:
-        return [
-            f"fewer than {LEAST_WINDOWS} windows cannot tell which is nearer: use a longer text"
-        ]
-    order = sorted(range(len(files)), key=lambda index: files[index].divergence.mean)
-    lines = [f"nearer to the original, in so many of {DRAWS} samples of the windows:"]
-    for i, j in pairwise(order):
-        share = evaluation.better[i, j] if i < j else 1 - evaluation.better[j, i]
-        sure = "" if share >= SURE else " (not sure)"
-        lines.append(f"  {share:6.1%}  {files[i].path} than {files[j].path}{sure}")
-    return lines
-
-
-def bound_lines(evaluation: "Evaluation") -> list[str]:
-    """What the compact reference may have cost."""
-    from qconvert.evaluation.reference_compact import TARGET
-
-    bound = evaluation.bound
-    if bound == 0:
-        return []
-    line = f"mean divergences are within {bound:.1g} of exact ones (three standard errors)"
-    return [line + ("; --exact has none" if bound > TARGET else "")]
 
 
 def conclude(verdicts: "Sequence[Verdict]") -> None:

@@ -1,0 +1,126 @@
+"""What `evaluate` shows: the table, how sure the order is, and the result for JSON."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from qconvert.cli import render
+
+if TYPE_CHECKING:
+    from qconvert.evaluation.extras import Extras
+    from qconvert.evaluation.gates import Verdict
+    from qconvert.evaluation.speed import Speed
+    from qconvert.evaluation.types import Evaluation
+
+
+def describe(
+    evaluation: "Evaluation", verdicts: Sequence["Verdict"], extras: Sequence["Extras"]
+) -> dict[str, Any]:
+    """The result for JSON."""
+    from qconvert.evaluation.data import as_data, number
+    from qconvert.evaluation.extras import extras_as_data
+
+    gates = [
+        {
+            "path": str(verdict.path),
+            "gate": verdict.gate,
+            "value": number(verdict.value),
+            "limit": verdict.limit,
+            "passed": verdict.passed,
+            "message": verdict.message,
+        }
+        for verdict in verdicts
+    ]
+    found = as_data(evaluation)
+    for file, more in zip(found["files"], extras, strict=True):
+        file |= extras_as_data(more)
+    return found | {"gates": gates}
+
+
+def show(evaluation: "Evaluation") -> None:
+    """The table, what the user should know of files, and how sure their order is."""
+    from qconvert.evaluation.step_summary import cells
+
+    table = render.make_table(
+        "file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%", ">same top",
+        "backend",
+    )  # fmt: skip
+    for file in evaluation.files:
+        render.add_row(table, *cells(file))
+    render.print_table(table)
+    print(
+        f"{evaluation.scored} tokens of {render.printable(evaluation.data)} scored in windows of "
+        f"{evaluation.window}; the original's perplexity is {evaluation.reference_perplexity:.4f}"
+    )
+    for line in [*order_lines(evaluation), *bound_lines(evaluation)]:
+        print(render.printable(line))
+    for file in evaluation.files:
+        for notice in file.notices:
+            render.say(f"{file.path}: {notice}")
+
+
+def show_extras(files: Sequence[str], extras: Sequence["Extras"]) -> None:
+    """Speed and the results of tasks, where they were asked for."""
+    if any(one.speed for one in extras):
+        table = render.make_table(
+            "file", ">load", ">prompt", ">generated", ">per token", ">peak memory", "runtime",
+        )  # fmt: skip
+        for file, one in zip(files, extras, strict=True):
+            if one.speed is not None:
+                render.add_row(table, file, *_speed_cells(one.speed))
+        render.print_table(table)
+    results = [
+        (file, task, metric, value)
+        for file, one in zip(files, extras, strict=True)
+        for task, metrics in one.tasks.get("tasks", {}).items()
+        for metric, value in metrics.items()
+    ]
+    if results:
+        table = render.make_table("file", "task", "metric", ">value")
+        for file, task, metric, value in results:
+            error = value["standard_error"]
+            spread = "" if error is None else f" ± {error:.4f}"
+            render.add_row(table, file, task, metric, f"{value['value']:.4f}{spread}")
+        render.print_table(table)
+
+
+def _speed_cells(speed: "Speed") -> list[str]:
+    return [
+        f"{speed.load_seconds.median:.2f} s",
+        f"{speed.prompt_per_second.median:.1f} tokens/s",
+        f"{speed.generated_per_second.median:.1f} tokens/s",
+        f"{speed.milliseconds_per_token.median:.1f} ms",
+        render.human_bytes(speed.peak_bytes),
+        f"{speed.runtime}, {speed.threads} threads",
+    ]
+
+
+def order_lines(evaluation: "Evaluation") -> list[str]:
+    """The files by divergence, and for each how sure it is that it is nearer than the next."""
+    from qconvert.evaluation.bootstrap import DRAWS, LEAST_WINDOWS, SURE
+
+    files = evaluation.files
+    if len(files) < 2:
+        return []
+    if not evaluation.better:
+        return [
+            f"fewer than {LEAST_WINDOWS} windows cannot tell which is nearer: use a longer text"
+        ]
+    order = sorted(range(len(files)), key=lambda index: files[index].divergence.mean)
+    lines = [f"nearer to the original, in so many of {DRAWS} samples of the windows:"]
+    for i, j in pairwise(order):
+        share = evaluation.better[i, j] if i < j else 1 - evaluation.better[j, i]
+        sure = "" if share >= SURE else " (not sure)"
+        lines.append(f"  {share:6.1%}  {files[i].path} than {files[j].path}{sure}")
+    return lines
+
+
+def bound_lines(evaluation: "Evaluation") -> list[str]:
+    """What the compact reference may have cost."""
+    from qconvert.evaluation.reference_compact import TARGET
+
+    bound = evaluation.bound
+    if bound == 0:
+        return []
+    line = f"mean divergences are within {bound:.1g} of exact ones (three standard errors)"
+    return [line + ("; --exact has none" if bound > TARGET else "")]
