@@ -44,10 +44,10 @@ def one_line(problem: BaseException) -> str:
 
 
 def _torch(torch: Any) -> dict[str, Any]:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "threads": torch.get_num_threads(),
-        "cpu": {key: value for key, value in capabilities.items() if not isinstance(value, bytes)},
+        "cpu": dict(capabilities),
         "gpus": _gpus(torch),
     }
 

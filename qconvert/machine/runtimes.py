@@ -37,10 +37,11 @@ class Package:
     group: str
 
 
+# What stands on torch shares its import, which is the longest of all.
 PACKAGES = (
     Package("torch", "torch", True, "torch"),
     Package("transformers", "transformers", True, "torch"),
-    Package("compressed-tensors", "compressed_tensors", True, "compressed-tensors"),
+    Package("compressed-tensors", "compressed_tensors", True, "torch"),
     Package("numba", "numba", True, "small"),
     Package("matplotlib", "matplotlib", True, "small"),
     Package("llama-cpp-python", "llama_cpp", False, "llama"),
@@ -164,5 +165,5 @@ def _detail(module: str, facts: dict[str, Any]) -> str:
         kinds = {gpu["backend"] for gpu in facts["gpus"]}
         return f"{', '.join(sorted(kinds)) or 'cpu only'}, {facts['threads']} threads"
     if module == "llama_cpp":
-        return ("with GPU offload; " if facts["gpu"] else "CPU only; ") + facts["system"]
+        return f"{'with GPU offload' if facts['gpu'] else 'CPU only'}; {facts['system']}"
     return ""

@@ -1,0 +1,67 @@
+"""`qconvert doctor`."""
+
+import json
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def found(qconvert, model, tmp_path_factory) -> dict:
+    """What is said of this machine and a model, where vllm is broken."""
+    folder = tmp_path_factory.mktemp("shadow")
+    (folder / "vllm.py").write_text("raise ImportError('libcudart.so.13: not found')")
+    result = qconvert("doctor", model, "--json", PYTHONPATH=str(folder))
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_runtimes_of_this_environment_load(found):
+    states = {one["name"]: one for one in found["runtimes"]}
+    for name in ("torch", "transformers", "compressed-tensors", "numba", "matplotlib"):
+        assert states[name]["state"] == "loads", states[name]
+        assert states[name]["version"]
+    assert found["broken"] == []
+
+
+def test_a_broken_runtime_says_why_and_is_no_failure(found):
+    states = {one["name"]: one for one in found["runtimes"]}
+    assert states["vllm"]["state"] == "broken"
+    assert states["vllm"]["detail"] == "ImportError: libcudart.so.13: not found"
+
+
+def test_the_machine_is_described(found):
+    assert found["processor"]["architecture"]
+    assert 1 <= found["cores"]["usable"] <= found["cores"]["logical"] == os.cpu_count()
+    assert 0 < found["memory"]["available"] <= found["memory"]["total"]
+    assert {disk["purpose"] for disk in found["disks"]} >= {"this folder", "hub cache"}
+    assert found["kernels"]["modules"] >= found["kernels"]["compiled"] >= 0
+    assert found["suits"]
+
+
+def test_every_type_of_a_model_is_weighed_as_it_is_planned(found, qconvert, model):
+    planned = json.loads(qconvert("inspect", model, "--json").stdout)["file_types"]
+    types = {one["type"]: one for one in found["model"]["types"]}
+    assert {one["name"]: one["bytes"] for one in planned} == {
+        name: one["bytes"] for name, one in types.items() if one["container"] == "gguf"
+    }
+    assert {"w8a8", "fp8", "w4a16"} <= types.keys()
+    assert all(one["fits_memory"] for one in types.values())
+    assert found["model"]["take"] in types
+    assert found["model"]["reason"]
+
+
+def test_what_qconvert_needs_and_does_not_get_is_named(qconvert, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: wrong ELF class')")
+    result = qconvert("doctor", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "qconvert needs torch, which does not load: OSError: libtorch.so" in result.stderr
+    assert "BROKEN" in result.stdout
+    assert "memory" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_is_not_there_is_an_error(qconvert, tmp_path):
+    result = qconvert("doctor", tmp_path / "no")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
