@@ -97,8 +97,9 @@ def opened(path: Path, window: int, threads: int | None) -> Iterator[tuple[Any, 
         CheckpointError: it does not load; the message has llama.cpp's reason.
     """
     llama_cpp = import_llama()
-    log, _ = keep_log()
+    log, callback = keep_log()
     log.clear()
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     settings = llama_cpp.llama_model_default_params()
     model = llama_cpp.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
@@ -153,9 +154,9 @@ def _decode(context: Any, tokens: np.ndarray, first: int, size: int, path: Path)
         llama_cpp.llama_batch_free(batch)
     if status:
         raise CheckpointError(f"{path.name}: llama.cpp gives up with status {status}")
-    found: np.ndarray = np.ctypeslib.as_array(
-        llama_cpp.llama_get_logits(context), (last - first, size)
-    )
+    # The context may be gone before the last one is looked at.
+    pointer = llama_cpp.llama_get_logits(context)
+    found: np.ndarray = np.ctypeslib.as_array(pointer, (last - first, size)).copy()
     return found
 
 
@@ -167,7 +168,7 @@ def _vocabulary(model: Any) -> int:
 
 def _failed(path: Path, what: str, log: Iterable[str]) -> CheckpointError:
     """llama.cpp says the reason first and where it led after it."""
-    said = [line for line in log if "error" in line or "unknown" in line or "failed" in line]
+    said = [line for word in ("error", "failed") for line in log if word in line]
     reason = [*said, *log, "no reason given"][0]
     return CheckpointError(
         f"llama.cpp cannot {what} {path}: {reason:.300}",
@@ -186,6 +187,4 @@ def keep_log() -> tuple[deque[str], Any]:
     def keep(level: int, text: bytes, data: ctypes.c_void_p) -> None:
         lines.append(text.decode(errors="replace").strip())
 
-    callback = llama_cpp.llama_log_callback(keep)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    return lines, callback
+    return lines, llama_cpp.llama_log_callback(keep)

@@ -112,14 +112,22 @@ def load_model(path: Path, source: str, settings: Settings = DEFAULT) -> Any:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """transformers and compressed-tensors without their bars, warnings and hints."""
-    level = logging.root.manager.disable
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    level, make = logging.root.manager.disable, tqdm.__init__
+
+    def silent(bar: Any, *args: Any, **options: Any) -> None:
+        make(bar, *args, **{**options, "disable": True})
+
     logging.disable(logging.WARNING)
+    tqdm.__init__ = silent  # compressed-tensors asks nobody whether to show bars
     try:
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        tqdm.__init__ = make
 
 
 def _line(error: Exception) -> str:
