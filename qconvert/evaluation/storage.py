@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qconvert.architectures.mapping import map_tensors
+from qconvert.checkpoint import TensorInfo
 from qconvert.forward.weights import Source
 
 
@@ -15,7 +16,8 @@ class Stored:
     """One tensor, or several together.
 
     Attributes:
-        type: as in the header, "Q4_K"; of several, all of them, the most bytes first.
+        type: as in the header, "Q4_K", "BF16"; of codes with scales "int4 g128", "float8"; of
+            several tensors, all of them, the most bytes first.
         nbytes: what they take.
     """
 
@@ -33,12 +35,22 @@ def stored_tensors(source: Source) -> dict[str, Stored]:
     for tensor in mapped:
         pieces = []
         for part in tensor.parts:
-            info = tensors[part.source]
-            share = (part.stop - part.start) / info.rows
-            pieces.append(Stored(info.dtype, round(info.nbytes * share)))
+            whole = _stored(tensors[part.source])
+            share = (part.stop - part.start) / tensors[part.source].rows
+            pieces.append(Stored(whole.type, round(whole.nbytes * share)))
         if pieces:
             found[tensor.name] = together(pieces)
     return found
+
+
+def _stored(info: TensorInfo) -> Stored:
+    """A tensor of a directory, with its scales."""
+    if info.codes is not None:
+        form = info.codes.form
+        group = f" g{form.group_size}" if form.strategy == "group" and form.type == "int" else ""
+        nbytes = sum(part.nbytes for part in info.codes.parts.values())
+        return Stored(f"{form.type}{form.bits}{group}", nbytes)
+    return Stored(info.dtype, info.nbytes + (info.scale.nbytes if info.scale else 0))
 
 
 def together(pieces: Iterable[Stored]) -> Stored:
@@ -50,8 +62,7 @@ def together(pieces: Iterable[Stored]) -> Stored:
 
 
 def of_block(stored: Mapping[str, Stored], block: int) -> Stored:
-    """All weights of a block that are matrices or larger types than its norms: the types of
-    vectors (norms, biases) are not named, their bytes count."""
+    """All of a block. Its norms' and biases' types are not named, their bytes count."""
     pattern = re.compile(rf"blk\.{block}\.")
     own = {name: piece for name, piece in stored.items() if pattern.match(name)}
     plain = ("norm", ".bias")

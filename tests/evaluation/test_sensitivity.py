@@ -259,6 +259,41 @@ def test_the_batch_does_not_matter(tmp_path: Path, llama: Case):
         assert row.divergence == pytest.approx(twin.divergence, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize("scheme", ["w4a16", "fp8"])
+def test_directories_of_codes_are_measured_like_files(scheme: str, tmp_path: Path):
+    """The oracle is the original with one weight as transformers unpacks it from the directory."""
+    import torch
+    import transformers
+    from compressed_models import quantize_model
+
+    model = save_model("llama", tmp_path / "model", wide=True, num_hidden_layers=BLOCKS)
+    quantize_model(tmp_path / "model", tmp_path / scheme, scheme)
+    case = Case(model, tmp_path / "model", tmp_path / scheme, sample())
+    found = rows(case.measure(tmp_path / "work"))
+    settings = transformers.CompressedTensorsConfig(run_compressed=False)
+    unpacked = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / scheme, dtype=torch.float32, quantization_config=settings
+    )
+    base = torch.log_softmax(case.logits(), -1)
+    for name in ("blk.0.attn_v.weight", "blk.1.ffn_down.weight", "blk.2.ffn_gate.weight"):
+        inner = f"model.layers.{name[4]}.{BLOCK[name[6:]]}"
+        parameter = model.get_parameter(inner)
+        own = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(unpacked.get_parameter(inner))
+            assert not torch.equal(parameter, own)
+            other = torch.log_softmax(case.logits(), -1)
+            parameter.copy_(own)
+        expected = float((base.exp() * (base - other)).sum(-1).mean())
+        near(found[name].divergence, expected, expected)
+    info = found["blk.1.ffn_down.weight"]
+    assert info.type == {"w4a16": "int4 g128", "fp8": "float8"}[scheme]
+    weights = 256 * 512
+    assert weights * {"w4a16": 0.5, "fp8": 1}[scheme] < info.nbytes < weights * 1.2
+    assert found["token_embd.weight"].divergence == found["output.weight"].divergence == 0
+
+
 def test_norms_that_carry_scales_are_not_torn_from_their_tensors(tmp_path: Path):
     """As smoothing leaves them: the function is the same, and a tensor alone would be nonsense."""
     import torch
