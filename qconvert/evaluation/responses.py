@@ -92,6 +92,9 @@ class Responses:
     problem: str = ""
 
 
+Rendered = list[Any]
+"""A chat template with its special tokens, as JSON, and the prompts as it makes them."""
+
 Told = Callable[[int, str], None]
 """Called with how many more tokens have been written, and by which file."""
 
@@ -125,9 +128,10 @@ def answers(
     if not prompts:
         raise UsageError("there are no prompts")
     found = []
+    rendered: list[Rendered] = []
     for number, (file, place) in enumerate(files):
         try:
-            found.append(_answered(file, place, prompts, settings, told))
+            found.append(_answered(file, place, prompts, settings, told, rendered))
         except QconvertError as error:
             if number == 0:
                 raise
@@ -167,8 +171,14 @@ def work_of(files: int, prompts: int, settings: AnswerSettings) -> int:
 
 
 def _answered(
-    file: Responses, place: Path, prompts: Sequence[Prompt], settings: AnswerSettings, told: Told
+    file: Responses,
+    place: Path,
+    prompts: Sequence[Prompt],
+    settings: AnswerSettings,
+    told: Told,
+    rendered: list[Rendered],
 ) -> Responses:
+    """With answers; `rendered` gets the prompts as its template makes them."""
     request = {
         "path": str(place),
         "threads": settings.threads,
@@ -176,6 +186,7 @@ def _answered(
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "seed": settings.seed,
+        "rendered": rendered,
     }
     found = ask(
         "qconvert.evaluation.responses_worker",
@@ -183,9 +194,11 @@ def _answered(
         f"{file.runtime} cannot run {file.path}",
         lambda event: told(int(event["tokens"]), file.path),
     )
+    if found["rendered"] is not None:
+        rendered.append(found["rendered"])
     return replace(
         file,
-        templated=found["templated"],
+        templated=found["rendered"] is not None,
         greedy=tuple(map(_answer, found["greedy"])),
         sampled=tuple(map(_answer, found["sampled"])),
     )

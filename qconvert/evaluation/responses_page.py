@@ -59,10 +59,17 @@ def _render(
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("qconvert.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["visible"] = visible
+    return environment
+
+
+def visible(text: str) -> str:
+    """Without what HTML cannot hold and what reorders the text around it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -97,7 +97,12 @@ def _read(path: Path) -> str:
 
 
 def _ask(text: str, topic: str = "") -> Prompt:
-    return Prompt((Message("user", text),), topic)
+    return Prompt((Message("user", _sound(text)),), _sound(topic))
+
+
+def _sound(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell, is no character: U+FFFD stands for it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _of_text(text: str, path: Path) -> Iterator[Prompt]:
@@ -153,7 +158,8 @@ def _of_record(line: str, where: str) -> Prompt:
         raise CheckpointError(f"{where} has neither a prompt nor messages", hint)
     if messages[-1]["role"] == "assistant":
         raise CheckpointError(f"{where}: the last message is the model's own", "leave it out")
-    return Prompt(tuple(Message(one["role"], one["content"]) for one in messages), topic)
+    turns = tuple(Message(one["role"], _sound(one["content"])) for one in messages)
+    return Prompt(turns, _sound(topic))
 
 
 def _is_message(value: Any) -> bool:

@@ -191,7 +191,7 @@ def markdown(
     """A page of Markdown: a table of the files, and one for each prompt."""
     shown = kinds(responses)
     lines = ["# Answers side by side", "", how(settings, responses)]
-    lines += [f"`{MARK}` stands where an answer first departs from the original's.", ""]
+    lines += [f"{MARK} stands where an answer first departs from the original's.", ""]
     lines += _table(
         ["file", "type", "bits per weight", "runtime", *(f"same, {kind}" for kind in shown)],
         [
@@ -242,7 +242,7 @@ def _agreement_cell(responses: Sequence[Responses], number: int, kind: str) -> s
 def _cell(shown: Shown | None) -> str:
     if shown is None:
         return "no answer"
-    mark = f"**{MARK}**" if shown.departure else ""
+    mark = MARK if shown.departure else ""
     return f"{_lines(shown.same)}{mark}{_lines(shown.rest)}<br>*({shown.remark})*"
 
 

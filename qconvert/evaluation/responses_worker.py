@@ -20,7 +20,7 @@ def answer_all(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     Args:
         request: "path", "threads", "prompts" (messages of each), "max_tokens", "temperature",
-            "seed".
+            "seed"; "rendered", what others' templates made of the prompts.
         tell: of the tokens written.
     """
     path = Path(request["path"])
@@ -28,7 +28,10 @@ def answer_all(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     template = model.chat_template()
     texts = plain_texts(request["prompts"])
     if template is not None:
-        texts = templated(path, template, request["prompts"])
+        # Files of one model share a template, and a template takes a process.
+        known = dict(request["rendered"])
+        key = json.dumps(template)
+        texts = known.get(key) or templated(path, template, request["prompts"])
     greedy, sampled = [], []
     for number, text in enumerate(texts):
         prompt = model.tokenize(text, around=template is None)
@@ -39,7 +42,8 @@ def answer_all(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
             pick = Sampler(request["temperature"], request["seed"], number)
             sampled.append(write(model, prompt, most, pick))
             tell({"tokens": request["max_tokens"]})
-    return {"templated": template is not None, "greedy": greedy, "sampled": sampled}
+    rendered = None if template is None else [json.dumps(template), texts]
+    return {"rendered": rendered, "greedy": greedy, "sampled": sampled}
 
 
 def templated(
