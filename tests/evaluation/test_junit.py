@@ -1,0 +1,58 @@
+"""JUnit XML, as CI systems read it."""
+
+import stat
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from evaluations import evaluation, file_scores
+
+from qconvert.errors import OutputError
+from qconvert.evaluation.gates import judge, make_gates
+from qconvert.evaluation.junit import to_junit, write_whole
+
+
+def test_every_file_and_gate_is_a_test_case():
+    made = evaluation(file_scores("out/a.gguf", 0.01, 1.5), file_scores("b", float("nan")))
+    verdicts = judge(made, make_gates(0.05, "2%"))
+    root = ET.fromstring(to_junit([file.path for file in made.files], verdicts, 12.5))
+    assert root.tag == "testsuites"
+    (suite,) = root
+    for element in (root, suite):
+        assert (element.get("tests"), element.get("failures")) == ("4", "2")
+        assert (element.get("errors"), element.get("time")) == ("0", "12.500")
+    assert [(case.get("classname"), case.get("name")) for case in suite] == [
+        ("out/a.gguf", "max-kld"),
+        ("out/a.gguf", "max-perplexity-increase"),
+        ("b", "max-kld"),
+        ("b", "max-perplexity-increase"),
+    ]
+    failed = [case for case in suite if case.find("failure") is not None]
+    assert [case.get("name") for case in failed] == ["max-perplexity-increase", "max-kld"]
+    assert failed[0].find("failure").get("message") == "perplexity +50.00% is above 2.00% by 48.00%"
+    assert failed[0].find("failure").text.startswith("out/a.gguf: perplexity")
+
+
+def test_files_without_gates_pass():
+    root = ET.fromstring(to_junit([Path("a"), Path("b")], (), 1))
+    assert [case.get("classname") for case in root[0]] == ["a", "b"]
+    assert root.get("failures") == "0"
+
+
+def test_names_cannot_break_the_document():
+    name = "a<b>&\"'\x00\x1b]]>é.gguf"
+    made = evaluation(file_scores(name, 1.0))
+    text = to_junit([Path(name)], judge(made, make_gates(0.1, None)), 1)
+    case = ET.fromstring(text)[0][0]
+    assert case.get("classname") == "a<b>&\"'\ufffd\ufffd]]>é.gguf"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "gates.xml"
+    write_whole(path, b"one")
+    write_whole(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "no" / "gates.xml", b"")
