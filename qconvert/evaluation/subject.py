@@ -1,6 +1,6 @@
 """What the user names, as something that computes logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from qconvert.inspection.quantized import Quantized, look_at_quantized
 
 BackendName = Literal["auto", "torch", "transformers", "llama.cpp"]
 UNROUNDED = "torch does not round the inputs of layers: this is what the rounded weights cost alone"
+FLOAT4 = "transformers unpacks float4 to bfloat16, and computes in it"
 FILE_TYPES: dict[int, str] = {
     kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType
 }
@@ -134,6 +135,8 @@ def _quantized(
     notices: tuple[str, ...] = ()
     if backend == "transformers" or (backend == "auto" and (rounds or why is not None)):
         folder = place if place.is_dir() else place.parent
+        if settings.dtype == "auto" and _has_float4(found):
+            settings, notices = replace(settings, dtype="bf16"), (FLOAT4,)
         runtime = TransformersRuntime(folder, source, settings)
     else:
         runtime = TorchRuntime(checkpoint, settings)
@@ -142,6 +145,10 @@ def _quantized(
     files = {tensor.path for tensor in found.tensors.values()}
     nbytes = sum(file_size(file) for file in files)
     return Subject(Path(path), nbytes, bits, _schemes(found), runtime, notices, checkpoint)
+
+
+def _has_float4(found: Quantized) -> bool:
+    return any((layer.form.type, layer.form.bits) == ("float", 4) for layer in found.layers)
 
 
 def _try_open(

@@ -27,7 +27,7 @@ from qconvert.evaluation.types import Windows
 from qconvert.forward.tokenizer import Tokenizer, encode, has_tokenizer, load_tokenizer
 
 LEAST_WINDOW = 8
-LEAST_TEXT, PER_TOKEN = 1 << 20, 32
+LEAST_TEXT, PER_TOKEN = 1 << 16, 32
 """Bytes of a text that are read for so many tokens; where they make too few, all is read."""
 
 MOST_TEXT = 1 << 30

@@ -85,6 +85,16 @@ def test_torch_says_that_it_does_not_round_inputs(files):
     assert "does not round the inputs" in subject.notices[0]
 
 
+def test_float4_runs_in_transformers_as_it_is_unpacked_there(files):
+    tokens = np.array(random_tokens(40), np.int32).reshape(1, 40)
+    subjects = [open_subject(str(files / "nvfp4a16"), name) for name in ("transformers", "torch")]
+    assert "bfloat16" in subjects[0].notices[0]
+    rounded, exact = (
+        next(one.runtime.logits(make_windows(tokens, "random"))).copy() for one in subjects
+    )
+    assert np.corrcoef(rounded.ravel(), exact.ravel())[0, 1] > 0.999
+
+
 def test_without_llama_cpp_gguf_files_run_in_torch(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     subject = open_subject(str(files / "q4_k_m.gguf"))

@@ -1,5 +1,7 @@
 """Logits block by block, against transformers' whole model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -151,3 +153,38 @@ def test_windows_longer_than_the_model_are_refused(tmp_path: Path):
     runtime = TorchRuntime(open_checkpoint(str(tmp_path / "model")))
     with pytest.raises(PlanError, match="longer than the model's 96"):
         next(runtime.logits(long))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_holds_a_block_and_not_the_model(tmp_path: Path):
+    """24 blocks of 32 MB, against one of them: what torch itself takes is the same in both."""
+    sizes = {"hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 4}
+    sizes |= {"head_dim": 64, "intermediate_size": 2816}
+    peaks = []
+    for blocks in (1, 24):
+        path = tmp_path / str(blocks)
+        save_model("mistral", path, num_hidden_layers=blocks, **sizes)
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout) * 1024)
+    model = (tmp_path / "24" / "model.safetensors").stat().st_size
+    assert model > 700e6
+    assert peaks[1] - peaks[0] < model / 8
+
+
+PEAK = """
+import sys
+import numpy as np
+from qconvert.checkpoint import open_checkpoint
+from qconvert.evaluation.settings import Settings
+from qconvert.evaluation.torch_runtime import TorchRuntime
+from qconvert.evaluation.windows import make_windows
+
+windows = make_windows(np.ones((2, 64), np.int32), "ones")
+for _ in TorchRuntime(open_checkpoint(sys.argv[1]), Settings("cpu")).logits(windows):
+    pass
+lines = open("/proc/self/status").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+"""
