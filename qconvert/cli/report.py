@@ -70,7 +70,7 @@ def report(
         str | None,
         typer.Option(
             metavar="SHARE",
-            help="Name the smallest file whose perplexity is so near to the original's: 1%. With "
+            help="Name the smallest file whose perplexity is this near to the original's: 1%. With "
             "--under, the nearest that is both.",
         ),
     ] = None,
@@ -113,13 +113,14 @@ def report(
       qconvert report ./model --data wiki.txt --under 4GB
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
+    limits = _size(under), _share(within)
     from qconvert.evaluation.subject import BACKENDS
     from qconvert.pipeline import default_threads
     from qconvert.report.building import Asked, build
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
 
-    wish = Wish(_size(under), _share(within))
+    wish = Wish(*limits)
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
     if output.exists() and not output.is_dir():
@@ -195,8 +196,7 @@ def show(found: "Report", page: Path) -> None:
     for row in found.rows:
         error = words.error_of(row.divergence.standard_error)
         generated = row.speed.generated_per_second.median if row.speed else float("nan")
-        render.add_row(
-            table,
+        cells = (
             row.name + (" " if row in best else " *"),
             words.size(row.nbytes),
             words.number(row.bits_per_weight),
@@ -205,12 +205,14 @@ def show(found: "Report", page: Path) -> None:
             words.fixed_percent(row.perplexity_ratio - 1, signed=True),
             words.rate(generated),
         )
+        render.add_row(table, *(cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells))
     render.print_table(table)
     if any(row not in best for row in found.rows):
         print("* another file is both smaller and closer to the original")
     taken = found.choice.row
     if taken is not None:
-        print(f"take {taken.name}, {found.choice.rule}: {page.parent / taken.path}")
+        rule = found.choice.rule.replace("\N{NO-BREAK SPACE}", " ")
+        print(f"take {taken.name}, {rule}: {page.parent / taken.path}")
     print(page)
 
 
@@ -223,4 +225,5 @@ def _conclude(found: "Report", wish: "Wish") -> None:
     from qconvert.report.choosing import why_none
 
     if found.choice.row is None:
-        raise QconvertError(why_none(found.rows, wish), "add types with -t, or ask for less")
+        why = why_none(found.rows, wish).replace("\N{NO-BREAK SPACE}", " ")
+        raise QconvertError(why, "add types with -t, or ask for less")

@@ -33,6 +33,8 @@ from qconvert.evaluation.settings import Settings
 from qconvert.evaluation.speed import Speed
 from qconvert.evaluation.subject import BackendName, open_subject
 from qconvert.evaluation.types import Subject, Windows
+from qconvert.machine.limits import read_cores, read_limits, read_memory
+from qconvert.machine.look import read_processor
 from qconvert.recipes.schemes import is_scheme
 from qconvert.report.choosing import choose
 from qconvert.report.keeping import Keep, content_digest
@@ -54,6 +56,7 @@ from qconvert.report.types import (
     Row,
     Wish,
 )
+from qconvert.report.words import size
 from qconvert.work import Watcher
 
 MODELS, MEASURED = "models", ".measured"
@@ -145,7 +148,7 @@ def build(asked: Asked, watching: Watching) -> Report:
     scored = _scores(asked, made, watching)
     notices: list[str] = []
     speeds = _speeds(asked, made, watching, notices)
-    said = _said(asked, made, prompts, watching)
+    said = _said(asked, made, prompts, watching, notices)
     rows = tuple(
         _row(asked, made, number, one, speeds.get(made.files[number].path))
         for number, one in enumerate(scored)
@@ -249,14 +252,18 @@ def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) ->
         for file in (made.original, *made.files):
             watcher.note(f"measuring the speed of {file.path.name}")
             try:
-                found[file.path] = find_speed(made.keep, file, platform.node(), asked.threads)
+                found[file.path] = find_speed(made.keep, file, _this_machine(), asked.threads)
             except QconvertError as error:
                 notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
     return found
 
 
 def _said(
-    asked: Asked, made: Made, prompts: Sequence[Prompt], watching: Watching
+    asked: Asked,
+    made: Made,
+    prompts: Sequence[Prompt],
+    watching: Watching,
+    notices: list[str],
 ) -> list[Responses]:
     """The original's answers first."""
     if not asked.answers:
@@ -267,6 +274,9 @@ def _said(
         for file in (made.original, *made.files):
             watcher.note(f"asking {file.path.name}")
             found.append(find_answers(made.keep, file, prompts, settings))
+            if found[0].problem:
+                notices.append(f"There are no answers: {found[0].problem}.")
+                return []
     return found
 
 
@@ -354,7 +364,7 @@ def _conversations(
     rows: Sequence[Row],
     order: Sequence[int],
 ) -> tuple[Conversation, ...]:
-    if not said or said[0].problem:
+    if not said:
         return ()
     first, *others = said
     found = []
@@ -434,5 +444,14 @@ def _versions() -> str:
 
 
 def _machine(threads: int) -> str:
-    cores = f"{threads} thread" + ("s" if threads != 1 else "")
-    return f"{platform.system()} on {platform.machine()}, {cores}"
+    limits = read_limits()
+    processor, cores, memory = read_processor({}), read_cores(limits), read_memory(limits)
+    return (
+        f"{processor.name or processor.architecture}, {threads} of {cores.usable} cores used, "
+        f"{size(memory.total)} of memory, {platform.system()}"
+    )
+
+
+def _this_machine() -> str:
+    """Whose speeds these are."""
+    return f"{platform.node()} {read_processor({}).name}"

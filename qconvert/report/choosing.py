@@ -35,7 +35,8 @@ def choose(rows: Sequence[Row], wish: Wish) -> Choice:
     """The file to take.
 
     `under` asks for the least divergence in so many bytes, `within` for the fewest bytes at that
-    perplexity, both for the least divergence of the files that meet both. Without a wish it is
+    perplexity, both for the least divergence of the files that meet both. A perplexity below
+    the original's is another model's too, and is off as much as one above. Without a wish it is
     the smallest within 1%, or, if there is none, the closest to the original.
     """
     if wish.under is None and wish.within is None:
@@ -64,10 +65,11 @@ def why_none(rows: Sequence[Row], wish: Wish) -> str:
     near = [row for row in sound if wish.within is None or _is_within(row, wish.within)]
     if not near:
         assert wish.within is not None
-        best = min(sound, key=lambda row: (row.perplexity_ratio, row.nbytes))
+        best = min(sound, key=lambda row: (abs(row.perplexity_ratio - 1), row.nbytes))
+        change = best.perplexity_ratio - 1
         return (
             f"no file's perplexity is within {percent(wish.within)} of the original: the nearest, "
-            f"{best.name}, is {percent(best.perplexity_ratio - 1)} above it"
+            f"{best.name}, is {percent(abs(change))} {'above' if change > 0 else 'below'} it"
         )
     assert wish.under is not None
     least = min(near, key=_small_and_close)
@@ -93,7 +95,7 @@ def _smallest(rows: Sequence[Row], within: float) -> Row | None:
 
 
 def _is_within(row: Row, share: float) -> bool:
-    return is_sound(row) and row.perplexity_ratio <= 1 + share
+    return is_sound(row) and abs(row.perplexity_ratio - 1) <= share
 
 
 def _small_and_close(row: Row) -> tuple[int, float]:

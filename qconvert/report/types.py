@@ -98,7 +98,7 @@ class Wish:
 
     Attributes:
         under: bytes that it may have.
-        within: how far its perplexity may be above the original's, a share.
+        within: how far its perplexity may be from the original's, a share.
     """
 
     under: int | None = None

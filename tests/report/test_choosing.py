@@ -10,7 +10,7 @@ from qconvert.report.types import Wish
 
 ROW = make_row("Q8_0", 100, 0.1, 1.01)
 NUMBERS = st.lists(
-    st.tuples(st.integers(1, 30), st.integers(0, 30), st.integers(0, 20)), min_size=1, max_size=12
+    st.tuples(st.integers(1, 30), st.integers(0, 30), st.integers(-20, 20)), min_size=1, max_size=12
 )
 
 
@@ -49,7 +49,7 @@ def test_wishes_are_kept_and_nothing_better_is_left(numbers, under, within):
     rows = rows_of(numbers)
     share = within / 1000
     small = [row for row in rows if row.nbytes <= under]
-    near = [row for row in rows if row.perplexity_ratio <= 1 + share]
+    near = [row for row in rows if abs(row.perplexity_ratio - 1) <= share]
     both = [row for row in small if row in near]
 
     found = choose(rows, Wish(under=under)).row
@@ -116,3 +116,10 @@ def test_the_closest_is_taken_where_none_is_near():
     choice = choose(rows, Wish())
     assert choice.row is rows[0]
     assert choice.kind == "closest"
+
+
+def test_a_perplexity_below_the_originals_is_off_as_much_as_one_above():
+    rows = [make_row("Q8_0", 145, 0.001, 0.998), make_row("Q2_K", 80, 0.3, 0.93)]
+    assert choose(rows, Wish()).row is rows[0]
+    assert choose(rows, Wish(within=0.08)).row is rows[1]
+    assert "below" in why_none(rows, Wish(within=0.001))

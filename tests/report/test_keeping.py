@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from qconvert.errors import OutputError
+from qconvert.report.keeping import Keep, content_digest, write_bytes
+
+ABOUT = ("digest", 512, None)
+
+
+def test_what_is_put_is_found_and_nothing_else_is(tmp_path):
+    keep = Keep(tmp_path)
+    arrays = {"loss": np.arange(6.0).reshape(2, 3), "same": np.array([True, False])}
+    keep.put("scores", ABOUT, {"a": 1.5}, arrays)
+    assert keep.find("scores", ABOUT) == {"a": 1.5}
+    found = keep.find_arrays("scores", ABOUT)
+    assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    for kind, about in (("speed", ABOUT), ("scores", ("digest", 513, None)), ("scores", ())):
+        assert keep.find(kind, about) is None
+        assert keep.find_arrays(kind, about) is None
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"\xff\xfe", b"PK\x03\x04 and no more"])
+def test_a_damaged_record_is_none(tmp_path, junk):
+    keep = Keep(tmp_path)
+    keep.put("scores", ABOUT, {"a": 1.5}, {"loss": np.arange(6.0)})
+    for path in tmp_path.iterdir():
+        path.write_bytes(junk)
+    assert keep.find("scores", ABOUT) is None
+    assert keep.find_arrays("scores", ABOUT) is None
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "report.html"
+    write_bytes(path, b"old")
+    with pytest.raises(TypeError):
+        write_bytes(path, "no bytes")
+    assert path.read_bytes() == b"old"
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(OutputError):
+        write_bytes(tmp_path / "none" / "report.html", b"new")
+
+
+def test_files_are_told_apart_by_size_and_by_what_is_in_them(tmp_path):
+    data = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8).tobytes()
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(data)
+    other.write_bytes(data)
+    assert content_digest([one]) == content_digest([other])
+    other.write_bytes(data + b"\0")
+    assert content_digest([one]) != content_digest([other])
+    other.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert content_digest([one]) != content_digest([other])
+    assert content_digest([one]) != content_digest([one, one])
+    one.write_bytes(b"")
+    content_digest([one])

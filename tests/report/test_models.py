@@ -1,0 +1,109 @@
+"""Files that are up to date are left, and all others are made anew."""
+
+import os
+import shutil
+
+import pytest
+from checkpoints import TINY, write_llama
+from common import Silent
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.conversion import Run, plan_outputs
+from qconvert.errors import OutputError, UnsupportedError
+from qconvert.report.models import LADDER, is_current, make_models, outputs_of
+
+TYPES = ("q8_0", "w8a16")
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_llama(tmp_path / "model", TINY)
+
+
+def plan(source, folder, types=TYPES):
+    folder.mkdir(exist_ok=True)
+    checkpoint = open_checkpoint(str(source))
+    return plan_outputs(checkpoint, outputs_of(types, folder, None), Run(1, Silent()))
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_second_run_writes_nothing(source, tmp_path):
+    folder = tmp_path / "out"
+    assert make_models(plan(source, folder), 1, Silent()) == []
+    before = {path: path.stat().st_ino for path in folder.rglob("*")}
+    planned = plan(source, folder)
+    assert make_models(planned, 1, Silent()) == [one.output.path for one in planned]
+    assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
+
+
+def test_times_of_files_say_nothing(source, tmp_path):
+    folder = tmp_path / "out"
+    make_models(plan(source, folder), 1, Silent())
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))
+    assert all(is_current(one.output) for one in plan(source, folder))
+
+
+def test_another_source_makes_everything_anew(source, tmp_path):
+    folder, clean = tmp_path / "out", tmp_path / "clean"
+    make_models(plan(source, folder), 1, Silent())
+    before = contents(folder)
+    shutil.rmtree(source)
+    write_llama(source, TINY, seed=1)
+    planned = plan(source, folder)
+    assert not any(is_current(one.output) for one in planned)
+    assert make_models(planned, 1, Silent()) == []
+    make_models(plan(source, clean), 1, Silent())
+    after = contents(folder)
+    assert list(after.values()) == list(contents(clean).values())
+    assert all(after[path] != data for path, data in before.items() if path.suffix == ".gguf")
+
+
+def test_one_more_type_leaves_the_others(source, tmp_path):
+    folder = tmp_path / "out"
+    make_models(plan(source, folder), 1, Silent())
+    kept = make_models(plan(source, folder, (*TYPES, "q4_0")), 1, Silent())
+    assert len(kept) == 2
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("harm", ["cut", "header", "small file", "gone"])
+def test_what_is_damaged_is_not_up_to_date(source, tmp_path, harm):
+    folder = tmp_path / "out"
+    make_models(plan(source, folder), 1, Silent())
+    gguf, directory = (one.output.path for one in plan(source, folder))
+    if harm == "cut":
+        gguf.write_bytes(gguf.read_bytes()[:-32])
+        (directory / "model.safetensors").write_bytes(b"")
+    elif harm == "header":
+        for path in (gguf, directory / "model.safetensors"):
+            path.write_bytes(path.read_bytes().replace(b"qconvert", b"qqonvert", 1))
+    elif harm == "small file":
+        (directory / "config.json").write_text("{}")
+    else:
+        gguf.unlink()
+        (directory / "config.json").unlink()
+    planned = plan(source, folder)
+    assert not is_current(planned[1].output)
+    assert is_current(planned[0].output) == (harm == "small file")
+
+
+def test_nothing_that_this_program_did_not_write_is_removed(source, tmp_path):
+    folder = tmp_path / "out"
+    planned = plan(source, folder)
+    mine = planned[1].output.path / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(OutputError, match="in the way"):
+        make_models(planned, 1, Silent())
+    assert mine.read_text() == "mine"
+
+
+def test_without_types_there_is_a_ladder_and_none_is_made_twice(tmp_path):
+    assert [one.type for one in outputs_of((), tmp_path, None)] == list(LADDER)
+    assert len(outputs_of(("q8_0", "Q8_0", "q4_k", "q4_k_m"), tmp_path, None)) == 2
+    with pytest.raises(UnsupportedError):
+        outputs_of(("q9_9",), tmp_path, None)
