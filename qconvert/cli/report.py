@@ -116,7 +116,8 @@ def report(
     limits = _size(under), _share(within)
     from qconvert.evaluation.subject import BACKENDS
     from qconvert.pipeline import default_threads
-    from qconvert.report.building import Asked, build
+    from qconvert.report.asked import Asked
+    from qconvert.report.building import build
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
 
@@ -142,6 +143,7 @@ def report(
         backend=backend,
         device=device,
         threads=threads or default_threads(),
+        quiet=quiet,
     )
     found = build(asked, lambda unit: render.watching(quiet, unit))
     page = write_report(found, output, wish)

@@ -10,34 +10,28 @@ goes on where it stopped, and one more type costs that one type.
     .measured/               what was measured
 """
 
-import platform
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from qconvert import __version__
-from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from qconvert.conversion import Planned, Run, plan_outputs
-from qconvert.errors import OutputError, QconvertError
+from qconvert.checkpoint import fingerprint, open_checkpoint
+from qconvert.conversion import Run, plan_outputs
+from qconvert.errors import QconvertError
 from qconvert.evaluation import bootstrap
 from qconvert.evaluation.evaluate import Choices, evaluate
-from qconvert.evaluation.responses import AnswerSettings, Responses, departure
+from qconvert.evaluation.responses import AnswerSettings, Responses
 from qconvert.evaluation.responses_prompts import Prompt, default_prompts, read_prompts
 from qconvert.evaluation.sensitivity import Sensitivity
 from qconvert.evaluation.settings import Settings
 from qconvert.evaluation.speed import Speed
 from qconvert.evaluation.subject import BackendName, open_subject
-from qconvert.evaluation.types import Subject, Windows
-from qconvert.machine.limits import read_cores, read_limits, read_memory
-from qconvert.machine.look import read_processor
 from qconvert.recipes.schemes import is_scheme
+from qconvert.report import telling
+from qconvert.report.asked import Asked, Made
 from qconvert.report.choosing import choose
-from qconvert.report.keeping import Keep, content_digest
+from qconvert.report.keeping import Keep, content_digest, make_folder
 from qconvert.report.measuring import (
     Measured,
     Scored,
@@ -49,91 +43,16 @@ from qconvert.report.measuring import (
 )
 from qconvert.report.models import make_models, outputs_of, weight_files
 from qconvert.report.types import (
-    Answer,
-    Conversation,
     Original,
     Report,
     Row,
-    Wish,
 )
-from qconvert.report.words import size
 from qconvert.work import Watcher
 
 MODELS, MEASURED = "models", ".measured"
 SELF_TOKENS = 16384
-FEW_TOKENS = 10_000
-"""With fewer scored tokens it is said that near files cannot be told apart."""
-
-PACKAGES = ("torch", "transformers", "llama-cpp-python", "compressed-tensors")
-
 Watching = Callable[[str], AbstractContextManager[Watcher]]
 """A watcher for as long as one stage takes; the argument is what is counted."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user asks for.
-
-    Attributes:
-        model: as the user named it.
-        types: of the files; empty for a ladder.
-        folder: of the report.
-        calibration: what `qconvert calibrate` wrote.
-        data: the text; "self" for one that the model writes.
-        tokens: of the text, from its beginning; None takes all.
-        window: tokens of each window.
-        prompts: a file of prompts; None for the usual ones.
-        answer_tokens: of an answer, at most.
-        wish: of the file to take.
-        speed, answers, sensitivity: whether they are measured.
-        backend: what computes logits.
-        device: where torch does.
-        threads: cores to use.
-    """
-
-    model: str
-    types: tuple[str, ...]
-    folder: Path
-    calibration: Path | None = None
-    data: str = "self"
-    tokens: int | None = None
-    window: int = 512
-    prompts: Path | None = None
-    answer_tokens: int = 64
-    wish: Wish = field(default_factory=Wish)
-    speed: bool = True
-    answers: bool = True
-    sensitivity: bool = True
-    backend: BackendName = "auto"
-    device: str = "auto"
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class Made:
-    """The files, and the text that they are held against.
-
-    Attributes:
-        checkpoint: the original.
-        fingerprint: its.
-        subject: it, with what is told of its storage.
-        planned: the files.
-        files: the same, with digests.
-        windows: the text.
-        keep: what was measured.
-    """
-
-    checkpoint: Checkpoint
-    fingerprint: str
-    subject: Subject
-    planned: tuple[Planned, ...]
-    files: tuple[Measured, ...]
-    windows: Windows
-    keep: Keep
-
-    @property
-    def original(self) -> Measured:
-        return Measured(self.checkpoint.path, self.fingerprint)
 
 
 def build(asked: Asked, watching: Watching) -> Report:
@@ -165,8 +84,8 @@ def build(asked: Asked, watching: Watching) -> Report:
         scored=made.windows.scored,
         bound=max(one.scores.divergence.bound for one in scored),
         surer=_surer(scored, rows, order),
-        conversations=_conversations(prompts, said, rows, order),
-        about_answers=_about_answers(asked) if said else "",
+        conversations=telling.conversations(prompts, said, rows, order),
+        about_answers=telling.about_answers(asked) if said else "",
     )
     closest = choice.row or min(rows, key=lambda row: row.divergence.mean)
     parts = _parts(asked, made, rows.index(closest), watching, notices)
@@ -174,46 +93,35 @@ def build(asked: Asked, watching: Watching) -> Report:
         report,
         sensitivity=parts,
         sensitivity_of=closest.name if parts else "",
-        notices=(*_notices(asked, made), *notices),
-        made=_how(asked, made, report),
+        notices=(*telling.notices(asked, made), *notices),
+        made=telling.how(asked, made, report),
     )
 
 
 def make(asked: Asked, watching: Watching) -> Made:
-    """Quantize what is not up to date, and read the text.
+    """Read the text, and quantize what is not up to date.
 
     Raises:
-        QconvertError: see `plan_outputs`, `write_outputs` and `read_windows`.
+        QconvertError: see `read_windows`, `plan_outputs` and `write_outputs`.
     """
-    checkpoint = open_checkpoint(asked.model)
+    checkpoint = open_checkpoint(asked.model, progress=False if asked.quiet else None)
     subject = open_subject(asked.model)
-    keep = Keep(asked.folder / MEASURED)
-    _folders(asked.folder / MODELS, keep.folder)
-    with watching("weights") as watcher:
-        options = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
-        run = Run(asked.threads, watcher, asked.device)
-        planned = plan_outputs(checkpoint, options, run)
-        found = make_models(planned, asked.threads, watcher)
-        if found:
-            watcher.note(f"up to date: {', '.join(path.name for path in found)}")
     mark = fingerprint(checkpoint)
-    files = [Measured(one.output.path, content_digest(weight_files(one.output))) for one in planned]
+    keep = Keep(asked.folder / MEASURED)
+    options = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     with watching("tokens") as watcher:
         tokens = asked.tokens or (SELF_TOKENS if asked.data == "self" else None)
         windows = find_windows(
             keep, checkpoint, mark, asked.data, tokens, asked.window, watcher.note
         )
+    with watching("weights") as watcher:
+        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
+        make_folder(asked.folder / MODELS)
+        found = make_models(planned, asked.threads, watcher)
+        if found:
+            watcher.note(f"up to date: {', '.join(path.name for path in found)}")
+    files = [Measured(one.output.path, content_digest(weight_files(one.output))) for one in planned]
     return Made(checkpoint, mark, subject, tuple(planned), tuple(files), windows, keep)
-
-
-def _folders(*folders: Path) -> None:
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"cannot make the folder {folder}: {error.strerror}", "choose another with -o"
-            ) from error
 
 
 def _prompts(asked: Asked) -> tuple[Prompt, ...]:
@@ -252,7 +160,9 @@ def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) ->
         for file in (made.original, *made.files):
             watcher.note(f"measuring the speed of {file.path.name}")
             try:
-                found[file.path] = find_speed(made.keep, file, _this_machine(), asked.threads)
+                found[file.path] = find_speed(
+                    made.keep, file, telling.this_machine(), asked.threads
+                )
             except QconvertError as error:
                 notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
     return found
@@ -356,102 +266,3 @@ def _surer(
         for (i, j), share in shares.items()
         if j == i + 1
     }
-
-
-def _conversations(
-    prompts: Sequence[Prompt],
-    said: Sequence[Responses],
-    rows: Sequence[Row],
-    order: Sequence[int],
-) -> tuple[Conversation, ...]:
-    if not said:
-        return ()
-    first, *others = said
-    found = []
-    for number, prompt in enumerate(prompts):
-        base = first.greedy[number]
-        answers = [Answer("original", base.text)]
-        for n in order:
-            if others[n].problem:
-                answers.append(Answer(rows[n].name, "", note=others[n].problem))
-                continue
-            own = others[n].greedy[number]
-            turn = departure(base, own)
-            answers.append(Answer(rows[n].name, own.text, turn.character if turn else None))
-        found.append(Conversation(prompt.text, prompt.topic, tuple(answers)))
-    return tuple(found)
-
-
-def _about_answers(asked: Asked) -> str:
-    return (
-        f"Each file in its own runtime and through its own chat template, always the likeliest "
-        f"token, {asked.answer_tokens} tokens at most."
-    )
-
-
-def _notices(asked: Asked, made: Made) -> list[str]:
-    found = []
-    if asked.data == "self":
-        found.append(
-            "No text was given, and the model wrote its own. What it is used for is a better one: "
-            "--data TEXT."
-        )
-    if made.windows.scored < FEW_TOKENS:
-        found.append(
-            f"Only {made.windows.scored:,} tokens were scored, which is too few to tell apart "
-            "files that are near each other."
-        )
-    if asked.calibration is None:
-        found.append(
-            "No calibration was given; files of few bits are better with one: qconvert calibrate."
-        )
-    return found
-
-
-def _how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
-    """Labels and values."""
-    windows = made.windows.tokens.shape
-    bound = f"{report.bound:.1g} nats at most" if report.bound else "none: exact"
-    backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
-    found = [
-        ("Model", f"{made.checkpoint.source}, {report.original.dtype}"),
-        ("Fingerprint", f"SHA-256 {made.fingerprint}"),
-        ("Calibration", str(asked.calibration.name) if asked.calibration else "none"),
-        ("Text", made.windows.data),
-        ("Tokens", f"{windows[0] * windows[1]:,}, of which {made.windows.scored:,} are scored"),
-        (
-            "Protocol",
-            f"that of llama-perplexity: {windows[0]} windows of {windows[1]} tokens, of each the "
-            "second half scored",
-        ),
-        ("Digest of the tokens", made.windows.digest),
-        ("Computed by", backends),
-        ("Error of the kept reference", bound),
-        ("Versions", _versions()),
-        ("Machine", _machine(asked.threads)),
-    ]
-    return tuple(found)
-
-
-def _versions() -> str:
-    found = [f"qconvert {__version__}", f"Python {platform.python_version()}"]
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found) + f", numpy {np.__version__}"
-
-
-def _machine(threads: int) -> str:
-    limits = read_limits()
-    processor, cores, memory = read_processor({}), read_cores(limits), read_memory(limits)
-    return (
-        f"{processor.name or processor.architecture}, {threads} of {cores.usable} cores used, "
-        f"{size(memory.total)} of memory, {platform.system()}"
-    )
-
-
-def _this_machine() -> str:
-    """Whose speeds these are."""
-    return f"{platform.node()} {read_processor({}).name}"

@@ -63,6 +63,7 @@ class Keep:
             OutputError: it cannot be written.
         """
         about = tuple(about)
+        make_folder(self.folder)
         if arrays is not None:
             path = self._path(kind, about, "npz")
             with replacing(path) as temporary, temporary.open("wb") as file:
@@ -94,6 +95,20 @@ class replacing:  # noqa: N801
             raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
         if isinstance(error, OSError):
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def make_folder(path: Path) -> None:
+    """A folder, if it is not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {path}: {error.strerror}", "choose another with -o"
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

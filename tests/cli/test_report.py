@@ -166,7 +166,7 @@ def test_mistakes_are_told_in_a_line(report, place, words, said):
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (place / "wrong/report.html").exists()
+    assert not (place / "wrong").exists()
 
 
 def test_a_file_in_the_way_is_told(report, place):

@@ -1,0 +1,80 @@
+"""What a report is made of: what the user asked for, and the files and the text it is about."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qconvert.checkpoint import Checkpoint
+from qconvert.conversion import Planned
+from qconvert.evaluation.subject import BackendName
+from qconvert.evaluation.types import Subject, Windows
+from qconvert.report.keeping import Keep
+from qconvert.report.measuring import Measured
+from qconvert.report.types import Wish
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks for.
+
+    Attributes:
+        model: as the user named it.
+        types: of the files; empty for a ladder.
+        folder: of the report.
+        calibration: what `qconvert calibrate` wrote.
+        data: the text; "self" for one that the model writes.
+        tokens: of the text, from its beginning; None takes all.
+        window: tokens of each window.
+        prompts: a file of prompts; None for the usual ones.
+        answer_tokens: of an answer, at most.
+        wish: of the file to take.
+        speed, answers, sensitivity: whether they are measured.
+        backend: what computes logits.
+        device: where torch does.
+        threads: cores to use.
+        quiet: without the progress of downloads.
+    """
+
+    model: str
+    types: tuple[str, ...]
+    folder: Path
+    calibration: Path | None = None
+    data: str = "self"
+    tokens: int | None = None
+    window: int = 512
+    prompts: Path | None = None
+    answer_tokens: int = 64
+    wish: Wish = field(default_factory=Wish)
+    speed: bool = True
+    answers: bool = True
+    sensitivity: bool = True
+    backend: BackendName = "auto"
+    device: str = "auto"
+    threads: int = 1
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """The files, and the text that they are held against.
+
+    Attributes:
+        checkpoint: the original.
+        fingerprint: its.
+        subject: it, with what is told of its storage.
+        planned: the files.
+        files: the same, with digests.
+        windows: the text.
+        keep: what was measured.
+    """
+
+    checkpoint: Checkpoint
+    fingerprint: str
+    subject: Subject
+    planned: tuple[Planned, ...]
+    files: tuple[Measured, ...]
+    windows: Windows
+    keep: Keep
+
+    @property
+    def original(self) -> Measured:
+        return Measured(self.checkpoint.path, self.fingerprint)

@@ -1,0 +1,120 @@
+"""What a report says beside its figures: answers, what to beware of, and how it was made."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from qconvert import __version__
+from qconvert.evaluation.responses import Responses, departure
+from qconvert.evaluation.responses_prompts import Prompt
+from qconvert.machine.limits import read_cores, read_limits, read_memory
+from qconvert.machine.look import read_processor
+from qconvert.report.asked import Asked, Made
+from qconvert.report.types import Answer, Conversation, Report, Row
+from qconvert.report.words import size
+
+FEW_TOKENS = 10_000
+"""With fewer scored tokens it is said that near files cannot be told apart."""
+
+PACKAGES = ("torch", "transformers", "llama-cpp-python", "compressed-tensors")
+
+
+def conversations(
+    prompts: Sequence[Prompt],
+    said: Sequence[Responses],
+    rows: Sequence[Row],
+    order: Sequence[int],
+) -> tuple[Conversation, ...]:
+    if not said:
+        return ()
+    first, *others = said
+    found = []
+    for number, prompt in enumerate(prompts):
+        base = first.greedy[number]
+        answers = [Answer("original", base.text)]
+        for n in order:
+            if others[n].problem:
+                answers.append(Answer(rows[n].name, "", note=others[n].problem))
+                continue
+            own = others[n].greedy[number]
+            turn = departure(base, own)
+            answers.append(Answer(rows[n].name, own.text, turn.character if turn else None))
+        found.append(Conversation(prompt.text, prompt.topic, tuple(answers)))
+    return tuple(found)
+
+
+def about_answers(asked: Asked) -> str:
+    return (
+        f"Each file in its own runtime and through its own chat template, always the likeliest "
+        f"token, {asked.answer_tokens} tokens at most."
+    )
+
+
+def notices(asked: Asked, made: Made) -> list[str]:
+    found = []
+    if asked.data == "self":
+        found.append(
+            "No text was given, and the model wrote its own. What it is used for is a better one: "
+            "--data TEXT."
+        )
+    if made.windows.scored < FEW_TOKENS:
+        found.append(
+            f"Only {made.windows.scored:,} tokens were scored, which is too few to tell apart "
+            "files that are near each other."
+        )
+    if asked.calibration is None:
+        found.append(
+            "No calibration was given; files of few bits are better with one: qconvert calibrate."
+        )
+    return found
+
+
+def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
+    """Labels and values."""
+    windows = made.windows.tokens.shape
+    bound = f"{report.bound:.1g} nats at most" if report.bound else "none: exact"
+    backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
+    found = [
+        ("Model", f"{made.checkpoint.source}, {report.original.dtype}"),
+        ("Fingerprint", f"SHA-256 {made.fingerprint}"),
+        ("Calibration", str(asked.calibration.name) if asked.calibration else "none"),
+        ("Text", made.windows.data),
+        ("Tokens", f"{windows[0] * windows[1]:,}, of which {made.windows.scored:,} are scored"),
+        (
+            "Protocol",
+            f"that of llama-perplexity: {windows[0]} windows of {windows[1]} tokens, of each the "
+            "second half scored",
+        ),
+        ("Digest of the tokens", made.windows.digest),
+        ("Computed by", backends),
+        ("Error of the kept reference", bound),
+        ("Versions", _versions()),
+        ("Machine", _machine(asked.threads)),
+    ]
+    return tuple(found)
+
+
+def _versions() -> str:
+    found = [f"qconvert {__version__}", f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found) + f", numpy {np.__version__}"
+
+
+def _machine(threads: int) -> str:
+    limits = read_limits()
+    processor, cores, memory = read_processor({}), read_cores(limits), read_memory(limits)
+    return (
+        f"{processor.name or processor.architecture}, {threads} of {cores.usable} cores used, "
+        f"{size(memory.total)} of memory, {platform.system()}"
+    )
+
+
+def this_machine() -> str:
+    """Whose speeds these are."""
+    return f"{platform.node()} {read_processor({}).name}"
