@@ -39,7 +39,9 @@ class LlamaGenerator:
         self._threads = threads
         self._context: Any = None
         self._size = 0
-        self._log = keep_log()[0]
+        self._log, callback = keep_log()
+        # Whoever else is in this process may have asked for the log since.
+        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
         self._log.clear()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0

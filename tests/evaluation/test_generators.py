@@ -27,7 +27,7 @@ def paths(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module", params=["llama.cpp", "transformers"])
 def generator(request, paths) -> Generator:
-    return load_generator(paths[request.param], 2)
+    return load_generator(paths[request.param], 1)
 
 
 def test_a_file_runs_where_it_belongs(paths):
@@ -44,7 +44,7 @@ def test_its_facts_are_those_of_the_model(generator):
 
 
 def test_both_runtimes_make_the_same_tokens_of_a_text(paths):
-    made = [load_generator(path, 2) for path in paths.values()]
+    made = [load_generator(path, 1) for path in paths.values()]
     for around in (False, True):
         one, other = (generator.tokenize(TEXT, around=around) for generator in made)
         assert one == other
@@ -54,10 +54,9 @@ def test_both_runtimes_make_the_same_tokens_of_a_text(paths):
 def test_text_comes_back_from_its_tokens(generator):
     tokens = generator.tokenize(TEXT, around=False)
     assert generator.detokenize([0], tokens) == TEXT
-    assert (
-        generator.detokenize(tokens[:3], tokens[3:])
-        == TEXT[len(TEXT) - len(generator.detokenize(tokens[:3], tokens[3:])) :]
-    )
+    end = generator.detokenize(tokens[:3], tokens[3:])
+    assert len(end) > len(TEXT) / 2
+    assert TEXT.endswith(end)
 
 
 def test_control_tokens_are_not_shown_and_a_cut_character_is_left_out(generator):
@@ -82,7 +81,7 @@ def test_logits_are_the_models_however_tokens_are_fed(generator):
 
 
 def test_llama_gives_the_logits_of_all_positions(paths):
-    generator: Any = load_generator(paths["llama.cpp"], 2)
+    generator: Any = load_generator(paths["llama.cpp"], 1)
     tokens = generator.tokenize(TEXT, around=True)[:30]
     expected = torch_logits(tiny_model("llama"), tokens)[11:]
     generator.begin(256)
@@ -98,7 +97,7 @@ def test_an_encoder_is_refused(tmp_path, kind):
     if kind == "gguf":
         path = write_gguf(path, tmp_path / "bert.gguf")
     with pytest.raises(UnsupportedError, match="which writes no text"):
-        load_generator(path, 2)
+        load_generator(path, 1)
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
@@ -111,7 +110,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, paths):
     data = paths["llama.cpp"].read_bytes()
     (tmp_path / "cut.gguf").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"llama\.cpp cannot load .*cut\.gguf: \w"):
-        load_generator(tmp_path / "cut.gguf", 2)
+        load_generator(tmp_path / "cut.gguf", 1)
 
 
 def test_a_directory_without_all_weights_is_an_error_that_names_one(tmp_path):
@@ -122,7 +121,7 @@ def test_a_directory_without_all_weights_is_an_error_that_names_one(tmp_path):
     del weights["model.norm.weight"]
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks weights .*model\.norm\.weight"):
-        load_generator(model, 2)
+        load_generator(model, 1)
 
 
 def test_without_llama_cpp_python_it_is_said_how_to_get_it(monkeypatch, paths):
