@@ -207,11 +207,26 @@ def _parts(
                 made.windows,
                 asked.threads,
                 asked.device,
+                _steps(watcher, file.path.name),
             )
         except QconvertError as error:
             what = f"Which parts of {file.path.name} cost most is not known"
             notices.append(f"{what}: {error.message}.")
             return None
+
+
+def _steps(watcher: Watcher, name: str) -> Callable[[int, int], None]:
+    """Tells a watcher of steps, of which so many are done of so many."""
+    before = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal before
+        if not before:
+            watcher.begin(total, 0)
+        watcher.advance(done - before, name)
+        before = done
+
+    return tell
 
 
 def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | None) -> Row:

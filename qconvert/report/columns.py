@@ -42,14 +42,31 @@ COLUMNS = (
     Column("RMS of", "\N{GREEK CAPITAL LETTER DELTA}p"),
     Column("perplexity"),
     Column("against", "original"),
+)
+
+SPEED = (
     Column("written", "tokens/s"),
     Column("read", "tokens/s"),
     Column("memory", "peak"),
 )
 
 
-def row_cells(row: Row) -> list[Cell]:
-    """The cells behind a file's name."""
+def has_speed(report: Report) -> bool:
+    """Whether any speed was measured."""
+    return report.original.speed is not None or any(row.speed is not None for row in report.rows)
+
+
+def columns_of(report: Report) -> tuple[Column, ...]:
+    """The columns that have something in them."""
+    return COLUMNS + (SPEED if has_speed(report) else ())
+
+
+def row_cells(row: Row, *, speed: bool) -> list[Cell]:
+    """The cells behind a file's name.
+
+    Args:
+        speed: with those of speed.
+    """
     divergence = row.divergence
     error = words.error_of(divergence.standard_error)
     return [
@@ -62,11 +79,11 @@ def row_cells(row: Row) -> list[Cell]:
         _cell(row.rms_delta_p, words.fixed_percent(row.rms_delta_p)),
         _cell(row.perplexity, words.number(row.perplexity)),
         _cell(row.perplexity_ratio, words.fixed_percent(row.perplexity_ratio - 1, signed=True)),
-        *_speed_cells(row.speed),
+        *(_speed_cells(row.speed) if speed else ()),
     ]
 
 
-def original_cells(original: Original) -> list[Cell]:
+def original_cells(original: Original, *, speed: bool) -> list[Cell]:
     """The same of the original; it is no distance from itself."""
     none = Cell(words.MISSING)
     return [
@@ -75,7 +92,7 @@ def original_cells(original: Original) -> list[Cell]:
         *[none] * 5,
         Cell(words.number(original.perplexity)),
         none,
-        *_speed_cells(original.speed),
+        *(_speed_cells(original.speed) if speed else ()),
     ]
 
 

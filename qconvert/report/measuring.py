@@ -22,7 +22,7 @@ from qconvert.evaluation.windows import make_windows, read_windows
 from qconvert.forward.walk import Place
 from qconvert.report.keeping import Keep
 
-FEW_WINDOWS, SHORT = 4, 256
+FEW_WINDOWS, SHORT = 4, 128
 """Sensitivity is measured on so many windows of at most so many tokens."""
 
 MOMENTS = ("loss", "divergence", "same_top", "delta_p")
@@ -163,6 +163,7 @@ def find_sensitivity(
     windows: Windows,
     threads: int,
     device: str,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """What each part of a file costs, over a small piece of the text.
 
@@ -179,6 +180,6 @@ def find_sensitivity(
     assert checkpoint is not None
     with TemporaryDirectory(prefix="qconvert-") as folder:
         place = Place(Path(folder), device, threads=threads)
-        found = measure_sensitivity(reference, checkpoint, piece, place)
+        found = measure_sensitivity(reference, checkpoint, piece, place, progress=progress)
     keep.put("sensitivity", key, asdict(found))
     return found

@@ -15,7 +15,7 @@ from qconvert import __version__
 from qconvert.report import words
 from qconvert.report.answers import show_conversation
 from qconvert.report.choosing import front, why_none
-from qconvert.report.columns import COLUMNS, original_cells, row_cells
+from qconvert.report.columns import columns_of, has_speed, original_cells, row_cells
 from qconvert.report.drawing import NARROW, WIDE, render
 from qconvert.report.parts_plot import parts, parts_plot
 from qconvert.report.plots import Plot, curves
@@ -77,8 +77,8 @@ def write_page(report: Report, wish: Wish | None = None) -> str:
             others=_others(report),
             unsure=_unsure(report),
             figures=figures,
-            columns=COLUMNS,
-            original_cells=original_cells(report.original),
+            columns=columns_of(report),
+            original_cells=original_cells(report.original, speed=has_speed(report)),
             rows=[_shown(report, row) for row in report.rows],
             conversations=[show_conversation(one) for one in report.conversations],
             **_parts(report),
@@ -155,7 +155,7 @@ def _shown(report: Report, row: Row) -> dict[str, Any]:
     taken = row is report.choice.row
     dominated = row not in front(report.rows)
     css = " ".join(["taken"] * taken + ["dominated"] * dominated)
-    return {"name": row.name, "css": css, "cells": row_cells(row)}
+    return {"name": row.name, "css": css, "cells": row_cells(row, speed=has_speed(report))}
 
 
 def _figure(plot: Plot, report: Report, *, wide: bool, notes: bool = True) -> Figure:

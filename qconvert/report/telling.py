@@ -74,7 +74,11 @@ def notices(asked: Asked, made: Made) -> list[str]:
 def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
     """Labels and values."""
     windows = made.windows.tokens.shape
-    bound = f"{report.bound:.1g} nats at most" if report.bound else "none: exact"
+    bound = (
+        f"{report.bound:.1g} nats of a mean, three standard errors"
+        if report.bound
+        else "none: exact"
+    )
     backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
     found = [
         ("Model", f"{made.checkpoint.source}, {report.original.dtype}"),
@@ -89,7 +93,7 @@ def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]
         ),
         ("Digest of the tokens", made.windows.digest),
         ("Computed by", backends),
-        ("Error of the kept reference", bound),
+        ("Error of the kept reference", bound if report.bound else "none: exact"),
         ("Versions", _versions()),
         ("Machine", _machine(asked.threads)),
     ]

