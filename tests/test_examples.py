@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from checkpoints import TINY, write_llama
+from speaking_models import PROSE, save_speaking_model
 
 from qconvert.recipes.document import options_of, read_document
 
@@ -104,6 +105,28 @@ def test_the_ci_job_runs(place, tmp_path):
         step["with"]["path"] for step in job["steps"] if "upload" in step.get("uses", "")
     ]
     assert all((tmp_path / name).exists() for name in uploaded.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("types", "code"), [("q8_0", 0), ("q8_0 q2_k", 1)])
+def test_the_ci_gate_refuses_what_moved_too_far(tmp_path, types, code):
+    save_speaking_model(tmp_path / "tiny", wide=True, num_hidden_layers=2)
+    (tmp_path / "text.txt").write_text(PROSE * 4)
+    job = yaml.safe_load((EXAMPLES / "github-gate.yml").read_text())["jobs"]["gate"]
+    steps = {step["name"]: step["run"] for step in job["steps"] if "run" in step}
+    page = tmp_path / "page.md"
+    settings = {"MODEL": "tiny", "DATA": "text.txt", "TYPES": types, "CI": "true"}
+    settings |= {"QCONVERT_CACHE": job["env"]["QCONVERT_CACHE"], "GITHUB_STEP_SUMMARY": str(page)}
+    quantize, gate = steps["Quantize"], steps["Refuse what has moved too far from the original"]
+    for script, expected in ((quantize, 0), (gate.replace("32768", "128 --window 32"), code)):
+        done = run(tmp_path, "bash", "-eo", "pipefail", "-c", script, **settings)
+        assert done.returncode == expected, done.stdout + done.stderr
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [one["type"] for one in found["files"]] == sorted(types.upper().split())
+    assert all(one["passed"] for one in found["gates"]) == (code == 0)
+    assert "<testsuites" in (tmp_path / "gates.xml").read_text()
+    assert page.read_text().count("**failed**") == code
+    assert any((tmp_path / ".qconvert" / "references").iterdir())
 
 
 def test_the_script_lists_what_it_made(place):
