@@ -93,7 +93,7 @@ def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]
         ),
         ("Digest of the tokens", made.windows.digest),
         ("Computed by", backends),
-        ("Error of the kept reference", bound if report.bound else "none: exact"),
+        ("Error of the kept reference", bound),
         ("Versions", _versions()),
         ("Machine", _machine(asked.threads)),
     ]

@@ -9,6 +9,8 @@ import pytest
 from speaking_models import PROSE
 from writing_models import write_model
 
+pytestmark = pytest.mark.slow
+
 TYPES = ("-t", "q8_0", "-t", "q2_k", "-t", "w8a16")
 FILES = ["report.html", "report.json", "report.csv"]
 PLOTS = ["divergence", "perplexity", "speed", "sensitivity"]
