@@ -86,7 +86,7 @@ def _beside(original: Answer | None, answer: Answer) -> Shown:
 
 def _remark(original: Answer | None, answer: Answer, found: Departure | None) -> str:
     if original is None:
-        return f"{len(answer.tokens)} tokens" + ("" if answer.ended else ", cut")
+        return count(len(answer.tokens)) + ("" if answer.ended else ", cut")
     if found is None:
         return "the same"
     place = f"at token {found.token}, character {found.character}"
@@ -223,14 +223,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def agreement_text(responses: Sequence[Responses], number: int, kind: str) -> str:
-    """For people: "3 of 8, departs at token 17 (median)"."""
+    """For people: "3 of 8; 17 tokens in common", the median."""
     if number == 0:
         return ""
     if responses[number].problem:
         return "fails"
     found = agreement(responses, number, kind)
     text = f"{found.same} of {found.of}"
-    return text if found.same == found.of else f"{text}; {found.tokens:g} tokens in common"
+    return text if found.same == found.of else f"{text}; {count(found.tokens)} in common"
+
+
+def count(tokens: float) -> str:
+    """For people."""
+    return f"{tokens:g} token{'' if tokens == 1 else 's'}"
 
 
 def _agreement_cell(responses: Sequence[Responses], number: int, kind: str) -> str:
