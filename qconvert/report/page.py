@@ -185,7 +185,7 @@ def _parts(report: Report) -> dict[str, Any]:
     most = max((cost.divergence for cost in shown), default=0.0)
     about = (
         f"Each part of {report.sensitivity_of} by itself in place of the original's, all else "
-        f"left as it is, over {seen.scored:,} tokens. The parts add up to "
+        f"left as it is: its weights alone, over {seen.scored:,} tokens. The parts add up to "
         f"{words.nats(seen.total)}; all at once they cost {words.nats(seen.whole)}."
     )
     return {

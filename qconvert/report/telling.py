@@ -12,8 +12,9 @@ from qconvert.evaluation.responses_prompts import Prompt
 from qconvert.machine.limits import read_cores, read_limits, read_memory
 from qconvert.machine.look import read_processor
 from qconvert.report.asked import Asked, Made
+from qconvert.report.overlap import seen_in_calibration
 from qconvert.report.types import Answer, Conversation, Report, Row
-from qconvert.report.words import size
+from qconvert.report.words import percent, size
 
 FEW_TOKENS = 10_000
 """With fewer scored tokens it is said that near files cannot be told apart."""
@@ -68,6 +69,13 @@ def notices(asked: Asked, made: Made) -> list[str]:
         found.append(
             "No calibration was given; files of few bits are better with one: qconvert calibrate."
         )
+    else:
+        seen = seen_in_calibration(made.windows, asked.calibration)
+        if seen > 0:
+            found.append(
+                f"{percent(seen)} of the text was calibrated on too, which flatters the files: "
+                "take another text for one of the two."
+            )
     return found
 
 
