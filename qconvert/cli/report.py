@@ -188,12 +188,14 @@ def show(found: "Report", page: Path) -> None:
     """The picture (on a terminal), the table, and the choice."""
     from qconvert.report import words
     from qconvert.report.choosing import front
+    from qconvert.report.columns import has_speed
     from qconvert.report.terminal import text_plot
 
     if sys.stdout.isatty():
         print("\n".join(text_plot(found)) + "\n")
-    head = ["file", ">size", ">bits", ">KL divergence", ">perplexity", ">change", ">tokens/s"]
-    table = render.make_table(*head)
+    timed = has_speed(found)
+    head = ("file", ">size", ">bits", ">KL divergence", ">perplexity", ">change")
+    table = render.make_table(*head, *([">tokens/s"] if timed else []))
     best = front(found.rows)
     for row in found.rows:
         error = words.error_of(row.divergence.standard_error)
@@ -205,7 +207,7 @@ def show(found: "Report", page: Path) -> None:
             f"{words.nats(row.divergence.mean)} {error}",
             words.number(row.perplexity),
             words.fixed_percent(row.perplexity_ratio - 1, signed=True),
-            words.rate(generated),
+            *([words.rate(generated)] if timed else []),
         )
         render.add_row(table, *(cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells))
     render.print_table(table)

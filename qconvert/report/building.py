@@ -132,7 +132,7 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
     """Of every file, in order."""
     found = []
     for file, planned in zip(made.files, made.planned, strict=True):
-        backend = _backend(asked.backend, planned.options.type)
+        backend = backend_for(asked.backend, planned.options.type)
 
         def measure(path: Path = file.path, backend: BackendName = backend) -> Scored:
             settings = Settings(asked.device, threads=asked.threads)
@@ -146,7 +146,7 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
     return found
 
 
-def _backend(wanted: BackendName, type_: str) -> BackendName:
+def backend_for(wanted: BackendName, type_: str) -> BackendName:
     """The one that is wanted, where it runs such a file."""
     unfit = "llama.cpp" if is_scheme(type_) else "transformers"
     return "auto" if wanted == unfit else wanted
