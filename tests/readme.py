@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from checkpoints import LLAMA_8B, write_llama
@@ -115,12 +116,20 @@ def families_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+COMMANDS = (
+    "inspect",
+    "calibrate",
+    "quantize",
+    "export",
+    "evaluate",
+    "compare",
+    "report",
+    "doctor",
+)
+
 PARTS: dict[str, Callable[[], str]] = {
-    "help": lambda: help_text(),
-    "help calibrate": lambda: help_text("calibrate"),
-    "help inspect": lambda: help_text("inspect"),
-    "help quantize": lambda: help_text("quantize"),
-    "help export": lambda: help_text("export"),
+    "help": help_text,
+    **{f"help {command}": partial(help_text, command) for command in COMMANDS},
     "types": types_table,
     "schemes": schemes_table,
     "loads": loads_table,

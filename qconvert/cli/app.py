@@ -32,9 +32,9 @@ app.command()(inspect)
 app.command()(calibrate)
 app.command()(quantize)
 app.command()(export)
-app.command()(report)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(report)
 app.command()(doctor)
 
 
