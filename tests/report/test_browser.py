@@ -191,8 +191,9 @@ def test_dark_is_dark_for_text_and_plots(show, page):
     assert all(light != dark for light, dark in coloured)
 
 
-def test_print_is_dark_on_white_and_shows_closed_answers(show, page):
-    browser = show(page, dark=True, media="print")
+def test_print_is_dark_on_white_and_fits_the_paper(show, page):
+    browser = show(page, 760, dark=True, media="print")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 760
     script = "return getComputedStyle(document.body).backgroundColor"
     assert browser.execute_script(script) == "rgb(255, 255, 255)"
 
