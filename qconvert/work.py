@@ -101,6 +101,22 @@ class File(Protocol):
     def header(self) -> bytes: ...
 
 
+class Silent:
+    """A watcher that says nothing."""
+
+    def begin(self, total: int, done: int) -> None:
+        pass
+
+    def advance(self, weights: int, tensor: str) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Work:
     """What to make, and where it goes.

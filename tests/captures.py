@@ -4,11 +4,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import Silent, random_tokens
+from common import random_tokens
 
 from qconvert.calibration.capture import Captured, capture
 from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
+from qconvert.work import Silent
 
 
 class Slow(Silent):

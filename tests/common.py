@@ -244,23 +244,11 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     from qconvert.pipeline import convert
     from qconvert.plan import make_plan, read_model
     from qconvert.recipes.types import make_recipe
+    from qconvert.work import Silent
 
     plan = make_plan(read_model(open_checkpoint(str(directory))), make_recipe(file_type))
     convert(plan, plan.shards(path), 2, Silent())
     return plan
-
-
-class Silent:
-    """A watcher of the pipeline that says nothing."""
-
-    def begin(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, weights: int, tensor: str) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        pass
 
 
 def random_tokens(count: int = TOKENS, vocabulary: int = VOCABULARY, seed: int = 7) -> list[int]:

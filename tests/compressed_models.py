@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from common import Silent
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +24,7 @@ from qconvert.compressed.tensors import QuantizedTensor
 from qconvert.formats import encoding
 from qconvert.outputs import MAX_SHARD_SIZE, Directory, write_outputs
 from qconvert.recipes.options import OutputOptions
+from qconvert.work import Silent
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 

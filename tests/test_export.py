@@ -15,7 +15,6 @@ import pytest
 from common import (
     FAMILIES,
     LLAMA3,
-    Silent,
     convert_model,
     llama_logits,
     random_tokens,
@@ -31,6 +30,7 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, QconvertError, UsageError, WeightError
 from qconvert.export import ExportPlan, make_export_plan, write_directory
 from qconvert.metadata import f32, f32s, flag, flags, i32s, text, texts, u32, u64
+from qconvert.work import Silent
 
 YARN = {
     "rope_type": "yarn",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from captures import run_capture
 from checkpoints import TINY, write_llama
-from common import Silent, convert_model, save_model, silence_llama
+from common import convert_model, save_model, silence_llama
 from gguf import GGUFReader
 from imatrix_files import write_imatrix
 
@@ -23,6 +23,7 @@ from qconvert.pipeline import convert
 from qconvert.plan import make_plan, read_model
 from qconvert.quantizers.balance import BUDGET, TOPS
 from qconvert.recipes.types import make_recipe
+from qconvert.work import Silent
 
 
 def matrices(model, random) -> dict[str, np.ndarray]:

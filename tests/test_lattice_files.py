@@ -4,7 +4,7 @@ of them, and computes with these."""
 import gguf
 import numpy as np
 import pytest
-from common import Silent, llama_logits, random_tokens, save_model, silence_llama
+from common import llama_logits, random_tokens, save_model, silence_llama
 from imatrix_files import write_imatrix
 
 from qconvert.calibration.imatrix import read_importance
@@ -12,6 +12,7 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.pipeline import convert
 from qconvert.plan import make_plan, read_model
 from qconvert.recipes.types import make_recipe
+from qconvert.work import Silent
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

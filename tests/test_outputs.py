@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, write_llama
-from common import Silent
 from safetensors import safe_open
 
 from qconvert.architectures.types import Rows, TensorMap
@@ -17,6 +16,7 @@ from qconvert.errors import OutputError, WeightError
 from qconvert.outputs import Directory, GgufFile, Output, write_outputs
 from qconvert.plan import make_plan, read_model
 from qconvert.recipes.types import make_recipe
+from qconvert.work import Silent
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,14 @@ def calibrate(
     tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tokens of the sample, at least.")
     ] = 65536,
-    window: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")
-    ] = 512,
+    window: options.Window = 512,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the draw.")] = 0,
     device: options.Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(metavar="TYPE", help="auto, bf16, f32 or f16, of matrix products."),
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
-    ] = None,
+    threads: options.Cores = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -54,9 +54,7 @@ def compare(
         ),
     ] = 0.7,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the sampled answers.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
-    ] = None,
+    threads: options.Cores = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write a .md, .html or .json file."),

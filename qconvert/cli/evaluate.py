@@ -45,16 +45,8 @@ def evaluate(
             min=1, metavar="N", help="Take the first N tokens of the text; all by default."
         ),
     ] = None,
-    window: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")
-    ] = 512,
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="torch, transformers or llama.cpp; auto takes what runs the file in use.",
-        ),
-    ] = "auto",
+    window: options.Window = 512,
+    backend: options.Backend = "auto",
     exact: Annotated[
         bool,
         typer.Option(
@@ -66,9 +58,7 @@ def evaluate(
         str,
         typer.Option(metavar="TYPE", help="f32, bf16 or f16, of torch's products; auto is f32."),
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
-    ] = None,
+    threads: options.Cores = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed and memory too, in the file's runtime.")
     ] = False,
@@ -128,7 +118,8 @@ def evaluate(
     from qconvert.pipeline import default_threads
 
     started = time.monotonic()
-    gates = make_gates(max_kld, max_perplexity_increase)
+    increase = options.parse_share("--max-perplexity-increase", max_perplexity_increase)
+    gates = make_gates(max_kld, increase)
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
     if tasks:

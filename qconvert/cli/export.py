@@ -123,6 +123,7 @@ def to_gguf(
     from qconvert.cli import outcome
     from qconvert.conversion import Run, plan_outputs
     from qconvert.recipes.options import OutputOptions
+    from qconvert.work import Silent
 
     if output is not None:
         options.check_output(output)
@@ -133,9 +134,7 @@ def to_gguf(
             )
     name = float_type(checkpoint) if dtype == AUTO else dtype
     asked = OutputOptions(name, output=output, split_max_size=split_max_size, allow_nan=allow_nan)
-    outcome.write(
-        plan_outputs(checkpoint, [asked], Run(1, render.SilentWatcher())), threads, **flags
-    )
+    outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
 
 
 def float_type(checkpoint: "Checkpoint") -> str:

@@ -15,8 +15,8 @@ from qconvert.cli.inspect_checkpoint import (
 )
 
 if TYPE_CHECKING:
-    from qconvert.formats.compressed import ActivationFormat, WeightFormat
     from qconvert.checkpoint.layers import Layer
+    from qconvert.formats.compressed import ActivationFormat, WeightFormat
     from qconvert.inspection.quantized import Quantized
 
 LAYER, NUMBER = re.compile(r"^.*?\.\d+\."), re.compile(r"\d+")

@@ -1,5 +1,6 @@
 """Options that several subcommands share."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,26 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Cores to use; all by default. The bytes do not change."),
 ]
+Cores = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
+]
+Window = Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        "-c",
+        metavar="FILE",
+        help="What `qconvert calibrate` wrote, or an importance matrix of llama.cpp.",
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="torch, transformers or llama.cpp; auto takes what runs the file in use.",
+    ),
+]
 AllowNan = Annotated[
     bool, typer.Option("--allow-nan", help="Go on where weights are NaN or infinite.")
 ]
@@ -35,6 +56,23 @@ Device = Annotated[
     str,
     typer.Option(metavar="DEVICE", help="auto, cpu, cuda or mps, where the model is run."),
 ]
+
+
+def parse_share(option: str, text: str | None) -> float | None:
+    """0.02 of "2%" or "0.02".
+
+    Raises:
+        UsageError: anything else; "2" too, which may mean either.
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if math.isfinite(share) and share >= 0 and (share < 1 or text.endswith("%")):
+        return share
+    raise UsageError(f"{option} {text!r:.40} is no share", "write 2% or 0.02")
 
 
 def check_output(path: Path) -> None:

@@ -46,15 +46,7 @@ def quantize(
             "the folder for NAME-TYPE; by default this folder.",
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            "-c",
-            metavar="FILE",
-            help="What `qconvert calibrate` wrote, or an importance matrix of llama.cpp.",
-        ),
-    ] = None,
+    calibration: options.Calibration = None,
     importance: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Importance of weights from here, not from -c."),

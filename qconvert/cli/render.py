@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from qconvert.work import Silent
+
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
 
@@ -116,9 +118,7 @@ def fallback_lines(fallbacks: Sequence[Fallback], total: int) -> list[str]:
 
 
 @contextmanager
-def watching(
-    quiet: bool, unit: str = "weights"
-) -> "Iterator[SilentWatcher | BarWatcher | PlainWatcher]":
+def watching(quiet: bool, unit: str = "weights") -> "Iterator[Silent | BarWatcher | PlainWatcher]":
     """A watcher for as long as the work takes; says how to go on when that is interrupted.
 
     Args:
@@ -134,30 +134,15 @@ def watching(
         watcher.close()
 
 
-def make_watcher(quiet: bool, unit: str = "weights") -> "SilentWatcher | BarWatcher | PlainWatcher":
+def make_watcher(quiet: bool, unit: str = "weights") -> "Silent | BarWatcher | PlainWatcher":
     """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
     if quiet:
-        return SilentWatcher()
+        from qconvert.work import Silent
+
+        return Silent()
     if sys.stderr.isatty():
         return BarWatcher(unit)
     return PlainWatcher(lines=bool(os.environ.get("CI")))
-
-
-@dataclass
-class SilentWatcher:
-    """Says nothing."""
-
-    def begin(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, weights: int, tensor: str) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass

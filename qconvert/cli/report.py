@@ -31,15 +31,7 @@ def report(
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="The folder of the report."),
     ] = Path("report"),
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            "-c",
-            metavar="FILE",
-            help="What `qconvert calibrate` wrote, or an importance matrix of llama.cpp.",
-        ),
-    ] = None,
+    calibration: options.Calibration = None,
     data: Annotated[
         str,
         typer.Option(
@@ -57,9 +49,7 @@ def report(
             help="Take the first N tokens of the text; all by default, 16384 of self.",
         ),
     ] = None,
-    window: Annotated[
-        int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")
-    ] = 512,
+    window: options.Window = 512,
     under: Annotated[
         str | None,
         typer.Option(
@@ -86,17 +76,9 @@ def report(
     sensitivity: Annotated[
         bool, typer.Option(help="Measure which parts of the chosen file cost most.")
     ] = True,
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="torch, transformers or llama.cpp; auto takes what runs the file in use.",
-        ),
-    ] = "auto",
+    backend: options.Backend = "auto",
     device: options.Device = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
-    ] = None,
+    threads: options.Cores = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -113,15 +95,15 @@ def report(
       qconvert report ./model --data wiki.txt --under 4GB
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
-    limits = _size(under), _share(within)
     from qconvert.evaluation.subject import BACKENDS
     from qconvert.pipeline import default_threads
+    from qconvert.recipes.sizes import parse_size
     from qconvert.report.asked import Asked
     from qconvert.report.building import build
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
 
-    wish = Wish(*limits)
+    wish = Wish(parse_size(under), options.parse_share("--within", within))
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
     if output.exists() and not output.is_dir():
@@ -154,34 +136,6 @@ def report(
     elif not quiet:
         show(found, page)
     _conclude(found, wish)
-
-
-def _size(text: str | None) -> int | None:
-    """Bytes of '4GB', '3.5G' or '500M'."""
-    if text is None:
-        return None
-    units = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    short = text.strip().upper().removesuffix("B")
-    try:
-        size = float(short[:-1]) * units[short[-1]] if short[-1] in units else float(short)
-    except (ValueError, IndexError):
-        size = 0.0
-    if not 0 < size < float("inf"):
-        raise UsageError(f"--under {text!r:.40} is no size", "write a number and a unit: 4GB, 500M")
-    return int(size)
-
-
-def _share(text: str | None) -> float | None:
-    """0.01 of '1%' or '0.01'."""
-    if text is None:
-        return None
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not (0 <= share < 1 or (text.endswith("%") and 0 <= share < float("inf"))):
-        raise UsageError(f"--within {text!r:.40} is no share", "write 1% or 0.01")
-    return share
 
 
 def show(found: "Report", page: Path) -> None:

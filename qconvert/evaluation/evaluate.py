@@ -21,7 +21,7 @@ from qconvert.evaluation.summary import perplexity_of, summarize
 from qconvert.evaluation.types import Evaluation, FileScores, Runtime, Subject, Windows
 from qconvert.evaluation.windows import check_tokenizer, read_windows
 from qconvert.forward.device import choose_device
-from qconvert.work import Watcher
+from qconvert.work import Silent, Watcher
 
 BLOCKS = 0.8
 """Share of the time that a model run block by block spends before its first logits."""
@@ -49,19 +49,6 @@ class Choices:
 
 
 USUAL = Choices()
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def begin(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, weights: int, tensor: str) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        pass
 
 
 @dataclass

@@ -46,34 +46,15 @@ class Verdict:
         return self.value <= self.limit
 
 
-def make_gates(max_kld: float | None, max_perplexity_increase: str | None) -> Gates:
+def make_gates(max_kld: float | None, max_perplexity_increase: float | None) -> Gates:
     """What the command line asks for.
 
     Raises:
-        UsageError: a limit is not to be understood, or negative.
+        UsageError: a limit is no number, or negative.
     """
     if max_kld is not None and not (isfinite(max_kld) and max_kld >= 0):
         raise UsageError(f"--max-kld {max_kld} is no limit", "use a number such as 0.05")
-    if max_perplexity_increase is None:
-        return Gates(max_kld)
-    return Gates(max_kld, parse_share(max_perplexity_increase))
-
-
-def parse_share(text: str) -> float:
-    """ "2%" or "0.02" -> 0.02.
-
-    Raises:
-        UsageError: anything else; "2" too, which may mean either.
-    """
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = float("nan")
-    if isfinite(share) and share >= 0 and (share < 1 or text.endswith("%")):
-        return share
-    raise UsageError(
-        f"--max-perplexity-increase {text!r:.40} is no limit", "use a share such as 2% or 0.02"
-    )
+    return Gates(max_kld, max_perplexity_increase)
 
 
 def judge(evaluation: Evaluation, gates: Gates) -> tuple[Verdict, ...]:

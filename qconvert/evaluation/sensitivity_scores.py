@@ -50,7 +50,8 @@ def divergence(base: np.ndarray, other: np.ndarray) -> np.ndarray:
     """sum p (log p - log q) over the vocabulary, float64 [tokens], of log p and log q. Never
     below zero, where rounding would lead it."""
     total: np.ndarray = (np.exp(base) * (base - other)).sum(axis=-1)
-    return np.maximum(total, 0.0)
+    total = np.maximum(total, 0.0)
+    return total
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.checkpoint.huggingface import quantization_of, read_config, read_weights
+from qconvert.checkpoint.layers import Layer, find_layers
 from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 from qconvert.errors import QconvertError
 from qconvert.formats.compressed import ActivationFormat, WeightFormat
 from qconvert.inspection.checkpoint import Inspection, look_at
-from qconvert.checkpoint.layers import Layer, find_layers
 from qconvert.recipes.schemes import Scheme
 
 if TYPE_CHECKING:

@@ -1,25 +1,29 @@
 """Sizes as people write them: 5G, 500M, in decimal units as llama.cpp's tools have them."""
 
 import re
+from decimal import Decimal
 
 from qconvert.errors import UsageError
 
 UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3}
-SIZE = re.compile(r"(?P<number>[1-9][0-9]{0,11})(?P<unit>[KMG])", re.IGNORECASE)
+SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?)(?P<unit>[KMG])B?", re.IGNORECASE)
 
 
 def parse_size(value: str | None) -> int | None:
-    """Bytes of '5G' or '500M'.
+    """Bytes of '5G', '500M' or '3.5GB', in whole kilobytes.
 
     Raises:
-        UsageError: it is not a number with K, M or G behind it.
+        UsageError: it is not a number with K, M or G behind it, or less than one K.
     """
     if value is None:
         return None
-    match = SIZE.fullmatch(value)
-    if match is None:
+    match = SIZE.fullmatch(value.strip())
+    kilobytes = 0
+    if match is not None:
+        kilobytes = int(Decimal(match["number"]) * UNITS[match["unit"].upper()]) // 1000
+    if kilobytes == 0:
         raise UsageError(f"{value!r:.60} is not a size", "write a number and K, M or G: 5G")
-    return int(match["number"]) * UNITS[match["unit"].upper()]
+    return kilobytes * 1000
 
 
 def write_size(nbytes: int) -> str:

@@ -20,11 +20,12 @@ def model(tmp_path_factory) -> Path:
 def calibration(model, tmp_path_factory) -> Path:
     """What the model sees of random tokens."""
     import numpy as np
-    from common import VOCABULARY, Silent
+    from common import VOCABULARY
 
     from qconvert.calibration.capture import capture
     from qconvert.calibration.types import Sample
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.work import Silent
 
     tokens = np.random.default_rng(7).integers(0, VOCABULARY, (16, 32)).astype(np.int32)
     path = tmp_path_factory.mktemp("calibration") / "tiny.calib.safetensors"

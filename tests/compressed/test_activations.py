@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from common import FAMILIES, Silent, random_tokens, save_model, torch_hidden, torch_logits
+from common import FAMILIES, random_tokens, save_model, torch_hidden, torch_logits
 from observed_inputs import calibrate, massive, observed
 
 from qconvert.architectures.assemble import assemble
@@ -22,6 +22,7 @@ from qconvert.errors import PlanError, UsageError
 from qconvert.formats.compressed import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
 from qconvert.quantizers.smooth import ALPHAS
+from qconvert.work import Silent
 
 DYNAMIC = ActivationFormat("int", 8, "token", True)
 STATIC = ActivationFormat("int", 8, "tensor", False)

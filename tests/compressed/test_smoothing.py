@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import Silent, random_tokens, save_model, torch_logits
+from common import random_tokens, save_model, torch_logits
 from compressed_models import load_model, outputs, quantize_model
 from observed_inputs import calibrate
 
@@ -12,6 +12,7 @@ from qconvert.compressed.activations import prepare_activations
 from qconvert.compressed.statistics import Statistics
 from qconvert.formats.compressed import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
+from qconvert.work import Silent
 
 FORMS = {
     "dynamic": ActivationFormat("int", 8, "token", True),

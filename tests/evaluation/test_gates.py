@@ -4,14 +4,14 @@ import pytest
 from evaluations import evaluation, file_scores
 
 from qconvert.errors import UsageError
-from qconvert.evaluation.gates import Gates, failures, judge, make_gates, parse_share
+from qconvert.evaluation.gates import Gates, failures, judge, make_gates
 
 NAN = float("nan")
 
 
 def test_files_within_the_limits_pass():
     made = evaluation(file_scores("a", 0.05, 1.02), file_scores("b", 0.01, 0.98))
-    verdicts = judge(made, make_gates(0.05, "2.01%"))
+    verdicts = judge(made, make_gates(0.05, 0.0201))
     assert [(str(one.path), one.gate) for one in verdicts] == [
         ("a", "max-kld"),
         ("a", "max-perplexity-increase"),
@@ -24,7 +24,7 @@ def test_files_within_the_limits_pass():
 
 def test_a_miss_says_by_how_much():
     made = evaluation(file_scores("a", 0.0825, 1.05))
-    verdicts = judge(made, make_gates(0.05, "2%"))
+    verdicts = judge(made, make_gates(0.05, 0.02))
     assert [one.message for one in failures(verdicts)] == [
         "mean KL divergence 0.0825 is above 0.05 by 0.0325",
         "perplexity +5.00% is above 2.00% by 3.00%",
@@ -40,19 +40,6 @@ def test_what_is_no_number_never_passes():
 
 def test_no_gate_asks_nothing():
     assert judge(evaluation(file_scores("a", NAN)), make_gates(None, None)) == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "share"), [("2%", 0.02), ("0.02", 0.02), ("0", 0), ("0.5%", 0.005), ("150%", 1.5)]
-)
-def test_shares_are_percent_or_parts_of_one(text, share):
-    assert parse_share(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["2", "-1%", "x", "", "%", "nan", "nan%", "inf%", "1e400"])
-def test_limits_that_may_mean_two_things_or_none_are_refused(text):
-    with pytest.raises(UsageError, match="is no limit"):
-        parse_share(text)
 
 
 @pytest.mark.parametrize("value", [NAN, -0.1, float("inf")])

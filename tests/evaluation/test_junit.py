@@ -14,7 +14,7 @@ from qconvert.evaluation.junit import to_junit, write_whole
 
 def test_every_file_and_gate_is_a_test_case():
     made = evaluation(file_scores("out/a.gguf", 0.01, 1.5), file_scores("b", float("nan")))
-    verdicts = judge(made, make_gates(0.05, "2%"))
+    verdicts = judge(made, make_gates(0.05, 0.02))
     root = ET.fromstring(to_junit([file.path for file in made.files], verdicts, 12.5))
     assert root.tag == "testsuites"
     (suite,) = root

@@ -353,3 +353,16 @@ def test_an_option_that_concerns_no_output_is_refused():
 @given(st.integers(1, 10**9))
 def test_sizes_are_read_as_they_are_written(kilobytes):
     assert parse_size(write_size(kilobytes * 1000)) == kilobytes * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"), [("5G", 5e9), ("4GB", 4e9), ("3.5g", 3.5e9), ("500MB", 5e8)]
+)
+def test_sizes_are_read_as_people_write_them(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "0G", "-1G", "G", "1e3G", "0.0001K", "inf", "5GiB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="is not a size"):
+        parse_size(text)

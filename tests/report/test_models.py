@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 from checkpoints import TINY, write_llama
-from common import Silent
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.conversion import Run, plan_outputs
 from qconvert.errors import OutputError, UnsupportedError
 from qconvert.report.models import LADDER, is_current, make_models, outputs_of
+from qconvert.work import Silent
 
 TYPES = ("q8_0", "w8a16")
 

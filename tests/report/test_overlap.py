@@ -2,13 +2,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from common import VOCABULARY, Silent, save_model
+from common import VOCABULARY, save_model
 
 from qconvert.calibration.capture import capture
 from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
 from qconvert.evaluation.windows import make_windows
 from qconvert.report.overlap import seen_in_calibration
+from qconvert.work import Silent
 
 
 @pytest.fixture(scope="module")
