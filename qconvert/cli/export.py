@@ -71,7 +71,8 @@ def export(
         raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
     from qconvert.recipes.sizes import parse_size
 
-    split, shard = parse_size(split_max_size), parse_size(max_shard_size)
+    split = parse_size(split_max_size, "--split-max-size")
+    shard = parse_size(max_shard_size, "--max-shard-size")
     flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
     from qconvert.checkpoint import open_checkpoint
 

@@ -164,7 +164,7 @@ def quantize(
         "output_type": output_type,
         "embedding_type": embedding_type,
         "fallback": False if no_fallback else None,
-        "split_max_size": parse_size(split_max_size),
+        "split_max_size": parse_size(split_max_size, "--split-max-size"),
         "activations": _one_of("--activations", activations, ("dynamic", "static")),
         "strategy": _one_of("--strategy", strategy, ("tensor", "channel", "block")),
         "group_size": _group_size(group_size),
@@ -176,7 +176,7 @@ def quantize(
         "strict_static": strict_static or None,
         "lm_head": lm_head or None,
         "embeddings": embeddings or None,
-        "max_shard_size": parse_size(max_shard_size),
+        "max_shard_size": parse_size(max_shard_size, "--max-shard-size"),
     }
     said = {name: value for name, value in given.items() if value is not None}
     asked = _placed(_asked(type_ or [], recipe, said), output)

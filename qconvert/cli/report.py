@@ -103,7 +103,7 @@ def report(
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
 
-    wish = Wish(parse_size(under), options.parse_share("--within", within))
+    wish = Wish(parse_size(under, "--under"), options.parse_share("--within", within))
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
     if output.exists() and not output.is_dir():

@@ -9,8 +9,11 @@ UNITS = {"K": 1000, "M": 1000**2, "G": 1000**3}
 SIZE = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?)(?P<unit>[KMG])B?", re.IGNORECASE)
 
 
-def parse_size(value: str | None) -> int | None:
+def parse_size(value: str | None, option: str = "") -> int | None:
     """Bytes of '5G', '500M' or '3.5GB', in whole kilobytes.
+
+    Args:
+        option: whose value it is, for the message.
 
     Raises:
         UsageError: it is not a number with K, M or G behind it, or less than one K.
@@ -22,7 +25,9 @@ def parse_size(value: str | None) -> int | None:
     if match is not None:
         kilobytes = int(Decimal(match["number"]) * UNITS[match["unit"].upper()]) // 1000
     if kilobytes == 0:
-        raise UsageError(f"{value!r:.60} is not a size", "write a number and K, M or G: 5G")
+        raise UsageError(
+            f"{option} {value!r:.60} is not a size".lstrip(), "write a number and K, M or G: 5G"
+        )
     return kilobytes * 1000
 
 
