@@ -9,6 +9,7 @@ transformers and llama_cpp are imported inside the functions, so that importing 
 """
 
 import ctypes
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -366,3 +367,8 @@ def silence_llama() -> None:
 
         _CALLBACKS.append(keep)
         llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+
+
+def heed_ctrl_c() -> None:
+    """A process in the background is born deaf to it, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, Llama, write_llama
+from common import heed_ctrl_c
 from gguf import GGUFReader
 
 from qconvert.checkpoint import open_checkpoint
@@ -181,11 +182,6 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
     done = subprocess.run(command(medium, out), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["resumed_tensors"] > 0
     assert out.read_bytes() == expected
-
-
-def heed_ctrl_c() -> None:
-    """A process in the background is born deaf to it, and so are its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(model: Path, out: Path) -> subprocess.Popen:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import Llama, write_llama
-from common import save_model
+from common import heed_ctrl_c, save_model
 from safetensors import safe_open
 
 from qconvert.calibration.file import read_calibration
@@ -102,7 +102,8 @@ def test_ctrl_c_leaves_what_the_same_command_takes_up(tmp_path):
     program = str(Path(sys.executable).with_name("qconvert"))
     command = [program, "calibrate", str(model), "--window", "64", "--threads", "1"]
     command += ["--tokens", "8192", "--dtype", "f32", "-o", str(tmp_path / "x"), "--json"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, **pipes, preexec_fn=heed_ctrl_c)
     work = tmp_path / ".x.partial"
     deadline = time.monotonic() + 120
     while not list(work.glob("block-*")) and time.monotonic() < deadline:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from common import heed_ctrl_c
 
 from qconvert.errors import PlanError, QconvertError
 from qconvert.evaluation.child import ask
@@ -86,6 +87,7 @@ def test_no_process_outlives_the_one_that_asked(how):
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_ctrl_c,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:
