@@ -16,7 +16,7 @@ from pydoc_data.topics import topics
 from rich.console import Console
 from rich.table import Table
 
-TYPES = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q2_k", "w8a8", "w4a16")
+TYPES = ("q8_0", "q5_k_m", "q4_k_m", "iq4_nl", "q2_k", "w8a8", "w4a16")
 MODEL = "SmolLM2-135M-Instruct"
 CALIBRATION = f"{MODEL}.calib.safetensors"
 QUESTIONS = (
@@ -80,8 +80,18 @@ def main(folder: Path) -> None:
     write_texts(folder)
     qconvert(folder, "calibrate", MODEL, "--data", "sample.txt", "--tokens", "8192")
     types = [word for kind in TYPES for word in ("-t", kind)]
-    text = ["--data", "test.txt", "--tokens", "4096", "--prompts", "questions.txt"]
-    command = ["report", MODEL, "-c", CALIBRATION, *types, *text, "--answer-tokens", "32"]
+    text = ["--data", "test.txt", "--tokens", "2048", "--prompts", "questions.txt"]
+    command = [
+        "report",
+        MODEL,
+        "-c",
+        CALIBRATION,
+        *types,
+        *text,
+        "--answer-tokens",
+        "32",
+        "--no-sensitivity",
+    ]
     report = json.loads(qconvert(folder, *command, "--json"))
     show(report["files"], 2 * original["parameters"])
     console.print(f"The report: {folder.resolve() / 'report' / 'report.html'}", soft_wrap=True)

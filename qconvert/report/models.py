@@ -44,13 +44,14 @@ def make_models(planned: Sequence[Planned], threads: int, watcher: Watcher) -> l
             cannot be written.
         WeightError: see `write_outputs`.
     """
-    stale = [one.output for one in planned if not is_current(one.output)]
+    current = [is_current(one.output) for one in planned]
+    stale = [one.output for one, done in zip(planned, current, strict=True) if not done]
     for output in stale:
         if isinstance(output, Directory):
             _clear(output)
     if stale:
         write_outputs(stale, threads, watcher)
-    return [one.output.path for one in planned if one.output not in stale]
+    return [one.output.path for one, done in zip(planned, current, strict=True) if done]
 
 
 def is_current(output: Output) -> bool:

@@ -3,9 +3,12 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 from checkpoints import TINY, write_llama
 
+from qconvert.calibration.capture import capture
+from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
 from qconvert.conversion import Run, plan_outputs
 from qconvert.errors import OutputError, UnsupportedError
@@ -20,10 +23,10 @@ def source(tmp_path):
     return write_llama(tmp_path / "model", TINY)
 
 
-def plan(source, folder, types=TYPES):
+def plan(source, folder, types=TYPES, calibration=None):
     folder.mkdir(exist_ok=True)
     checkpoint = open_checkpoint(str(source))
-    return plan_outputs(checkpoint, outputs_of(types, folder, None), Run(1, Silent()))
+    return plan_outputs(checkpoint, outputs_of(types, folder, calibration), Run(1, Silent()))
 
 
 def contents(folder):
@@ -37,6 +40,19 @@ def test_a_second_run_writes_nothing(source, tmp_path):
     planned = plan(source, folder)
     assert make_models(planned, 1, Silent()) == [one.output.path for one in planned]
     assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
+
+
+def test_calibrated_files_are_left_too(source, tmp_path):
+    folder, calibration = tmp_path / "out", tmp_path / "tiny.calib.safetensors"
+    tokens = np.random.default_rng(7).integers(0, 64, (4, 32)).astype(np.int32)
+    checkpoint = open_checkpoint(str(source))
+    capture(checkpoint, Sample(tokens, "random tokens", 7), calibration, watcher=Silent())
+    types = ("q4_0", "w4a16")
+    first = plan(source, folder, ("q4_0",), calibration)
+    assert make_models(first, 1, Silent()) == []
+    both = plan(source, folder, types, calibration)
+    assert make_models(both, 1, Silent()) == [first[0].output.path]
+    assert len(make_models(plan(source, folder, types, calibration), 1, Silent())) == 2
 
 
 def test_times_of_files_say_nothing(source, tmp_path):
