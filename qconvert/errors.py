@@ -61,3 +61,10 @@ class UsageError(QconvertError):
     """The command line is wrong."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What a library's error says, in one line of at most so many characters: its first line, or
+    its name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:most]

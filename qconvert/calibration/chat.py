@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import CheckpointError, UnsupportedError, first_line
 from qconvert.forward.tokenizer import Tokenizer
 
 SECONDS = 60
@@ -127,7 +127,7 @@ def main() -> None:
     try:
         answer = {"texts": _render_all(chat_template_utils.render_jinja_template, request)}
     except _syntax_error() as error:
-        answer = {"error": _line(error)}
+        answer = {"error": first_line(error)}
     json.dump(answer, sys.stdout)
 
 
@@ -159,7 +159,7 @@ def _render_all(render_template: Any, request: dict[str, Any]) -> list[tuple[str
         except (MemoryError, _syntax_error()):
             raise
         except Exception as error:
-            found.append(("", _line(error)))
+            found.append(("", first_line(error)))
             continue
         room -= len(texts[0])
         if room < 0:
@@ -183,11 +183,6 @@ def _limit(seconds: int) -> None:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):
             continue  # macOS has no limit on address space; time is bounded all the same
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from qconvert.calibration.lines import (
     read_lines_in_parts,
 )
 from qconvert.checkpoint.files import file_size, read_bytes_at
-from qconvert.errors import CheckpointError, UsageError
+from qconvert.errors import CheckpointError, UsageError, first_line
 
 WHOLE = 1 << 26
 """Bytes up to which a file is read in full."""
@@ -93,8 +93,7 @@ def read_parquet(path: Path, name: str, column: str, budget: int, seed: int) -> 
             text = choose(_values(file, groups, chosen, kind, name), budget, seed)
             whole = len(groups) == file.num_row_groups
     except (pyarrow.ArrowException, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{name} cannot be read: {lines[0]:.300}") from error
+        raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from error
     return detailed(text if whole else partial(text), f"column {chosen}")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from qconvert.architectures import find_architecture
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.errors import CheckpointError, PlanError, UnsupportedError, first_line
 from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.tokenizer import Tokenizer
 
@@ -132,9 +132,8 @@ def _load(checkpoint: Checkpoint, device: str, note: Callable[[str], None]) -> A
             )
         return model.to(device).eval()
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
-            f"{checkpoint.source} cannot be loaded to write a sample: {lines[0]:.300}", HINT
+            f"{checkpoint.source} cannot be loaded to write a sample: {first_line(error)}", HINT
         ) from error
 
 

@@ -1,16 +1,14 @@
 """`qconvert compare`: what files answer to the same prompts, side by side."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qconvert.cli import options, render
-from qconvert.errors import OutputError, QconvertError, UsageError
+from qconvert.errors import QconvertError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,26 +121,13 @@ def _write(
     Raises:
         OutputError: the file cannot be written.
     """
+    from qconvert.containers.whole import write_whole
     from qconvert.evaluation.responses_page import page
     from qconvert.evaluation.responses_shown import json_text, markdown
 
     forms = {".md": markdown, ".html": page, ".json": json_text}
     text = forms[path.suffix.lower()](prompts, found, settings)
-    try:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).chmod(0o666 & ~_umask())
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
 def _print(

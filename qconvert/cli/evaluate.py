@@ -160,7 +160,8 @@ def _write(
     seconds: float,
 ) -> None:
     """What CI systems read, whether a gate failed or not."""
-    from qconvert.evaluation.junit import to_junit, write_whole
+    from qconvert.containers.whole import write_whole
+    from qconvert.evaluation.junit import to_junit
     from qconvert.evaluation.step_summary import append, to_markdown
 
     if junit is not None:

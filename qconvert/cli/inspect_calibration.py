@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qconvert.cli import render
 from qconvert.cli.inspect_checkpoint import show_facts
-from qconvert.errors import OutputError, UsageError
+from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from qconvert.calibration.overview import Channel, InputOverview, Overview
@@ -39,6 +39,7 @@ def show(path: Path, plot: Path | None, *, as_json: bool, inputs: bool) -> None:
     seen = overview(read_calibration(path))
     if plot is not None:
         from qconvert.calibration.plot import draw
+        from qconvert.containers.whole import write_whole
 
         write_whole(plot, draw(seen, plot_form(plot)))
     if as_json:
@@ -52,17 +53,6 @@ def show(path: Path, plot: Path | None, *, as_json: bool, inputs: bool) -> None:
         show_inputs(seen.inputs)
     if plot is not None:
         print(plot)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The whole file or nothing."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def as_data(seen: "Overview", plot: Path | None) -> dict[str, Any]:

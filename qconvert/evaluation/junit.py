@@ -5,13 +5,10 @@ testsuites > testsuite(name, tests, failures, errors, skipped, time) > testcase(
 time) > failure(message, type).
 """
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from qconvert.errors import OutputError
 from qconvert.evaluation.gates import Verdict, failures
 
 SUITE = "qconvert evaluate"
@@ -59,24 +56,3 @@ def _case(suite: ET.Element, path: Path, name: str) -> ET.Element:
 def _clean(text: str) -> str:
     """Without characters that XML cannot hold."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file that appears complete or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.errors import CheckpointError, UsageError
+from qconvert.errors import CheckpointError, UsageError, first_line
 from qconvert.evaluation.finite import check_finite
 from qconvert.evaluation.settings import DEFAULT, Settings
 from qconvert.evaluation.types import Backend, Windows
+from qconvert.pipeline import default_threads
 
 INSTALL = 'pip install "qconvert[llama]"'
 LINES = 50
@@ -42,9 +43,8 @@ def import_llama() -> Any:
     except ImportError as error:
         raise UsageError("llama.cpp needs llama-cpp-python", INSTALL) from error
     except (OSError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"llama-cpp-python does not load: {lines[0]:.300}",
+            f"llama-cpp-python does not load: {first_line(error)}",
             "install it anew, or --backend torch",
         ) from error
     return llama_cpp
@@ -122,16 +122,9 @@ def _parameters(window: int, threads: int | None) -> Any:
     parameters = llama_cpp.llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = window
     parameters.n_ubatch = min(window, parameters.n_ubatch)
-    count = threads or _cores()
+    count = threads or default_threads()
     parameters.n_threads = parameters.n_threads_batch = count
     return parameters
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def _decode(context: Any, tokens: np.ndarray, first: int, size: int, path: Path) -> np.ndarray:

@@ -25,6 +25,7 @@ from qconvert.errors import UnsupportedError, UsageError
 from qconvert.evaluation.sensitivity_scores import divergences
 from qconvert.evaluation.sensitivity_walk import ALL, OUTPUT, Grain, travel
 from qconvert.evaluation.storage import Stored, of_block, stored_tensors
+from qconvert.evaluation.summary import standard_error
 from qconvert.evaluation.types import Windows
 from qconvert.forward.walk import Place
 from qconvert.forward.weights import Source, open_source
@@ -214,5 +215,4 @@ def _position(row: Cost, order: Mapping[str, int]) -> tuple[int, int, bool, int]
 def _mean(array: np.ndarray) -> tuple[float, float]:
     """Over all tokens, and the standard error over windows."""
     means = array.mean(axis=1)
-    error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
-    return float(means.mean()), float(error)
+    return float(means.mean()), standard_error(means)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.errors import CheckpointError
+from qconvert.errors import CheckpointError, first_line
 from qconvert.evaluation.finite import check_finite
 from qconvert.evaluation.settings import DEFAULT, Settings
 from qconvert.evaluation.types import Backend, Windows
@@ -67,7 +67,7 @@ class TransformersRuntime:
                     made = model(input_ids=ids, use_cache=False, **options).logits
             except Exception as error:
                 raise CheckpointError(
-                    f"transformers cannot run {self.source}: {_line(error)}", HINT
+                    f"transformers cannot run {self.source}: {first_line(error)}", HINT
                 ) from error
             logits: np.ndarray = made[0, -count:-1].float().cpu().numpy()
             check_finite(logits, self.source, number)
@@ -97,7 +97,9 @@ def load_model(path: Path, source: str, settings: Settings = DEFAULT) -> Any:
             )
     except Exception as error:
         # transformers and compressed-tensors let all kinds of exceptions through.
-        raise CheckpointError(f"transformers cannot load {source}: {_line(error)}", HINT) from error
+        raise CheckpointError(
+            f"transformers cannot load {source}: {first_line(error)}", HINT
+        ) from error
     for words, key in (("lacks", "missing_keys"), ("does not know", "unexpected_keys")):
         names = sorted(report.get(key) or ())
         if names:
@@ -128,8 +130,3 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         logging.disable(level)
         tqdm.__init__ = make
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0]:.300}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qconvert.errors import UnsupportedError
+from qconvert.errors import UnsupportedError, first_line
 from qconvert.forward.attention import use_strips
 from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.weights import Source
@@ -75,7 +75,7 @@ def build_skeleton(source: Source) -> Skeleton:
     except Exception as error:
         raise UnsupportedError(
             f"transformers {transformers.__version__} cannot build {source.checkpoint.source}: "
-            f"{_line(error)}",
+            f"{first_line(error)}",
             "the same configuration has to load with AutoModel.from_pretrained",
         ) from error
     use_strips(model.config)
@@ -105,11 +105,6 @@ def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == config.num_hidden_layers:
             return name, tuple(module)
     raise UnsupportedError(f"no list of blocks in {type(model).__name__}")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
 
 
 def set_module(model: Any, name: str, module: Any) -> None:

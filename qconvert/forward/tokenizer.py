@@ -16,7 +16,7 @@ from qconvert.architectures.reverse import describe
 from qconvert.architectures.tokenizers.export import tokenizer_files
 from qconvert.architectures.tokenizers.stored import read_stored
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError
+from qconvert.errors import CheckpointError, first_line
 
 HINT = "a checkpoint needs the files of its tokenizer beside config.json"
 
@@ -65,7 +65,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             framed = _ids(inner, ["a"], True)[0]
         except Exception as error:
             raise CheckpointError(
-                f"{checkpoint.source}: its tokenizer cannot be loaded: {_line(error)}", HINT
+                f"{checkpoint.source}: its tokenizer cannot be loaded: {first_line(error)}", HINT
             ) from error
     if not plain:
         raise CheckpointError(f"{checkpoint.source}: its tokenizer makes nothing of a text", HINT)
@@ -148,8 +148,3 @@ def _between(inner: Any) -> tuple[int, ...]:
         if number is not None:
             return (number,)
     return tuple(_ids(inner, ["\n\n"], False)[0])
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

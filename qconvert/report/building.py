@@ -50,7 +50,6 @@ from qconvert.report.types import (
 from qconvert.work import Watcher
 
 MODELS, MEASURED = "models", ".measured"
-SELF_TOKENS = 16384
 Watching = Callable[[str], AbstractContextManager[Watcher]]
 """A watcher for as long as one stage takes; the argument is what is counted."""
 
@@ -110,9 +109,8 @@ def make(asked: Asked, watching: Watching) -> Made:
     keep = Keep(asked.folder / MEASURED)
     options = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     with watching("tokens") as watcher:
-        tokens = asked.tokens or (SELF_TOKENS if asked.data == "self" else None)
         windows = find_windows(
-            keep, checkpoint, mark, asked.data, tokens, asked.window, watcher.note
+            keep, checkpoint, mark, asked.data, asked.tokens, asked.window, watcher.note
         )
     with watching("weights") as watcher:
         planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))

@@ -8,7 +8,6 @@ be read is made anew.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.containers.whole import replacing, write_whole
 from qconvert.errors import OutputError
 
 SAMPLES, SAMPLE = 64, 4096
@@ -68,33 +68,11 @@ class Keep:
             path = self._path(kind, about, "npz")
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        write_text(self._path(kind, about, "json"), json.dumps(data))
+        write_whole(self._path(kind, about, "json"), json.dumps(data).encode())
 
     def _path(self, kind: str, about: Iterable[object], suffix: str) -> Path:
         digest = sha256(repr(tuple(about)).encode()).hexdigest()[:24]
         return self.folder / f"{kind}-{digest}.{suffix}"
-
-
-class replacing:  # noqa: N801
-    """A path beside another, which it becomes when all is well."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                self.temporary.replace(self.path)
-            else:
-                self.temporary.unlink(missing_ok=True)
-        except OSError as problem:
-            raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
-        if isinstance(error, OSError):
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
 
 def make_folder(path: Path) -> None:
@@ -109,27 +87,6 @@ def make_folder(path: Path) -> None:
         raise OutputError(
             f"cannot make the folder {path}: {error.strerror}", "choose another with -o"
         ) from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """A file that is there completely or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """The same of a text, as UTF-8.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    write_bytes(path, text.encode())
 
 
 def content_digest(files: Iterable[Path]) -> str:

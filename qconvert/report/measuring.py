@@ -66,9 +66,9 @@ def find_windows(
     if data != "self":
         return read_windows(reference, data, tokens, window, note=note)
     about = (fingerprint, tokens, window, __version__)
-    found = keep.find_arrays("text", about)
-    if found is not None and keep.find("text", about) is not None:
-        return make_windows(found["tokens"], keep.find("text", about)["data"])
+    found, arrays = keep.find("text", about), keep.find_arrays("text", about)
+    if found is not None and arrays is not None:
+        return make_windows(arrays["tokens"], found["data"])
     windows = read_windows(reference, data, tokens, window, note=note)
     keep.put("text", about, {"data": windows.data}, {"tokens": windows.tokens})
     return windows

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from qconvert.containers.whole import write_whole
 from qconvert.report.columns import as_csv, as_data
 from qconvert.report.drawing import WIDE, render
-from qconvert.report.keeping import write_bytes, write_text
 from qconvert.report.page import write_page
 from qconvert.report.parts_plot import parts_plot
 from qconvert.report.plots import curves
@@ -27,9 +27,10 @@ def write_report(report: Report, folder: Path, wish: Wish) -> Path:
         title = f"{report.original.name}: {plot.title[0].lower()}{plot.title[1:]}"
         for form in ("png", "svg"):
             picture = render(plot.draw, WIDE, form, title)
-            write_bytes(folder / f"{plot.name}.{form}", picture)
-    write_text(folder / TABLE, json.dumps(as_data(report), indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / SHEET, as_csv(report))
+            write_whole(folder / f"{plot.name}.{form}", picture)
+    table = json.dumps(as_data(report), indent=2, ensure_ascii=False)
+    write_whole(folder / TABLE, f"{table}\n".encode())
+    write_whole(folder / SHEET, as_csv(report).encode())
     page = folder / PAGE
-    write_text(page, write_page(report, wish))
+    write_whole(page, write_page(report, wish).encode())
     return page

@@ -1,15 +1,12 @@
 """JUnit XML, as CI systems read it."""
 
-import stat
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import pytest
 from evaluations import evaluation, file_scores
 
-from qconvert.errors import OutputError
 from qconvert.evaluation.gates import judge, make_gates
-from qconvert.evaluation.junit import to_junit, write_whole
+from qconvert.evaluation.junit import to_junit
 
 
 def test_every_file_and_gate_is_a_test_case():
@@ -45,14 +42,3 @@ def test_names_cannot_break_the_document():
     text = to_junit([Path(name)], judge(made, make_gates(0.1, None)), 1)
     case = ET.fromstring(text)[0][0]
     assert case.get("classname") == "a<b>&\"'\ufffd\ufffd]]>é.gguf"
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "gates.xml"
-    write_whole(path, b"one")
-    write_whole(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OutputError, match="cannot write"):
-        write_whole(tmp_path / "no" / "gates.xml", b"")

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from qconvert.errors import OutputError
-from qconvert.report.keeping import Keep, content_digest, write_bytes
+from qconvert.report.keeping import Keep, content_digest
 
 ABOUT = ("digest", 512, None)
 
@@ -27,17 +26,6 @@ def test_a_damaged_record_is_none(tmp_path, junk):
         path.write_bytes(junk)
     assert keep.find("scores", ABOUT) is None
     assert keep.find_arrays("scores", ABOUT) is None
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "report.html"
-    write_bytes(path, b"old")
-    with pytest.raises(TypeError):
-        write_bytes(path, "no bytes")
-    assert path.read_bytes() == b"old"
-    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(OutputError):
-        write_bytes(tmp_path / "none" / "report.html", b"new")
 
 
 def test_files_are_told_apart_by_size_and_by_what_is_in_them(tmp_path):
