@@ -3,7 +3,7 @@
     QconvertError            one line and a hint; exit code 1
     |-- CheckpointError      the source cannot be read or cannot be trusted
     |   `-- HubError         the hub did not give what was asked for
-    |-- UnsupportedError     a family, tokenizer, type or layout that is not known
+    |-- UnsupportedError     a family, tokenizer or layout that is not known
     |-- PlanError            the recipe and the checkpoint do not fit together
     |-- WeightError          a weight is NaN or infinite
     |-- OutputError          the output cannot be written
@@ -42,7 +42,7 @@ class HubError(CheckpointError):
 
 
 class UnsupportedError(QconvertError):
-    """A family, tokenizer, type or layout that is not known."""
+    """A family, tokenizer or layout that is not known."""
 
 
 class PlanError(QconvertError):

@@ -37,7 +37,7 @@ from qconvert.evaluation.scores import (
 )
 from qconvert.evaluation.types import Runtime, TokenScores, Windows
 
-VERSION = 1
+VERSION = 2
 """Of what is kept and of how it is computed."""
 
 Project = Callable[[np.ndarray], np.ndarray]

@@ -109,7 +109,7 @@ def _for_gguf(
         )
     if backend == "llama.cpp" or (backend == "auto" and has_llama()):
         return LlamaRuntime(checkpoint.path, settings), ()
-    notice = f"llama-cpp-python is not installed ({INSTALL}): torch computes what the weights say"
+    notice = f"llama-cpp-python is not installed ({INSTALL}): torch computes in its place"
     return TorchRuntime(checkpoint, settings), (notice,) if backend == "auto" else ()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import WeightError
 from qconvert.evaluation.finite import check_finite
+from qconvert.evaluation.llama_inputs import llama_inputs
 from qconvert.evaluation.settings import DEFAULT, Settings
 from qconvert.evaluation.types import Backend, Windows
 from qconvert.forward.device import choose_device, choose_dtype
@@ -26,7 +27,8 @@ class TorchRuntime:
     """A model as torch computes it.
 
     Args:
-        checkpoint: the model; its weights are dequantized as they are read.
+        checkpoint: the model; its weights are dequantized as they are read. Of a GGUF file the
+            inputs of products are rounded as llama.cpp rounds them.
         settings: where and how.
     """
 
@@ -57,7 +59,8 @@ class TorchRuntime:
             WeightError: NaN or infinite values appear on the way.
         """
         with TemporaryDirectory(prefix="qconvert-", dir=self.settings.folder) as folder:
-            walk = Walk(self.checkpoint, windows.tokens, self._place(folder))
+            inputs = llama_inputs(self.checkpoint)
+            walk = Walk(self.checkpoint, windows.tokens, self._place(folder), inputs=inputs)
             self._through(walk)
             for batch in walk.last_hidden():
                 for states in batch[:, windows.first : -1]:
@@ -69,7 +72,8 @@ class TorchRuntime:
         if self._head is None:
             device = choose_device(self.settings.device)
             dtype = choose_dtype(self.settings.exact_dtype, device)
-            self._head = Head(open_source(self.checkpoint), device, dtype)
+            inputs = llama_inputs(self.checkpoint)
+            self._head = Head(open_source(self.checkpoint), device, dtype, inputs)
         return self._head.project(hidden)
 
     def release(self) -> None:

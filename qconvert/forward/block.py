@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from qconvert.errors import WeightError
-from qconvert.forward.experts import are_experts, run_experts
+from qconvert.forward.experts import Inputs, are_experts, run_experts
 from qconvert.forward.linears import Linear, names_in
 from qconvert.forward.memory import release_freed_memory
 from qconvert.forward.skeleton import set_parameter
@@ -24,6 +24,7 @@ class Way(Protocol):
     device: str
     dtype: str
     states: States
+    inputs: Inputs | None
 
     def batches(self) -> Iterator[tuple[int, int]]: ...
 
@@ -144,8 +145,10 @@ def _is_expert(line: Linear) -> bool:
     return line.parameter != "weight"
 
 
-def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> None:
+def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> tuple | None:
     block.see(names, args[0])
+    inputs = block.walk.inputs
+    return (inputs(names, args[0]), *args[1:]) if inputs else None
 
 
 def _experts_forward(
@@ -156,7 +159,7 @@ def _experts_forward(
     chosen: Any,
     weights: Any,
 ) -> Any:
-    return run_experts(module, names, block.see, hidden, chosen, weights)
+    return run_experts(module, names, block.see, hidden, chosen, weights, block.walk.inputs)
 
 
 def _check_finite(block: Block, out: Any) -> None:

@@ -14,6 +14,10 @@ from typing import Any
 See = Callable[[tuple[str, ...], Any, int], None]
 """Called with GGUF names of weights, their input [tokens, columns], and the expert's number."""
 
+Inputs = Callable[[tuple[str, ...], Any], Any]
+"""Called with GGUF names of weights and their input [..., columns]; gives what is multiplied in its
+place."""
+
 
 def are_experts(module: Any) -> bool:
     """Whether a module is such a layer."""
@@ -28,6 +32,7 @@ def run_experts(
     hidden: Any,
     chosen: Any,
     weights: Any,
+    inputs: Inputs | None = None,
 ) -> Any:
     """What a layer of experts gives.
 
@@ -38,6 +43,7 @@ def run_experts(
         hidden: [tokens, hidden].
         chosen: int64 [tokens, experts per token].
         weights: of the chosen, the same shape.
+        inputs: changes what is multiplied, or None.
     """
     import torch
 
@@ -55,10 +61,14 @@ def run_experts(
         x = hidden[tokens]
         if see:
             see(names[0], x, expert)
+        if inputs:
+            x = inputs(names[0], x)
         gate, up = linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
         inner = module.act_fn(gate) * up
         if see:
             see(names[1], inner, expert)
+        if inputs:
+            inner = inputs(names[1], inner)
         y = linear(inner, module.down_proj[expert])
         out.index_add_(0, tokens, (y * weights.reshape(-1)[places, None]).to(out.dtype))
     return out

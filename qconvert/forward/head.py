@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from qconvert.errors import UnsupportedError
+from qconvert.forward.experts import Inputs
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
 from qconvert.forward.weights import Source, read_parameter
 
-OUTPUT = "output.weight"
+OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 
 
 class Head:
@@ -22,24 +23,29 @@ class Head:
         source: the model.
         device: "cpu", "cuda" or "mps".
         dtype: of the product, torch's name.
+        inputs: changes what is multiplied, as in a walk, or None.
 
     Raises:
         UnsupportedError: the model has none, because it is an encoder.
         PlanError, CheckpointError: its weights are missing or cannot be read.
     """
 
-    def __init__(self, source: Source, device: str, dtype: str) -> None:
+    def __init__(
+        self, source: Source, device: str, dtype: str, inputs: Inputs | None = None
+    ) -> None:
         import torch
 
         skeleton = build_skeleton(source)
         if not skeleton.head:
             raise UnsupportedError(f"{source.checkpoint.source} has no output projection")
         self.device, self.dtype = device, dtype
+        self._inputs = inputs
+        self._names = (OUTPUT if OUTPUT in source.names else EMBEDDING,)
         self._model = skeleton.model
         head = self._model.get_submodule(skeleton.head)
         for name, parameter in list(head.named_parameters()):
             stored = f"{skeleton.head}.{name}"
-            if name == "weight" and OUTPUT not in source.names:
+            if name == "weight" and self._names == (EMBEDDING,):
                 stored = _embedding(skeleton)
             values = read_parameter(source, stored, tuple(parameter.shape), dtype)
             set_parameter(head, name, values.to(device))
@@ -56,6 +62,8 @@ class Head:
         import torch
 
         values = torch.from_numpy(hidden).to(self.device, getattr(torch, self.dtype))
+        if self._inputs:
+            values = self._inputs(self._names, values)
         self._stub.hidden = values[None]
         with torch.no_grad():
             logits = self._model(input_ids=self._ids, use_cache=False).logits

@@ -13,6 +13,7 @@ everything, and memory holds one block, a batch and its activations.
 `observe(weights, x, matrix)` is called before each product: with the GGUF names of the weights
 that are multiplied with x (those of q, k and v together), x as [tokens, columns] on the device in
 the run's type, and the number of the matrix (the expert; else 0). x may not be kept or changed.
+Where the walk is given `inputs`, `inputs(weights, x)` is what is multiplied in place of x.
 
 For a search within a block, before `run`:
 
@@ -37,6 +38,7 @@ from qconvert.errors import PlanError
 from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
 from qconvert.forward.device import choose_device, choose_dtype
+from qconvert.forward.experts import Inputs
 from qconvert.forward.linears import Linear, find_linears
 from qconvert.forward.memory import keep_freed_memory
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
@@ -77,6 +79,7 @@ class Walk:
         tokens: int [windows, window].
         place: where and how.
         begin: the first block to visit; the hidden states that go into it are in the folder.
+        inputs: changes the inputs of products in blocks, as a runtime does that rounds them.
 
     Raises:
         UnsupportedError: a family that transformers or this program does not know.
@@ -85,7 +88,12 @@ class Walk:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tokens: np.ndarray, place: Place, begin: int = 0
+        self,
+        checkpoint: Checkpoint,
+        tokens: np.ndarray,
+        place: Place,
+        begin: int = 0,
+        inputs: Inputs | None = None,
     ) -> None:
         import torch
 
@@ -98,6 +106,7 @@ class Walk:
         self.skeleton: Skeleton = build_skeleton(self.source)
         self.tokens = tokens
         self.begin = begin
+        self.inputs = inputs
         self.batch = place.batch or max(1, BATCH_TOKENS[self.device] // tokens.shape[1])
         self.states = States(place.folder, (*tokens.shape, self._width()), self.dtype)
         self._check_positions()

@@ -144,7 +144,7 @@ def options_of(document: Document, types: Sequence[str] = ()) -> tuple[OutputOpt
         types: instead of the recipe's own outputs; one that it lists keeps what it says there.
 
     Raises:
-        UnsupportedError: one of `types` is not known.
+        UsageError: one of `types` is not known.
     """
     shared = _said(document)
     listed = document.outputs

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from gguf import LlamaFileType
 
-from qconvert.errors import UnsupportedError
+from qconvert.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def find_file_type(name: str) -> FileType:
     """The file type of that name, in any case.
 
     Raises:
-        UnsupportedError: there is none; the hint has the nearest names.
+        UsageError: there is none; the hint has the nearest names.
     """
     kind = FILE_TYPES.get(name.lower())
     if kind is None:
-        raise UnsupportedError(f"unknown file type {name!r}", nearest(name, tuple(FILE_TYPES)))
+        raise UsageError(f"unknown file type {name!r}", nearest(name, tuple(FILE_TYPES)))
     return kind
 
 
@@ -122,11 +122,11 @@ def find_format(name: str) -> str:
     """ggml's name ("Q4_K") of the format of that name, in any case.
 
     Raises:
-        UnsupportedError: there is none; the hint has the nearest names.
+        UsageError: there is none; the hint has the nearest names.
     """
     if name.upper() not in FORMAT_NAMES:
         choices = tuple(known.lower() for known in FORMAT_NAMES)
-        raise UnsupportedError(f"unknown tensor type {name!r}", nearest(name, choices))
+        raise UsageError(f"unknown tensor type {name!r}", nearest(name, choices))
     return name.upper()
 
 

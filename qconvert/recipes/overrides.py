@@ -35,8 +35,7 @@ def parse_override(text: str) -> Override:
     """Reads 'PATTERN=TYPE', where the type is one of ggml's.
 
     Raises:
-        UsageError: there is no '=', no pattern, no type, or the regular expression is broken.
-        UnsupportedError: no tensor type has that name.
+        UsageError: there is no '=', no pattern, no such type, or the regular expression is broken.
     """
     pattern, name = split_override(text)
     return Override(pattern, find_format(name))

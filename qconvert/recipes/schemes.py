@@ -12,7 +12,7 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from qconvert.errors import UnsupportedError, UsageError
+from qconvert.errors import UsageError
 from qconvert.formats.compressed import ActivationFormat, WeightFormat
 from qconvert.recipes.file_types import FILE_TYPES, nearest
 
@@ -38,24 +38,24 @@ def find_type(name: str) -> str:
     """The name of the file type or scheme, in small letters.
 
     Raises:
-        UnsupportedError: there is none; the hint has the nearest names.
+        UsageError: there is none; the hint has the nearest names.
     """
     small = name.lower()
     if small in SCHEMES:
         return small
     if small in FILE_TYPES:
         return FILE_TYPES[small].name
-    raise UnsupportedError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *SCHEMES)))
+    raise UsageError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *SCHEMES)))
 
 
 def find_scheme(name: str) -> str:
     """The name of the scheme, in small letters.
 
     Raises:
-        UnsupportedError: there is none; the hint has the nearest names.
+        UsageError: there is none; the hint has the nearest names.
     """
     if not is_scheme(name):
-        raise UnsupportedError(f"unknown scheme {name!r:.60}", nearest(name, SCHEMES))
+        raise UsageError(f"unknown scheme {name!r:.60}", nearest(name, SCHEMES))
     return name.lower()
 
 
@@ -114,8 +114,7 @@ def make_scheme(
         asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16.
 
     Raises:
-        UnsupportedError: no such scheme.
-        UsageError: an option that does not fit the scheme.
+        UsageError: no such scheme, or an option that does not fit it.
     """
     name = find_scheme(name)
     kind = kind_of(name)

@@ -50,8 +50,7 @@ def make_recipe(
     """A recipe from the words of the command line.
 
     Raises:
-        UnsupportedError: a type's name is not known.
-        UsageError: an override or a pattern is not well formed.
+        UsageError: a type's name is not known, or an override or a pattern is not well formed.
     """
     for pattern in keep:
         matcher(pattern)

@@ -1,6 +1,6 @@
 import pytest
 
-from qconvert.errors import UnsupportedError
+from qconvert.errors import UsageError
 from qconvert.formats.types import block_sizes
 from qconvert.recipes.file_types import (
     ALIASES,
@@ -40,19 +40,19 @@ def test_an_alias_is_the_medium_mixture(alias, name):
     [("q4km", "q4_k_m"), ("Q5_K_L", "q5_k_m"), ("iq4xs", "iq4_xs"), ("q8", "q8_0")],
 )
 def test_a_wrong_file_type_is_answered_with_the_nearest_names(wrong, meant):
-    with pytest.raises(UnsupportedError, match=wrong) as caught:
+    with pytest.raises(UsageError, match=wrong) as caught:
         find_file_type(wrong)
     assert meant in caught.value.hint
 
 
 def test_a_name_like_nothing_is_answered_with_all_names():
-    with pytest.raises(UnsupportedError) as caught:
+    with pytest.raises(UsageError) as caught:
         find_file_type("zzzz")
     assert all(name in caught.value.hint for name in FILE_TYPES)
 
 
 def test_a_file_type_is_no_tensor_type():
-    with pytest.raises(UnsupportedError, match="q4_k_m") as caught:
+    with pytest.raises(UsageError, match="q4_k_m") as caught:
         find_format("q4_k_m")
     assert "q4_k" in caught.value.hint
 

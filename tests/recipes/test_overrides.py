@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from qconvert.errors import PlanError, UnsupportedError, UsageError
+from qconvert.errors import PlanError, UsageError
 from qconvert.recipes.overrides import Override, match_last, matcher, parse_override
 
 NAMES = [f"blk.{i}.{part}.weight" for i in range(12) for part in ("attn_v", "ffn_down", "ffn_up")]
@@ -56,7 +56,7 @@ def test_a_broken_regular_expression_is_wrong_usage():
 
 
 def test_a_wrong_type_in_an_override_is_answered_with_the_nearest():
-    with pytest.raises(UnsupportedError) as caught:
+    with pytest.raises(UsageError) as caught:
         parse_override("blk.*=q6k")
     assert "q6_k" in caught.value.hint
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qconvert.errors import UnsupportedError, UsageError
+from qconvert.errors import UsageError
 from qconvert.recipes.schemes import SCHEMES, embedding_scheme, make_scheme
 
 
@@ -80,6 +80,6 @@ def test_options_that_do_not_fit(name: str, options: dict[str, Any], message: st
 
 
 def test_unknown_names_have_a_hint() -> None:
-    with pytest.raises(UnsupportedError) as caught:
+    with pytest.raises(UsageError) as caught:
         make_scheme("w4a15")
     assert "w4a16" in caught.value.hint

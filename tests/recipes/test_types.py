@@ -1,6 +1,6 @@
 import pytest
 
-from qconvert.errors import UnsupportedError, UsageError
+from qconvert.errors import UsageError
 from qconvert.recipes.file_types import FILE_TYPES
 from qconvert.recipes.overrides import Override
 from qconvert.recipes.types import Recipe, make_recipe
@@ -31,8 +31,8 @@ def test_the_words_of_the_command_line_become_types():
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"output_type": "q4_k_m"}, UnsupportedError),
-        ({"embedding_type": "int8"}, UnsupportedError),
+        ({"output_type": "q4_k_m"}, UsageError),
+        ({"embedding_type": "int8"}, UsageError),
         ({"overrides": ["blk.0"]}, UsageError),
         ({"keep": ["/(/"]}, UsageError),
         ({"keep": [""]}, UsageError),
