@@ -28,6 +28,26 @@ from qconvert.work import Silent
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 
+SCHEMES: dict[str, dict[str, Any]] = {
+    "w8a8": {},
+    "w8a8 asymmetric": {"asymmetric": True},
+    "w8a16": {},
+    "w8a16 groups": {"group_size": 32},
+    "w7a16": {},
+    "w6a16": {},
+    "w5a16": {},
+    "w4a16": {},
+    "w4a16 channel": {"group_size": "channel"},
+    "w3a16": {},
+    "w2a16": {},
+    "fp8": {},
+    "fp8 tensor": {"strategy": "tensor"},
+    "fp8 block": {"strategy": "block"},
+    "nvfp4a16": {},
+    "mxfp4a16": {},
+}
+"""What is written in every way that differs, with its options."""
+
 
 def plan_model(
     source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any

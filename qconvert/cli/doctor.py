@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import render
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
@@ -52,7 +53,8 @@ def doctor(
         from qconvert.checkpoint.open import locate, open_path
 
         checkpoint = open_path(*locate(model, headers_only=True))
-    machine = look(_places(), *_kernel_folders())
+    with render.waiting("loading what is installed"):
+        machine = look(_places(), *_kernel_folders())
     suited = suited_types(machine)
     fitting: tuple[Fit, ...] | None = None
     left_out: list[str] = []
@@ -182,7 +184,7 @@ def _show_table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def _machine_rows(machine: "Machine") -> dict[str, str]:
-    size = render.human_bytes
+    size = human_bytes
     cores, memory, kernels = machine.cores, machine.memory, machine.kernels
     rows = {
         "system": machine.system,
@@ -211,7 +213,7 @@ def _processor(processor: "Processor") -> str:
 
 
 def _gpu(gpu: "Gpu") -> str:
-    size = render.human_bytes
+    size = human_bytes
     text = f"{gpu.name}, {size(gpu.free)} free of {size(gpu.total)}"
     if gpu.capability:
         text += ", compute capability {}.{}".format(*gpu.capability)
@@ -237,7 +239,7 @@ def _show_fitting(
     table = render.make_table(*columns, *(["fits into a GPU"] if machine.gpus else []), "")
     for fit in fitting:
         answers = [fit.memory, *([fit.gpu] if machine.gpus else [])]
-        sizes = [render.human_bytes(fit.size.nbytes), render.human_bytes(fit.needs)]
+        sizes = [human_bytes(fit.size.nbytes), human_bytes(fit.needs)]
         marks = ["yes" if answer else "no" for answer in answers]
         mark = "<- take this" if fit.take else ""
         render.add_row(table, fit.size.type, fit.size.container, *sizes, *marks, mark)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.evaluation.extras import Extras
@@ -90,7 +91,7 @@ def _speed_cells(speed: "Speed") -> list[str]:
         f"{speed.prompt_per_second.median:.1f} tokens/s",
         f"{speed.generated_per_second.median:.1f} tokens/s",
         f"{speed.milliseconds_per_token.median:.1f} ms",
-        render.human_bytes(speed.peak_bytes),
+        human_bytes(speed.peak_bytes),
         f"{speed.runtime}, {speed.threads} threads",
     ]
 

@@ -8,6 +8,7 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.errors import UsageError
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
@@ -247,7 +248,7 @@ def _source_type(plan: "ExportPlan", tensor: Any) -> str:
 
 def summary(plan: "ExportPlan", nbytes: int) -> str:
     kinds = ", ".join(f"{count} {name}" for name, count in plan.dtypes.items())
-    return f"{render.human_bytes(nbytes)} ({nbytes} bytes), {kinds}"
+    return f"{human_bytes(nbytes)} ({nbytes} bytes), {kinds}"
 
 
 def show_result(

@@ -8,6 +8,7 @@ from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
 from qconvert.calibration.importance import importance_of, reach_lines
 from qconvert.cli import options, render
 from qconvert.errors import UsageError
+from qconvert.recipes.sizes import human_bytes
 
 
 def to_imatrix(
@@ -32,5 +33,5 @@ def to_imatrix(
         render.print_json({"path": str(path), **counts, "notices": lines})
     elif not quiet:
         print(f"would write {path}" if dry_run else path)
-        size = f"{render.human_bytes(len(data))} ({len(data)} bytes)"
+        size = f"{human_bytes(len(data))} ({len(data)} bytes)"
         print(f"{size}, {weights} weights, {windows} x {window} tokens")

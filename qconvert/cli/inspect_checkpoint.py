@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import TensorInfo
@@ -90,8 +91,7 @@ def tensors_data(tensors: "Iterable[TensorInfo]") -> list[dict[str, Any]]:
 
 def dtypes_text(dtypes: Mapping[str, tuple[int, int]]) -> str:
     return ", ".join(
-        f"{name}: {count} tensors, {render.human_bytes(size)}"
-        for name, (count, size) in dtypes.items()
+        f"{name}: {count} tensors, {human_bytes(size)}" for name, (count, size) in dtypes.items()
     )
 
 
@@ -110,7 +110,7 @@ def show_overview(found: "Inspection") -> None:
         "context": str(found.context_length or "not said"),
         "tokenizer": found.tokenizer or "none",
         "tensors": f"{len(checkpoint.tensors)} in {len(checkpoint.files)} files, "
-        f"{render.human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
+        f"{human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
         "dtypes": dtypes_text(found.dtypes),
     }
     show_facts(checkpoint.source, rows)
@@ -162,7 +162,7 @@ def show_file_types(found: "Inspection") -> None:
         render.add_row(
             table,
             plan.recipe.file_type.name,
-            render.human_bytes(plan.nbytes),
+            human_bytes(plan.nbytes),
             str(plan.nbytes),
             f"{plan.bits_per_weight:.2f}",
             f"{count} of {len(plan.tensors)} tensors" if count else "",

@@ -13,6 +13,7 @@ from qconvert.cli.inspect_checkpoint import (
     show_tensors,
     tensors_data,
 )
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint.layers import Layer
@@ -117,7 +118,7 @@ def overview(found: "Quantized") -> dict[str, str]:
         "context": str(model.context_length or "not said"),
         "tokenizer": model.tokenizer or "none",
         "tensors": f"{len(found.tensors)} in {len(files)} files, "
-        f"{render.human_bytes(found.nbytes)} ({found.nbytes} bytes)",
+        f"{human_bytes(found.nbytes)} ({found.nbytes} bytes)",
         "dtypes": dtypes_text(found.dtypes),
     }
     if bits:
@@ -206,8 +207,7 @@ def show_tensors_alone(source: str, path: Path, *, as_json: bool, tensors: bool)
         return
     facts = {
         "what": "a safetensors file; without a config.json beside it nothing says of what",
-        "tensors": f"{len(found)}, {elements} elements, {render.human_bytes(total)} "
-        f"({total} bytes)",
+        "tensors": f"{len(found)}, {elements} elements, {human_bytes(total)} ({total} bytes)",
         "dtypes": dtypes_text(sizes),
     }
     show_facts(source, facts | {key: value[:200] for key, value in metadata.items()})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
+from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +104,7 @@ def summary(planned: "Planned", nbytes: int) -> str:
     """Sizes and formats in a line."""
     kinds = ", ".join(f"{count} {name}" for name, count in planned.kinds.items())
     return (
-        f"{render.human_bytes(nbytes)} ({nbytes} bytes), "
+        f"{human_bytes(nbytes)} ({nbytes} bytes), "
         f"{planned.bits_per_weight:.2f} bits per weight, {kinds}"
     )
 

@@ -1,4 +1,4 @@
-"""What people see: sizes, tables, progress. Results go to standard output, the rest to error."""
+"""What people see: tables, progress. Results go to standard output, the rest to error."""
 
 import json
 import os
@@ -19,15 +19,6 @@ PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
 
 NAMES_SHOWN = 3
-
-
-def human_bytes(count: float) -> str:
-    """Decimal units, three digits: '105 MB'."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 999.5:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return f"{count:.3g} GB" if abs(count) < 999.5 else f"{count / 1000:.3g} TB"
 
 
 def human_count(count: float) -> str:
@@ -115,6 +106,18 @@ def fallback_lines(fallbacks: Sequence[Fallback], total: int) -> list[str]:
         names = shorten([tensor.name for tensor in group])
         lines.append(f"  {len(group)} x {wanted} -> {format_}, {cost:+.1f} MB: {reason} ({names})")
     return lines
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on a terminal what is being waited for, where nothing can be counted."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 @contextmanager

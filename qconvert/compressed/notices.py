@@ -24,10 +24,11 @@ def loads_in(source: Source, choices: Sequence[Choice]) -> tuple[str, ...]:
 
 def is_loadable(choices: Sequence[Choice]) -> bool:
     """Whether transformers runs the directory as it stands."""
-    return not any(_obstacles(choices)) and not _has_zero_points(choices)
+    return not misfit(choices)
 
 
-def _transformers(choices: Sequence[Choice]) -> str:
+def misfit(choices: Sequence[Choice]) -> str:
+    """Why transformers does not run the directory as it stands; empty where it does."""
     obstacles = tuple(_obstacles(choices))
     if obstacles:
         return f"{TRANSFORMERS} cannot run it: {'; '.join(obstacles)}"
@@ -38,6 +39,13 @@ def _transformers(choices: Sequence[Choice]) -> str:
             f"{TRANSFORMERS} misreads packed zero points by default; it loads with "
             f"from_pretrained(..., {DEQUANTIZE})"
         )
+    return ""
+
+
+def _transformers(choices: Sequence[Choice]) -> str:
+    fault = misfit(choices)
+    if fault:
+        return fault
     if any("fp4" in form.layout for form in _forms(choices)):
         return (
             "transformers loads it with the compressed-tensors package, in bfloat16 alone (which "

@@ -131,9 +131,11 @@ def _quantized(
     _refuse_encoder(checkpoint)
     if why is not None and backend == "torch":
         raise why
+    _refuse_misfit(source, found, backend, why)
     runtime: Runtime
     notices: tuple[str, ...] = ()
-    if backend == "transformers" or (backend == "auto" and (rounds or why is not None)):
+    wanted = rounds and not found.misfit
+    if backend == "transformers" or (backend == "auto" and (wanted or why is not None)):
         folder = place if place.is_dir() else place.parent
         if settings.dtype == "auto" and _has_float4(found):
             settings, notices = replace(settings, dtype="bf16"), (FLOAT4,)
@@ -141,6 +143,8 @@ def _quantized(
     else:
         runtime = TorchRuntime(checkpoint, settings)
         notices = (UNROUNDED,) if rounds else ()
+        if rounds and backend == "auto":
+            notices = (found.misfit, *notices)
     bits = found.bits_per_weight or 8 * found.nbytes / max(checkpoint.parameters, 1)
     files = {tensor.path for tensor in found.tensors.values()}
     nbytes = sum(file_size(file) for file in files)
@@ -170,6 +174,14 @@ def _refuse_llama(source: str, backend: BackendName) -> None:
             f"{source} is no GGUF file, and llama.cpp runs nothing else",
             "use --backend auto, torch or transformers",
         )
+
+
+def _refuse_misfit(
+    source: str, found: Quantized, backend: BackendName, why: UnsupportedError | None
+) -> None:
+    """What transformers computes wrongly, without a word, or not at all."""
+    if found.misfit and (backend == "transformers" or why is not None):
+        raise UsageError(f"{source}: {found.misfit}", "" if why else "use --backend torch")
 
 
 def _refuse_encoder(checkpoint: Checkpoint) -> None:

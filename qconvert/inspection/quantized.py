@@ -41,6 +41,8 @@ class Quantized:
         model: what it is without regard to how it is stored.
         made_by: what made it, where it says so.
         loads_in: what runs it, as far as that is known.
+        misfit: why transformers does not run it as it stands; empty where it does, or where that
+            is not known.
         problems: what could not be told.
     """
 
@@ -52,6 +54,7 @@ class Quantized:
     model: Inspection
     made_by: Mapping[str, str]
     loads_in: tuple[str, ...]
+    misfit: str
     problems: tuple[str, ...]
 
     @property
@@ -134,7 +137,7 @@ def look_at_quantized(source: str, path: Path) -> Quantized:
         layers,
         model,
         {key: value for key, value in own.items() if key.startswith(OWN)},
-        _loads_in(known, layers) if known else (),
+        *(_loads_in(known, layers) if known and layers else ((), "")),
         problems,
     )
 
@@ -171,10 +174,10 @@ def _known(plain: Checkpoint) -> "Source | None":
         return None
 
 
-def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    """What the program says of such a directory when it writes one."""
+def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], str]:
+    """What the program says of such a directory when it writes one, and the misfit."""
     from qconvert.compressed.choices import Choice
-    from qconvert.compressed.notices import loads_in
+    from qconvert.compressed.notices import loads_in, misfit
 
     by_name = {f"{layer.name}.weight": layer for layer in layers}
     choices = []
@@ -182,4 +185,4 @@ def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[str, ...]:
         layer = by_name.get(weight.name)
         scheme = Scheme("", layer.form, layer.inputs) if layer else None
         choices.append(Choice(weight, scheme, scheme))
-    return loads_in(source, choices) if layers else ()
+    return loads_in(source, choices), misfit(choices)

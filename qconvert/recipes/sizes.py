@@ -1,4 +1,4 @@
-"""Sizes as people write them: 5G, 500M, in decimal units as llama.cpp's tools have them."""
+"""Sizes as people write them, 5G and 105 MB, in decimal units as llama.cpp's tools have them."""
 
 import re
 from decimal import Decimal
@@ -35,3 +35,12 @@ def write_size(nbytes: int) -> str:
     """The shortest way to write a size that `parse_size` returned."""
     unit = next(unit for unit in "GMK" if nbytes % UNITS[unit] == 0)
     return f"{nbytes // UNITS[unit]}{unit}"
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units, three digits: '105 MB'."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.3g} GB" if abs(count) < 999.5 else f"{count / 1000:.3g} TB"

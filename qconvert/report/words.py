@@ -2,16 +2,14 @@
 
 import math
 
+from qconvert.recipes.sizes import human_bytes
+
 MISSING = "\N{EN DASH}"
 
 
 def size(nbytes: float) -> str:
-    """Decimal units, three digits: '105 MB', with a space that does not break."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while abs(nbytes) >= 999.5 and len(units) > 1:
-        nbytes /= 1000
-        units.pop(0)
-    return f"{nbytes:.3g}\N{NO-BREAK SPACE}{units[0]}"
+    """Of a file, with a space that does not break."""
+    return human_bytes(nbytes).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def scale_of(nbytes: float) -> tuple[float, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from common import save_model
+from compressed_models import SCHEMES as PLAIN
 from compressed_models import load_model, quantize_model, quantized, stored_arrays
 from safetensors.torch import load_file, save_file
 
@@ -15,28 +16,7 @@ from qconvert.checkpoint import fingerprint, open_checkpoint, read_rows
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
-SCHEMES: dict[str, dict[str, Any]] = {
-    "w8a8": {},
-    "w8a8 asymmetric": {"asymmetric": True},
-    "w8a16": {},
-    "w8a16 groups": {"group_size": 32},
-    "w7a16": {},
-    "w6a16": {},
-    "w5a16": {},
-    "w4a16": {},
-    "w4a16 channel": {"group_size": "channel"},
-    "w4a16 asymmetric": {"asymmetric": True},
-    "w3a16": {},
-    "w3a16 asymmetric": {"asymmetric": True},
-    "w2a16": {},
-    "fp8": {},
-    "fp8 tensor": {"strategy": "tensor"},
-    "fp8 block": {"strategy": "block"},
-    "nvfp4a16": {},
-    "mxfp4a16": {},
-}
-
-
+SCHEMES = PLAIN | {f"{name} asymmetric": {"asymmetric": True} for name in ("w4a16", "w3a16")}
 FP4 = ("nvfp4a16", "mxfp4a16")
 
 

@@ -7,30 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from common import random_tokens, save_model
-from compressed_models import load_model, outputs, quantize_model, reference_model
+from compressed_models import SCHEMES, load_model, outputs, quantize_model, reference_model
 from packages import smollm2_gguf
 
 from qconvert.compressed.statistics import Statistics
 from qconvert.compressed.types import Range
 
-SCHEMES: dict[str, dict[str, Any]] = {
-    "w8a8": {},
-    "w8a8 asymmetric": {"asymmetric": True},
-    "w8a16": {},
-    "w8a16 groups": {"group_size": 32},
-    "w7a16": {},
-    "w6a16": {},
-    "w5a16": {},
-    "w4a16": {},
-    "w4a16 channel": {"group_size": "channel"},
-    "w3a16": {},
-    "w2a16": {},
-    "fp8": {},
-    "fp8 tensor": {"strategy": "tensor"},
-    "fp8 block": {"strategy": "block"},
-    "nvfp4a16": {},
-    "mxfp4a16": {},
-}
 EXPERTS = ("w8a16", "w4a16", "w3a16", "fp8", "fp8 tensor", "mxfp4a16")
 """Schemes whose experts transformers can fuse."""
 

@@ -85,6 +85,20 @@ def test_torch_says_that_it_does_not_round_inputs(files):
     assert "does not round the inputs" in subject.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("scheme", "words"), [("nvfp4a16", "global scales of experts"), ("w8a8", "not int8")]
+)
+def test_what_transformers_gets_wrong_runs_in_torch(scheme, words, tmp_path):
+    save_model("mixtral", tmp_path / "model", wide=True, num_hidden_layers=1, num_local_experts=2)
+    quantize_model(tmp_path / "model", tmp_path / "out", scheme)
+    with pytest.raises(UsageError, match=words) as caught:
+        open_subject(str(tmp_path / "out"), "transformers")
+    assert "--backend torch" in caught.value.hint
+    subject = open_subject(str(tmp_path / "out"))
+    assert subject.runtime.backend == "torch"
+    assert (words in "".join(subject.notices)) == (scheme == "w8a8")
+
+
 def test_float4_runs_in_transformers_as_it_is_unpacked_there(files):
     tokens = np.array(random_tokens(40), np.int32).reshape(1, 40)
     subjects = [open_subject(str(files / "nvfp4a16"), name) for name in ("transformers", "torch")]
