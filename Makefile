@@ -25,7 +25,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt Makefile
 # Builds from source, some minutes on two cores; pip keeps the wheel for the next environment.
 $(VENV)/.llama: $(VENV)/.setup
 	@echo "installing llama-cpp-python (the first time it is compiled: some minutes)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,llama]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,llama,tasks]'
 	@touch $@
 
 demo: setup

@@ -90,7 +90,6 @@ def main(folder: Path) -> None:
         *text,
         "--answer-tokens",
         "32",
-        "--no-sensitivity",
     ]
     report = json.loads(qconvert(folder, *command, "--json"))
     show(report["files"], 2 * original["parameters"])

@@ -4,6 +4,7 @@ Answers are text from strangers: whatever they hold is shown as text.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -21,7 +22,11 @@ from qconvert.evaluation.responses_prompts import Prompt
 MARK = "\N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
 """Stands where an answer departs from the original's."""
 
+BREAK = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 KINDS = ("greedy", "sampled")
+GAP = re.compile(r"[^\S\n]*(?:\n[^\S\n]*){4,}")
+"""Four line breaks or more with nothing between them, as a broken model writes them to the end."""
+
 ESCAPED = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>()#+-.!|~&$^=:@"})
 
 
@@ -32,7 +37,7 @@ class Shown:
     Attributes:
         answer: it.
         departure: where it departs, or None; of the original always None.
-        same: the text up to there, or all of it.
+        same: the text up to there, or all of it; `folded`, as the rest is.
         rest: the text from there on.
         remark: for people.
     """
@@ -80,8 +85,17 @@ def _beside(original: Answer | None, answer: Answer) -> Shown:
     found = departure(original, answer) if original is not None else None
     at = len(answer.text) if found is None else found.character
     return Shown(
-        answer, found, answer.text[:at], answer.text[at:], _remark(original, answer, found)
+        answer,
+        found,
+        folded(answer.text[:at]),
+        folded(answer.text[at:]),
+        _remark(original, answer, found),
     )
+
+
+def folded(text: str) -> str:
+    """With a sign and a count in place of many empty lines."""
+    return GAP.sub(lambda gap: f" {BREAK} x {gap[0].count(chr(10))} ", text)
 
 
 def _remark(original: Answer | None, answer: Answer, found: Departure | None) -> str:

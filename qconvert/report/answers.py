@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from qconvert.evaluation.responses_shown import folded
 from qconvert.report.types import Answer, Conversation
 
 _WORD = re.compile(r"\s*\S+")
@@ -10,7 +11,7 @@ _WORD = re.compile(r"\s*\S+")
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """An answer in three pieces.
+    """An answer in three pieces, without long gaps.
 
     Attributes:
         name: whose.
@@ -40,7 +41,12 @@ def show_conversation(conversation: Conversation) -> ShownConversation:
     first, *others = conversation.answers
     shown = [ShownAnswer(first.name, first.note, "", "", first.text)]
     shown += [_show(one, bool(first.text)) for one in others]
-    return ShownConversation(conversation.prompt, conversation.topic, tuple(shown))
+    return ShownConversation(conversation.prompt, conversation.topic, tuple(map(_fold, shown)))
+
+
+def _fold(shown: ShownAnswer) -> ShownAnswer:
+    pieces = map(folded, (shown.same, shown.turn, shown.rest))
+    return ShownAnswer(shown.name, shown.remark, *pieces)
 
 
 def _show(answer: Answer, comparable: bool) -> ShownAnswer:

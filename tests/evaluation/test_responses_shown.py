@@ -12,10 +12,12 @@ from qconvert.evaluation.responses import Answer, AnswerSettings, Responses
 from qconvert.evaluation.responses_page import fragment, page
 from qconvert.evaluation.responses_prompts import Message, Prompt
 from qconvert.evaluation.responses_shown import (
+    BREAK,
     MARK,
     Agreement,
     agreement,
     as_data,
+    folded,
     json_text,
     markdown,
     show,
@@ -183,3 +185,15 @@ def test_it_is_said_how_the_answers_came_to_be():
     assert "temperature" not in text
     assert "prompts were plain text" in text
     assert "sampled" not in text
+
+
+def test_long_gaps_are_counted_and_not_shown():
+    assert folded("a\n\n\nb") == "a\n\n\nb"
+    assert folded("The Moon \n \n \n \n\n") == f"The Moon {BREAK} x 5 "
+    assert folded("\n" * 4 + "a" + "\n" * 30) == f" {BREAK} x 4 a {BREAK} x 30 "
+    files = [answered("model", 16, "one"), answered("q2", 2, "\n" * 32)]
+    assert f"{BREAK} x 32" in markdown(PROMPTS[:1], files, SETTINGS)
+    assert f"{BREAK} x 32" in page(PROMPTS[:1], files, SETTINGS)
+    assert as_data(PROMPTS[:1], files, SETTINGS)["files"][1]["answers"][0]["greedy"]["text"] == (
+        "\n" * 32
+    )
