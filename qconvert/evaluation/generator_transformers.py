@@ -10,9 +10,9 @@ import numpy as np
 
 from qconvert.checkpoint.huggingface import read_config
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
+from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.evaluation.generators import Name
-from qconvert.forward.quiet import quiet_transformers
+from qconvert.evaluation.loading import load_model
 from qconvert.forward.tokenizer import load_tokenizer
 
 WRITES = ("ForCausalLM", "LMHead", "ForConditionalGeneration")
@@ -29,7 +29,7 @@ class TransformersGenerator:
         torch.set_num_threads(threads)
         self._path = path
         _check_decoder(path)
-        self._model = load_model(path)
+        self._model = load_model(path, str(path))
         config = self._model.config.get_text_config(decoder=True)
         self.vocabulary = int(config.vocab_size)
         self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
@@ -109,35 +109,6 @@ class TransformersGenerator:
 
     def close(self) -> None:
         self._model = self._cache = None
-
-
-def load_model(path: Path) -> Any:
-    """A causal language model by transformers' default route.
-
-    Raises:
-        CheckpointError: transformers cannot load it, or weights are missing.
-    """
-    import transformers
-
-    try:
-        with quiet_transformers():
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype="auto",
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        raise CheckpointError(
-            f"transformers {transformers.__version__} cannot load {path}: "
-            f"{type(error).__name__}: {line:.300}"
-        ) from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise CheckpointError(f"{path} lacks weights that transformers wants: {missing}")
-    return model.eval()
 
 
 def _check_decoder(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from common import save_model, tiny_model, torch_logits
+from compressed_models import quantize_model
 from writing_models import END, write_gguf, write_model
 
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
@@ -120,7 +121,7 @@ def test_a_directory_without_all_weights_is_an_error_that_names_one(tmp_path):
     weights = load_file(model / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks weights .*model\.norm\.weight"):
+    with pytest.raises(CheckpointError, match=r"it lacks model\.norm\.weight"):
         load_generator(model, 1)
 
 
@@ -129,3 +130,10 @@ def test_without_llama_cpp_python_it_is_said_how_to_get_it(monkeypatch, paths):
     with pytest.raises(QconvertError, match="llama-cpp-python is not installed") as caught:
         runtime_of(paths["llama.cpp"])
     assert "qconvert[llama]" in caught.value.hint
+
+
+def test_what_transformers_would_answer_wrongly_is_refused(tmp_path):
+    save_model("mixtral", tmp_path / "model", wide=True, num_hidden_layers=1, num_local_experts=2)
+    quantize_model(tmp_path / "model", tmp_path / "out", "nvfp4a16")
+    with pytest.raises(UnsupportedError, match="its answers are wrong"):
+        load_generator(tmp_path / "out", 1)

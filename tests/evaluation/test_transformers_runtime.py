@@ -8,7 +8,7 @@ from common import random_tokens, save_model
 from compressed_models import outputs, quantize_model
 
 from qconvert.checkpoint import open_checkpoint
-from qconvert.errors import CheckpointError, WeightError
+from qconvert.errors import CheckpointError, UnsupportedError, WeightError
 from qconvert.evaluation.settings import Settings
 from qconvert.evaluation.torch_runtime import TorchRuntime
 from qconvert.evaluation.transformers_runtime import TransformersRuntime
@@ -48,9 +48,18 @@ def test_logits_are_those_of_the_loaded_model(type_: str, tmp_path: Path, capfd)
 
 
 def test_what_transformers_does_not_load_is_one_line(tmp_path: Path):
+    save_model("gpt2", tmp_path / "out", n_layer=1)
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"{\n\n\n\n\n}")
+    with pytest.raises(CheckpointError, match="transformers cannot load out: ") as caught:
+        computed(tmp_path / "out")
+    assert "\n" not in caught.value.message
+    assert "--backend torch" in caught.value.hint
+
+
+def test_what_transformers_computes_wrongly_is_refused(tmp_path: Path):
     save_model("gpt2", tmp_path / "model", n_layer=1)
     quantize_model(tmp_path / "model", tmp_path / "out", "w8a8")
-    with pytest.raises(CheckpointError, match="transformers cannot load out: ") as caught:
+    with pytest.raises(UnsupportedError, match=r"^out: transformers .* cannot run it: ") as caught:
         computed(tmp_path / "out")
     assert "\n" not in caught.value.message
     assert "--backend torch" in caught.value.hint
