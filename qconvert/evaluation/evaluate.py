@@ -18,8 +18,9 @@ from qconvert.evaluation.reference_file import cache_folder
 from qconvert.evaluation.settings import DEFAULT, Settings
 from qconvert.evaluation.subject import BackendName, Reference, open_reference, open_subject
 from qconvert.evaluation.summary import perplexity_of, summarize
+from qconvert.evaluation.tokenizer_check import tokenizer_check
 from qconvert.evaluation.types import Evaluation, FileScores, Runtime, Subject, Windows
-from qconvert.evaluation.windows import check_tokenizer, read_windows
+from qconvert.evaluation.windows import read_windows
 from qconvert.forward.device import choose_device
 from qconvert.work import Silent, Watcher
 
@@ -178,10 +179,11 @@ def _open(
     subjects = [_open_file(str(file), choices.backend, settings) for file in files]
     windows = data if isinstance(data, Windows) else _read(base, data, choices, watcher)
     checked = []
+    check = tokenizer_check(windows, base.checkpoint)
     for subject in subjects:
         assert subject.checkpoint is not None
         with _naming(str(subject.path)):
-            more = check_tokenizer(windows, base.checkpoint, subject.checkpoint)
+            more = check(subject.checkpoint)
         checked.append(replace(subject, notices=subject.notices + more))
     return _Opened(base, tuple(checked), windows, progress)
 

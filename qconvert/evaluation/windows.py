@@ -22,7 +22,7 @@ from qconvert.calibration.self_written import write_sample
 from qconvert.calibration.sources import Item, parse_items, read_item, spool_input
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import read_bytes_at
-from qconvert.errors import CheckpointError, UnsupportedError, UsageError
+from qconvert.errors import CheckpointError, UsageError
 from qconvert.evaluation.types import Windows
 from qconvert.forward.tokenizer import Tokenizer, encode, has_tokenizer, load_tokenizer
 
@@ -121,73 +121,6 @@ def cut(
     rows: np.ndarray = stream[: count * window].reshape(count, window).copy()
     rows[:, : len(bos)] = bos
     return rows
-
-
-def check_tokenizer(windows: Windows, reference: Checkpoint, file: Checkpoint) -> tuple[str, ...]:
-    """Refuse a file whose tokens are others than the reference's.
-
-    Returns:
-        What the user should know.
-
-    Raises:
-        CheckpointError: it makes other tokens of the text, or has more or fewer of them; the
-            message names the first difference.
-    """
-    expected_size, size = vocabulary(reference), vocabulary(file)
-    if expected_size and size and expected_size != size:
-        raise CheckpointError(
-            f"{file.source} has {size} tokens, and the reference has {expected_size}",
-            "compare files that were made of one model",
-        )
-    if not has_tokenizer(file):
-        return ("it has no tokenizer of its own; the reference's tokens are used",)
-    if not has_tokenizer(reference) or not windows.texts:
-        return ()
-    try:
-        own = load_tokenizer(file)
-    except UnsupportedError as error:
-        return (f"its tokenizer is not compared with the reference's: {error.message}",)
-    theirs = load_tokenizer(reference)
-    if theirs.before != own.before:
-        begins = f"it begins a text with {_tokens(own, own.before)}"
-        raise _different(file, f"{begins}, not {_tokens(theirs, theirs.before)}")
-    for text in windows.texts:
-        expected, found = (encode(tokenizer, [text], plain=True)[0] for tokenizer in (theirs, own))
-        if not np.array_equal(expected, found):
-            raise _different(file, _first_difference(theirs, own, expected, found))
-    return ()
-
-
-def vocabulary(checkpoint: Checkpoint) -> int:
-    """How many tokens a model has rows for; 0 where that cannot be told."""
-    if checkpoint.container == "gguf":
-        table = checkpoint.tensors.get("token_embd.weight")
-        return table.rows if table else 0
-    size = settings_of(checkpoint).get("vocab_size")
-    return size if isinstance(size, int) else 0
-
-
-def _first_difference(
-    theirs: Tokenizer, own: Tokenizer, expected: np.ndarray, found: np.ndarray
-) -> str:
-    count = min(len(expected), len(found))
-    unequal = np.flatnonzero(expected[:count] != found[:count])
-    place = int(unequal[0]) if len(unequal) else count
-    made = [ids[place : place + 1].tolist() for ids in (found, expected)]
-    return f"token {place} of the text is {_tokens(own, made[0])}, not {_tokens(theirs, made[1])}"
-
-
-def _different(file: Checkpoint, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{file.source}: its tokenizer is not the reference's: {what}",
-        "compare files that were made of one model",
-    )
-
-
-def _tokens(tokenizer: Tokenizer, ids: tuple[int, ...] | list[int]) -> str:
-    """For people: 'Ġthe' (279)."""
-    names = tokenizer.inner.convert_ids_to_tokens(list(ids))
-    return ", ".join(f"{name!r:.40} ({i})" for name, i in zip(names, ids, strict=True)) or "nothing"
 
 
 def _read(

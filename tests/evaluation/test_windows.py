@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from speaking_models import PROSE, convert_speaking_model, save_speaking_model
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, UsageError
 from qconvert.evaluation import windows as module
-from qconvert.evaluation.windows import check_tokenizer, read_windows
+from qconvert.evaluation.windows import read_windows
 from qconvert.forward.tokenizer import load_tokenizer
 
 BOS = "<|begin|>"
@@ -159,54 +158,3 @@ def test_a_model_without_a_tokenizer_reads_no_text(tmp_path, model, write):
         shutil.copy(model / name, tmp_path / "bare" / name)
     with pytest.raises(CheckpointError, match="no tokenizer"):
         read_windows(open_checkpoint(str(tmp_path / "bare")), write("a.txt", PROSE), None, 32)
-
-
-def test_the_same_tokenizer_passes_in_either_container(model, write):
-    reference = open_checkpoint(str(model))
-    file = open_checkpoint(str(convert_speaking_model(model)))
-    made = read_windows(reference, write("a.txt", PROSE), None, 32)
-    assert check_tokenizer(made, reference, reference) == ()
-    assert check_tokenizer(made, reference, file) == ()
-    assert check_tokenizer(made, file, reference) == ()
-
-
-def test_a_file_that_begins_texts_otherwise_is_refused(model, without_bos, write):
-    reference = open_checkpoint(str(model))
-    made = read_windows(reference, write("a.txt", PROSE), None, 32)
-    with pytest.raises(CheckpointError, match=r"begins a text with nothing, not '<\|begin\|>' \("):
-        check_tokenizer(made, reference, open_checkpoint(str(without_bos)))
-
-
-def test_the_first_token_that_differs_is_named(tmp_path, model, write):
-    other = tmp_path / "other"
-    shutil.copytree(model, other)
-    content = json.loads((other / "tokenizer.json").read_text())
-    vocabulary = content["model"]["vocab"]
-    first, second = (token for token in vocabulary if token in ("h", "x"))
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    (other / "tokenizer.json").write_text(json.dumps(content))
-    reference = open_checkpoint(str(model))
-    made = read_windows(reference, write("a.txt", f"q\u00e9h{PROSE}"), None, 32)
-    swapped = re.escape(f"token 2 of the text is 'h' ({vocabulary['h']}), not 'h' (")
-    with pytest.raises(CheckpointError, match=swapped):
-        check_tokenizer(made, reference, open_checkpoint(str(other)))
-
-
-def test_another_number_of_tokens_is_refused(tmp_path, model, write):
-    other = save_speaking_model(tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps(config | {"vocab_size": 1600}))
-    reference = open_checkpoint(str(model))
-    made = read_windows(reference, write("a.txt", PROSE), None, 32)
-    with pytest.raises(CheckpointError, match="has 1600 tokens, and the reference has 1504"):
-        check_tokenizer(made, reference, open_checkpoint(str(other)))
-
-
-def test_a_file_without_a_tokenizer_gets_a_notice(tmp_path, model, write):
-    (tmp_path / "bare").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(model / name, tmp_path / "bare" / name)
-    reference = open_checkpoint(str(model))
-    made = read_windows(reference, write("a.txt", PROSE), None, 32)
-    (notice,) = check_tokenizer(made, reference, open_checkpoint(str(tmp_path / "bare")))
-    assert "no tokenizer of its own" in notice
