@@ -140,7 +140,7 @@ def test_bad_input_gets_one_line_and_a_hint_and_writes_nothing(qconvert, model, 
 
 def test_a_wrong_type_gets_the_nearest_names(qconvert, model):
     done = qconvert("quantize", model, "-t", "q4_m")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "q4_k_m" in done.stderr
 
 

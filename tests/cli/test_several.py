@@ -134,7 +134,7 @@ def test_a_saved_recipe_is_not_written_over_another(qconvert, model, tmp_path):
         (["-t", "w8a8", "--smooth", "2"], 2, "0 to 1"),
         (["-t", "w8a8", "--smooth", "nan"], 2, "0 to 1"),
         (["-t", "w4a16", "--group-size", "48"], 2, "128"),
-        (["-t", "w4a17"], 1, "w4a16"),
+        (["-t", "w4a17"], 2, "w4a16"),
         (["-t", "w8a8", "--activations", "lazy"], 2, "static"),
         (["-t", "fp8", "--strategy", "row"], 2, "channel"),
         (["-t", "w4a16", "--weight-range", "max"], 2, "minmax"),

@@ -10,7 +10,7 @@ from compressed_models import plan_model, write_plan
 from qconvert.compressed.plan import CompressedPlan
 from qconvert.compressed.statistics import Statistics
 from qconvert.compressed.types import Range
-from qconvert.errors import PlanError, QconvertError, UnsupportedError, UsageError
+from qconvert.errors import PlanError, QconvertError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_one_expert_cannot_be_an_exception(experts: Path) -> None:
 
 
 def test_a_broken_override_is_refused(dense: Path) -> None:
-    with pytest.raises(UnsupportedError, match="unknown scheme"):
+    with pytest.raises(UsageError, match="unknown scheme"):
         plan_model(dense, "w8a8", overrides=(("*", "q4_k"),))
     with pytest.raises(UsageError, match="regular expression"):
         plan_model(dense, "w8a8", overrides=(("/(/", "w8a16"),))

@@ -11,7 +11,7 @@ from qconvert.calibration.capture import capture
 from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
 from qconvert.conversion import Run, plan_outputs
-from qconvert.errors import OutputError, UnsupportedError
+from qconvert.errors import OutputError, UsageError
 from qconvert.report.models import LADDER, is_current, make_models, outputs_of
 from qconvert.work import Silent
 
@@ -121,5 +121,5 @@ def test_nothing_that_this_program_did_not_write_is_removed(source, tmp_path):
 def test_without_types_there_is_a_ladder_and_none_is_made_twice(tmp_path):
     assert [one.type for one in outputs_of((), tmp_path, None)] == list(LADDER)
     assert len(outputs_of(("q8_0", "Q8_0", "q4_k", "q4_k_m"), tmp_path, None)) == 2
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(UsageError):
         outputs_of(("q9_9",), tmp_path, None)
