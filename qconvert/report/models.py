@@ -30,7 +30,7 @@ def outputs_of(
     """The outputs that are asked for, each once.
 
     Raises:
-        UnsupportedError: a type is not known.
+        UsageError: a type is not known.
     """
     names = dict.fromkeys(map(find_type, types or LADDER))
     return tuple(OutputOptions(name, folder=folder, calibration=calibration) for name in names)
