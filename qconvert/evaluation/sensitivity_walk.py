@@ -19,13 +19,12 @@ from qconvert.forward.linears import Linear
 from qconvert.forward.skeleton import set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
-from qconvert.forward.weights import Source, read_parameter
+from qconvert.forward.weights import EMBEDDING, OUTPUT, Source, read_parameter
 
 Grain = Literal["", "block", "tensor"]
 """Into which parts a block is cut; "" measures nothing in it."""
 
 ALL = "all"
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 SCALED = 0.01
 """Relative change of a norm's weights that no rounding makes: scales were moved between the norm
@@ -109,7 +108,7 @@ def travel(
         PlanError: a weight of the file has another shape.
     """
     walk = Walk(reference, tokens, place)
-    journey = Journey(walk, source, place.folder, OUTPUT not in source.names)
+    journey = Journey(walk, source, place.folder, source.output == EMBEDDING)
     for block in walk:
         if outside and block.index == 0:
             _embed(journey, place)

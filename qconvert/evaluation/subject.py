@@ -142,9 +142,8 @@ def _quantized(
         runtime = TransformersRuntime(folder, source, settings)
     else:
         runtime = TorchRuntime(checkpoint, settings)
-        notices = (UNROUNDED,) if rounds else ()
-        if rounds and backend == "auto":
-            notices = (found.misfit, *notices)
+        if rounds:
+            notices = (found.misfit, UNROUNDED) if backend == "auto" else (UNROUNDED,)
     bits = found.bits_per_weight or 8 * found.nbytes / max(checkpoint.parameters, 1)
     files = {tensor.path for tensor in found.tensors.values()}
     nbytes = sum(file_size(file) for file in files)

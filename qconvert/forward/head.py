@@ -11,9 +11,7 @@ import numpy as np
 from qconvert.errors import UnsupportedError
 from qconvert.forward.experts import Inputs
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
-from qconvert.forward.weights import Source, read_parameter
-
-OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+from qconvert.forward.weights import EMBEDDING, Source, read_parameter
 
 
 class Head:
@@ -40,12 +38,12 @@ class Head:
             raise UnsupportedError(f"{source.checkpoint.source} has no output projection")
         self.device, self.dtype = device, dtype
         self._inputs = inputs
-        self._names = (OUTPUT if OUTPUT in source.names else EMBEDDING,)
+        self._names = (source.output,)
         self._model = skeleton.model
         head = self._model.get_submodule(skeleton.head)
         for name, parameter in list(head.named_parameters()):
             stored = f"{skeleton.head}.{name}"
-            if name == "weight" and self._names == (EMBEDDING,):
+            if name == "weight" and source.output == EMBEDDING:
                 stored = _embedding(skeleton)
             values = read_parameter(source, stored, tuple(parameter.shape), dtype)
             set_parameter(head, name, values.to(device))

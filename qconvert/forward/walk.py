@@ -133,9 +133,7 @@ class Walk:
     @property
     def output_name(self) -> str:
         """The GGUF name of the output projection's weight; empty where there is none."""
-        if not self.skeleton.head:
-            return ""
-        return "output.weight" if "output.weight" in self.source.names else "token_embd.weight"
+        return self.source.output if self.skeleton.head else ""
 
     def finish(self, observe: Observe | None = None) -> None:
         """Show the input of the output projection to the observer, where there is one."""

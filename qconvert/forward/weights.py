@@ -26,6 +26,9 @@ from qconvert.errors import PlanError
 SLAB = 1 << 24
 """Elements that are converted at once."""
 
+OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+"""GGUF's names of the output projection's weight, and of the embedding that may stand for it."""
+
 STORED = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
 """torch's names of types, and safetensors'."""
 
@@ -52,6 +55,11 @@ class Source:
     maps: Mapping[str, TensorMap]
     lines: Mapping[str, tuple[Rule, ...]]
     targets: Mapping[str, tuple[tuple[str, Rule], ...]]
+
+    @property
+    def output(self) -> str:
+        """The GGUF name of the output projection's weight; the embedding's where they share it."""
+        return OUTPUT if OUTPUT in self.names else EMBEDDING
 
     @property
     def is_causal(self) -> bool:

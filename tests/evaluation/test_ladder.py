@@ -6,15 +6,12 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 from common import convert_model
-from packages import smollm2_gguf
+from packages import write_smollm2
 from safetensors.numpy import load_file, save_file
 from speaking_models import PROSE, save_speaking_model
 
-from qconvert.checkpoint import open_checkpoint
 from qconvert.evaluation import torch_runtime
 from qconvert.evaluation.evaluate import Choices, evaluate
-from qconvert.export import make_export_plan, write_directory
-from qconvert.work import Silent
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 
@@ -68,8 +65,7 @@ def cache(tmp_path, monkeypatch):
 def test_of_smollm2(tmp_path, monkeypatch):
     """The weights alone: inputs are rounded to 8 bits, which no type of the ladder is about."""
     monkeypatch.setattr(torch_runtime, "llama_inputs", lambda checkpoint: None)
-    plan = make_export_plan(open_checkpoint(str(smollm2_gguf())))
-    write_directory(plan, tmp_path / "model", 1 << 40, 2, Silent())
+    write_smollm2(tmp_path / "model")
     leave_the_grid(tmp_path / "model")
     text = "\n".join(topics.values())
     climb(tmp_path / "model", tmp_path, text, Choices(tokens=1024, backend="torch"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from common import convert_model, llama_logits, random_tokens, save_model
-from packages import smollm2_gguf
+from packages import write_smollm2
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.evaluation import torch_runtime
@@ -17,8 +17,6 @@ from qconvert.evaluation.llama_inputs import input_type, llama_inputs, round_inp
 from qconvert.evaluation.settings import Settings
 from qconvert.evaluation.torch_runtime import TorchRuntime
 from qconvert.evaluation.windows import make_windows
-from qconvert.export import make_export_plan, write_directory
-from qconvert.work import Silent
 
 TOKENS = np.array(random_tokens(40), np.int32)
 
@@ -123,8 +121,7 @@ def test_scores_of_smollm2_are_llama_cpps(tmp_path, monkeypatch):
     """Within 1 %, but for chance: llama.cpp itself differs by 2 % over so few tokens when its flash
     attention is switched off."""
     monkeypatch.setenv("QCONVERT_CACHE", str(tmp_path / "cache"))
-    plan = make_export_plan(open_checkpoint(str(smollm2_gguf())))
-    write_directory(plan, tmp_path / "model", 1 << 40, 2, Silent())
+    write_smollm2(tmp_path / "model")
     (tmp_path / "text.txt").write_text("\n".join(topics.values()), encoding="utf-8")
     files = [tmp_path / f"{kind}.gguf" for kind in ("q4_k_m", "q2_k")]
     for file in files:

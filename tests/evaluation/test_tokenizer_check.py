@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from speaking_models import PROSE, convert_speaking_model, save_speaking_model
@@ -12,26 +11,6 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError
 from qconvert.evaluation.tokenizer_check import tokenizer_check
 from qconvert.evaluation.windows import read_windows
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_speaking_model(tmp_path_factory.mktemp("windows") / "model")
-
-
-@pytest.fixture(scope="module")
-def without_bos(tmp_path_factory) -> Path:
-    return save_speaking_model(tmp_path_factory.mktemp("windows") / "plain", before=None)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def make(name: str, text: str) -> str:
-        path = tmp_path / name
-        path.write_bytes(text.encode())
-        return str(path)
-
-    return make
 
 
 def test_the_same_tokenizer_passes_in_either_container(model, write):
