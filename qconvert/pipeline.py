@@ -10,7 +10,6 @@ so that it is read from the disk once.
 
 import heapq
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from qconvert.architectures.assemble import assemble, assemble_bytes
 from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
+from qconvert.containers.room import check_free
 from qconvert.errors import OutputError, WeightError
 from qconvert.plan import Plan
 from qconvert.work import File, Place, Result, Slab, Tensor, Watcher, Work, cut
@@ -251,13 +251,7 @@ def check_room(files: Sequence[File]) -> None:
         disk = folder.stat().st_dev
         present = partial.stat().st_size if partial.exists() else 0
         needed[disk] = needed.get(disk, 0) + file.nbytes - present
-        free = shutil.disk_usage(folder).free
-        if needed[disk] > free:
-            raise OutputError(
-                f"{needed[disk] / 1e9:.2f} GB are needed in {folder} and {free / 1e9:.2f} GB are "
-                "free",
-                "make room, or choose another place with -o",
-            )
+        check_free(folder, needed[disk], "make room, or choose another place with -o")
 
 
 def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:

@@ -35,10 +35,11 @@ from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
 from qconvert.calibration.work import LOCK, SAMPLE, open_folder
 from qconvert.checkpoint import Checkpoint, fingerprint
-from qconvert.errors import CheckpointError, OutputError
+from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
 
+IDENTITY = "identity"
 TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
@@ -114,7 +115,9 @@ def capture(
         walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
         identity = _identity(checkpoint, sample, walk)
         done = _take_up(folder, identity, walk.states)
-        _check_room(folder, walk)
+        walk.states.create("make room, choose another place with -o, or use fewer --tokens")
+        if not done:
+            (folder / IDENTITY).write_text(identity)
         walk.begin = len(done)
         watcher.begin(len(walk) * sample.tokens.size, len(done) * sample.tokens.size)
         with Collector(threads) as collector, ThreadPoolExecutor(1) as saver:
@@ -185,7 +188,7 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
     Only the state behind the last finished block is kept on the disk, so where its statistics
     cannot be read, there is no block to go on with.
     """
-    note = folder / "identity"
+    note = folder / IDENTITY
     try:
         if note.is_file() and note.read_text() == identity and states.exist():
             paths = sorted(folder.glob("block-*.safetensors"))
@@ -197,7 +200,6 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
     for leftover in folder.iterdir():
         if leftover.name not in (LOCK, SAMPLE):
             leftover.unlink()
-    note.write_text(identity)
     return []
 
 
@@ -218,18 +220,6 @@ def _identity(checkpoint: Checkpoint, sample: Sample, walk: Walk) -> str:
     )
     digest.update(repr(about).encode())
     return digest.hexdigest()
-
-
-def _check_room(folder: Path, walk: Walk) -> None:
-    present = sum(file.stat().st_size for file in folder.glob("states-*"))
-    needed = 2 * walk.states.nbytes - present
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"{needed / 1e9:.2f} GB are needed in {folder.parent} for hidden states, and "
-            f"{free / 1e9:.2f} GB are free",
-            "make room, choose another place with -o, or use fewer --tokens",
-        )
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from qconvert import __version__
 from qconvert.calibration.types import Sample
 from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.containers.room import FULL
 from qconvert.errors import OutputError
 
 LOCK, SAMPLE = "lock", "sample.npz"
@@ -35,7 +36,7 @@ def open_folder(path: Path) -> Iterator[Path]:
     """The folder of the work, locked; not left behind where nothing came of it.
 
     Raises:
-        OutputError: it cannot be made, or another run works in it.
+        OutputError: it cannot be made, another run works in it, or its disk is full.
     """
     check_place(path)
     folder = work_folder(path)
@@ -55,6 +56,12 @@ def open_folder(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield folder
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror}", "make room, or choose another place with -o"
+        ) from error
     finally:
         if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [LOCK]:
             shutil.rmtree(folder, ignore_errors=True)

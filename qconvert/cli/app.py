@@ -19,7 +19,8 @@ from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
-from qconvert.errors import QconvertError
+from qconvert.containers.room import FULL, TEMPORARY
+from qconvert.errors import OutputError, QconvertError
 
 app = typer.Typer(
     name="qconvert",
@@ -80,7 +81,11 @@ def main() -> None:
         _explain(error, session)
         sys.exit(error.exit_code)
     except Exception as error:
-        _confess(error, session)
+        if isinstance(error, OSError) and error.errno in FULL:
+            what = f"{error.strerror}: {error.filename or 'a temporary file'}"
+            _explain(OutputError(what, TEMPORARY), session)
+        else:
+            _confess(error, session)
         sys.exit(1)
 
 

@@ -69,13 +69,13 @@ class PartialFile:
             self._journal = os.open(
                 journal_path(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666
             )
+            self._take_up()
         except OSError as error:
             self._close()
             raise OutputError(
                 f"cannot write {self.path}: {error.strerror}",
                 "choose another place with -o",
             ) from error
-        self._take_up()
         return self
 
     def __exit__(

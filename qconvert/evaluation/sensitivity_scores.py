@@ -3,11 +3,13 @@
 `qconvert.evaluation.sensitivity` says what they are for.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from qconvert.containers.room import take_room
 from qconvert.errors import WeightError
 from qconvert.evaluation.sensitivity_walk import Journey
 from qconvert.evaluation.types import Windows
@@ -72,7 +74,8 @@ def _last(walk: Walk, states: States | None, path: Path, first: int) -> np.ndarr
             walk.states.write(end, start, states.read(end, start, stop))
     windows, window, width = walk.states.shape
     shape = (windows, window - 1 - first, width)
-    kept = np.memmap(path, np.float32, "w+", shape=shape)
+    take_room(path, 4 * math.prod(shape))
+    kept = np.memmap(path, np.float32, "r+", shape=shape)
     starts = [start for start, _ in walk.batches()]
     for start, batch in zip(starts, walk.last_hidden(), strict=True):
         kept[start : start + len(batch)] = batch[:, first:-1].float().cpu().numpy()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.containers.room import TEMPORARY, check_free, take_room
 from qconvert.errors import OutputError
 
 BITS = {"bfloat16": np.int16, "float16": np.int16, "float32": np.int32}
@@ -38,18 +39,23 @@ class States:
         windows, window, hidden = self.shape
         return windows * window * hidden * np.dtype(BITS[self.dtype]).itemsize
 
-    def create(self) -> None:
-        """Make both files, with their full size.
+    def create(self, hint: str = TEMPORARY) -> None:
+        """Make both files, with their full size; what they hold already stays.
+
+        Args:
+            hint: what to do where there is no room.
 
         Raises:
             OutputError: no room.
         """
+        paths = [self._path(number) for number in (0, 1)]
         try:
-            for number in (0, 1):
-                with self._path(number).open("ab") as file:
-                    file.truncate(self.nbytes)
+            present = sum(path.stat().st_size for path in paths if path.exists())
+            check_free(self.folder, 2 * self.nbytes - present, hint, "hidden states")
+            for path in paths:
+                take_room(path, self.nbytes)
         except OSError as error:
-            raise OutputError(f"cannot write {self.folder}: {error.strerror}") from error
+            raise OutputError(f"cannot write {self.folder}: {error.strerror}", hint) from error
 
     def exist(self) -> bool:
         """Whether both files are there, with their full size."""
