@@ -369,6 +369,8 @@ def silence_llama() -> None:
         llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
 
 
-def heed_ctrl_c() -> None:
-    """A process in the background is born deaf to it, and so are its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def heed_interruptions() -> None:
+    """A process in the background is born deaf to Ctrl-C, one under nohup to the end of its
+    terminal, and so are their children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

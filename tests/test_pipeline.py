@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, Llama, write_llama
-from common import heed_ctrl_c
+from common import heed_interruptions
 from gguf import GGUFReader
 
 from qconvert.checkpoint import open_checkpoint
@@ -190,7 +190,7 @@ def start(model: Path, out: Path) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_interruptions,
     )
 
 

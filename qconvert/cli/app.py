@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (as shells expect).
 """
 
+import signal
 import sys
 import traceback
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def common(
 def main() -> None:
     """The entry point `qconvert`. Wrong usage and Ctrl-C are typer's to answer."""
     session = Session()
+    _leave_in_order()
     try:
         app(obj=session)
     except QconvertError as error:
@@ -87,6 +89,14 @@ def main() -> None:
         else:
             _confess(error, session)
         sys.exit(1)
+
+
+def _leave_in_order() -> None:
+    """To be ended by the system or with the terminal is what Ctrl-C is: temporary files go, and
+    what the same command takes up stays. Who asked for deafness (nohup) is heard."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _explain(error: QconvertError, session: Session) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import Llama, write_llama
-from common import heed_ctrl_c, save_model
+from common import heed_interruptions, save_model
 from safetensors import safe_open
 
 from qconvert.calibration.file import read_calibration
@@ -95,7 +95,8 @@ def test_what_cannot_work_is_said_in_one_line(arguments, code, message, qconvert
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_what_the_same_command_takes_up(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_what_the_same_command_takes_up(how, tmp_path):
     model = write_llama(tmp_path / "m", Llama(256, 12, 512, 4, 2, 500))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"bos_token_id": 1}))
@@ -103,12 +104,12 @@ def test_ctrl_c_leaves_what_the_same_command_takes_up(tmp_path):
     command = [program, "calibrate", str(model), "--window", "64", "--threads", "1"]
     command += ["--tokens", "8192", "--dtype", "f32", "-o", str(tmp_path / "x"), "--json"]
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    child = subprocess.Popen(command, **pipes, preexec_fn=heed_ctrl_c)
+    child = subprocess.Popen(command, **pipes, preexec_fn=heed_interruptions)
     work = tmp_path / ".x.partial"
     deadline = time.monotonic() + 120
     while not list(work.glob("block-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(how)
     _, errors = child.communicate()
     assert child.returncode == 130
     assert "the same command goes on" in errors

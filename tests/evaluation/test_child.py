@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from common import heed_ctrl_c
+from common import heed_interruptions
 
 from qconvert.errors import PlanError, QconvertError
 from qconvert.evaluation.child import ask
@@ -87,7 +87,7 @@ def test_no_process_outlives_the_one_that_asked(how):
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_interruptions,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:
