@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (as shells expect).
 """
 
+import gc
 import signal
 import sys
 import traceback
@@ -22,6 +23,11 @@ from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
 from qconvert.containers.room import FULL, TEMPORARY
 from qconvert.errors import OutputError, QconvertError
+
+COLLECT = (100_000, 50, 100)
+"""What cycles wait for to be collected. Importing torch and transformers makes millions of objects
+that stay; with Python's own numbers, looking through them again and again is a quarter of the time
+until work begins."""
 
 app = typer.Typer(
     name="qconvert",
@@ -77,6 +83,7 @@ def main() -> None:
     """The entry point `qconvert`. Wrong usage and Ctrl-C are typer's to answer."""
     session = Session()
     _leave_in_order()
+    gc.set_threshold(*COLLECT)
     try:
         app(obj=session)
     except QconvertError as error:
@@ -89,6 +96,8 @@ def main() -> None:
         else:
             _confess(error, session)
         sys.exit(1)
+    finally:
+        gc.freeze()  # or leaving would look through all that was imported once more
 
 
 def _leave_in_order() -> None:
