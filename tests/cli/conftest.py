@@ -1,31 +1,60 @@
 """The program as its users run it: a process, its two streams and its exit code."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_llama
+from common import heed_interruptions
 
 Run = Callable[..., subprocess.CompletedProcess]
+PROGRAM = str(Path(sys.executable).with_name("qconvert"))
+QUIET = {key: value for key, value in os.environ.items() if key != "CI"}
 
 
 @pytest.fixture(scope="session")
 def qconvert() -> Run:
-    program = str(Path(sys.executable).with_name("qconvert"))
-
     def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess:
-        quiet = {key: value for key, value in os.environ.items() if key != "CI"}
         return subprocess.run(
-            [program, *map(str, arguments)],
+            [PROGRAM, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
-            env=quiet | settings,
+            env=QUIET | settings,
             stdin=subprocess.DEVNULL,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def interrupt() -> Run:
+    """Sends the program a signal once something is so."""
+
+    def run(
+        how: signal.Signals, when: Callable[[], object], *arguments: object, **settings: str
+    ) -> subprocess.CompletedProcess:
+        command = [PROGRAM, *map(str, arguments)]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=QUIET | settings,
+            preexec_fn=heed_interruptions,
+        )
+        deadline = time.monotonic() + 120
+        while not when() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(how)
+        printed, errors = child.communicate()
+        return subprocess.CompletedProcess(command, child.returncode, printed, errors)
 
     return run
 

@@ -4,12 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from checkpoints import Llama, write_llama
-from common import heed_interruptions, save_model
+from common import save_model
 from safetensors import safe_open
 
 from qconvert.calibration.file import read_calibration
@@ -96,24 +95,18 @@ def test_what_cannot_work_is_said_in_one_line(arguments, code, message, qconvert
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_what_the_same_command_takes_up(how, tmp_path):
+def test_an_interruption_leaves_what_the_same_command_takes_up(how, qconvert, interrupt, tmp_path):
     model = write_llama(tmp_path / "m", Llama(256, 12, 512, 4, 2, 500))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"bos_token_id": 1}))
-    program = str(Path(sys.executable).with_name("qconvert"))
-    command = [program, "calibrate", str(model), "--window", "64", "--threads", "1"]
-    command += ["--tokens", "8192", "--dtype", "f32", "-o", str(tmp_path / "x"), "--json"]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    child = subprocess.Popen(command, **pipes, preexec_fn=heed_interruptions)
+    command = ["calibrate", model, "--window", "64", "--threads", "1"]
+    command += ["--tokens", "8192", "--dtype", "f32", "-o", tmp_path / "x", "--json"]
     work = tmp_path / ".x.partial"
-    deadline = time.monotonic() + 120
-    while not list(work.glob("block-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(how)
-    _, errors = child.communicate()
-    assert child.returncode == 130
-    assert "the same command goes on" in errors
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ended = interrupt(how, lambda: list(work.glob("block-*")), *command)
+    assert ended.returncode == 130
+    assert "the same command goes on" in ended.stderr
+    done = qconvert(*command)
+    assert done.returncode == 0
     assert json.loads(done.stdout)["resumed_blocks"] >= 1
     assert "going on where an earlier run stopped" in done.stderr
     assert not work.exists()

@@ -2,16 +2,11 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from common import heed_interruptions
 from evaluations import evaluation, file_scores
 from speaking_models import PROSE, convert_speaking_model, save_speaking_model
 
@@ -156,24 +151,15 @@ def test_bad_input_is_one_line_and_a_hint_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_removes_temporary_files(how, place, tmp_path):
+def test_an_interruption_removes_temporary_files(how, interrupt, place, tmp_path):
     (tmp_path / "long.txt").write_text(PROSE * 300)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    program = str(Path(sys.executable).with_name("qconvert"))
-    command = [program, "evaluate", place / "model", "--reference", place / "model"]
+    command = ["evaluate", place / "model", "--reference", place / "model"]
     command += ["--data", tmp_path / "long.txt", "--backend", "torch", *SMALL]
     settings = {"TMPDIR": str(temporary), "QCONVERT_CACHE": str(tmp_path / "cache")}
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    child = subprocess.Popen(
-        command, **pipes, env=os.environ | settings, preexec_fn=heed_interruptions
-    )
-    deadline = time.monotonic() + 120
-    while not list(temporary.glob("*/states-1")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    child.send_signal(how)
-    printed, _ = child.communicate()
-    assert child.returncode == 130
-    assert printed == ""
+    ended = interrupt(how, lambda: list(temporary.glob("*/states-1")), *command, **settings)
+    assert ended.returncode == 130
+    assert ended.stdout == ""
     assert not list(temporary.glob("qconvert-*"))
     assert not list((tmp_path / "cache").rglob("*.zip"))
