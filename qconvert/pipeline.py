@@ -27,7 +27,7 @@ import numpy as np
 from qconvert.architectures.assemble import assemble, assemble_bytes
 from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
-from qconvert.containers.room import check_free
+from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.errors import OutputError, WeightError
 from qconvert.plan import Plan
 from qconvert.work import File, Place, Result, Slab, Tensor, Watcher, Work, cut
@@ -251,7 +251,7 @@ def check_room(files: Sequence[File]) -> None:
         disk = folder.stat().st_dev
         present = partial.stat().st_size if partial.exists() else 0
         needed[disk] = needed.get(disk, 0) + file.nbytes - present
-        check_free(folder, needed[disk], "make room, or choose another place with -o")
+        check_free(folder, needed[disk], ELSEWHERE)
 
 
 def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:

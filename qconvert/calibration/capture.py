@@ -115,6 +115,7 @@ def capture(
         walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
         identity = _identity(checkpoint, sample, walk)
         done = _take_up(folder, identity, walk.states)
+        # Before the walk does it, which does not know that there is an -o.
         walk.states.create("make room, choose another place with -o, or use fewer --tokens")
         if not done:
             (folder / IDENTITY).write_text(identity)

@@ -21,7 +21,7 @@ import numpy as np
 from qconvert import __version__
 from qconvert.calibration.types import Sample
 from qconvert.checkpoint import Checkpoint, fingerprint
-from qconvert.containers.room import FULL
+from qconvert.containers.room import ELSEWHERE, FULL
 from qconvert.errors import OutputError
 
 LOCK, SAMPLE = "lock", "sample.npz"
@@ -59,9 +59,7 @@ def open_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror}", "make room, or choose another place with -o"
-        ) from error
+        raise OutputError(f"cannot write {folder}: {error.strerror}", ELSEWHERE) from error
     finally:
         if folder.is_dir() and [entry.name for entry in folder.iterdir()] == [LOCK]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY = "make room, or have TMPDIR name a folder on another disk"
 """What to do where temporary files find no room."""
 
+ELSEWHERE = "make room, or choose another place with -o"
+"""What to do where an output finds none."""
+
 PIECE = 1 << 22
 """Bytes that are written at once where blocks cannot be asked for."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from qconvert.errors import CheckpointError, UsageError, first_line
 from qconvert.evaluation.finite import check_finite
+from qconvert.evaluation.scores import ONE_MODEL
 from qconvert.evaluation.settings import DEFAULT, Settings
 from qconvert.evaluation.types import Backend, Windows
 from qconvert.pipeline import default_threads
@@ -81,7 +82,7 @@ class LlamaRuntime:
             if highest >= size:
                 raise CheckpointError(
                     f"{self.path.name} has {size} tokens, and the text has token {highest}",
-                    "compare files that were made of one model",
+                    ONE_MODEL,
                 )
             for number, tokens in enumerate(windows.tokens):
                 logits = _decode(context, tokens, windows.first, size, self.path)

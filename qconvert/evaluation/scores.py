@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 AT_ONCE = 1 << 22
 """Logits that a step works on."""
 
+ONE_MODEL = "compare files that were made of one model"
+"""What to do with a file whose tokens are others than the reference's."""
+
 
 def log_sums(logits: np.ndarray) -> np.ndarray:
     """ln sum exp of each row, float64 [rows].
@@ -96,7 +99,7 @@ def check_shape(logits: np.ndarray, expected: tuple[int, int], name: str) -> Non
     raise CheckpointError(
         f"{name} gives {logits.shape[1]} logits for {logits.shape[0]} tokens, and the reference "
         f"{expected[1]} for {expected[0]}",
-        "compare files that were made of one model",
+        ONE_MODEL,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from qconvert.calibration.sample import settings_of
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.evaluation.scores import ONE_MODEL
 from qconvert.evaluation.types import Windows
 from qconvert.forward.tokenizer import Tokenizer, encode, has_tokenizer, load_tokenizer
 
@@ -57,7 +58,7 @@ def _check_sizes(reference: Checkpoint, file: Checkpoint) -> None:
     if expected and size and expected != size:
         raise CheckpointError(
             f"{file.source} has {size} tokens, and the reference has {expected}",
-            "compare files that were made of one model",
+            ONE_MODEL,
         )
 
 
@@ -83,7 +84,7 @@ def _first_difference(
 def _different(file: Checkpoint, what: str) -> CheckpointError:
     return CheckpointError(
         f"{file.source}: its tokenizer is not the reference's: {what}",
-        "compare files that were made of one model",
+        ONE_MODEL,
     )
 
 

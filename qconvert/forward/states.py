@@ -48,19 +48,17 @@ class States:
         Raises:
             OutputError: no room.
         """
-        paths = [self._path(number) for number in (0, 1)]
         try:
-            present = sum(path.stat().st_size for path in paths if path.exists())
+            present = sum(path.stat().st_size for path in self._paths if path.exists())
             check_free(self.folder, 2 * self.nbytes - present, hint, "hidden states")
-            for path in paths:
+            for path in self._paths:
                 take_room(path, self.nbytes)
         except OSError as error:
             raise OutputError(f"cannot write {self.folder}: {error.strerror}", hint) from error
 
     def exist(self) -> bool:
         """Whether both files are there, with their full size."""
-        paths = [self._path(number) for number in (0, 1)]
-        return all(path.is_file() and path.stat().st_size == self.nbytes for path in paths)
+        return all(path.is_file() and path.stat().st_size == self.nbytes for path in self._paths)
 
     def read(self, block: int, start: int, stop: int) -> Any:
         """What goes into a block for some windows: [stop - start, window, hidden]. Writing into
@@ -75,6 +73,10 @@ class States:
         """Have the disk take what goes into a block."""
         with self._path(block).open("rb+") as file:
             os.fsync(file.fileno())
+
+    @property
+    def _paths(self) -> tuple[Path, Path]:
+        return self._path(0), self._path(1)
 
     def _path(self, block: int) -> Path:
         return self.folder / f"states-{block % 2}"

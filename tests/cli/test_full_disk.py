@@ -35,9 +35,9 @@ def fill(disk: Path, left: int) -> Path:
     return path
 
 
-def evaluate(qconvert, model: Path, text: Path, *rest: object, **settings: str):
+def evaluate(qconvert, model: Path, text: Path, **settings: str):
     data = ("--data", text, "--window", 64, "--backend", "torch")
-    return qconvert("evaluate", model, "--reference", model, *data, *rest, **settings)
+    return qconvert("evaluate", model, "--reference", model, *data, **settings)
 
 
 def test_temporary_files(qconvert, model: Path, text: Path, disk: Path, tmp_path: Path):
