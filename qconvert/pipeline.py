@@ -25,6 +25,7 @@ from typing import TypeVar
 import numpy as np
 
 from qconvert.architectures.assemble import assemble, assemble_bytes
+from qconvert.checkpoint.dtypes import decode
 from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
@@ -260,15 +261,22 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
 
     work, slab, peak = job
     tensor, sources = slab.tensor, work.checkpoint.tensors
-    rows = assemble(tensor.map, sources, slab.start, slab.stop)
+    stored = None
+    if tensor.moved:
+        stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
+        dtype = sources[tensor.map.parts[0].source].dtype
+        raw = stored.reshape(slab.stop - slab.start, -1)
+        rows = decode(dtype, raw, tensor.map.columns)
+    else:
+        rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite = count_nonfinite(rows.reshape(-1))
     if nonfinite and not work.allow_nan:
         raise WeightError(
             f"{tensor.names[0]} holds weights that are NaN or infinite",
             "the checkpoint is damaged; --allow-nan goes on all the same",
         )
-    if tensor.moved:
-        return (assemble_bytes(tensor.map, sources, slab.start, slab.stop),), nonfinite
+    if stored is not None:
+        return (stored,), nonfinite
     if nonfinite and not tensor.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     return tensor.make(tensor.prepare(rows, slab.start), slab.start, peak), nonfinite
