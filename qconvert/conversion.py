@@ -323,7 +323,7 @@ def recipe_of(options: OutputOptions) -> Recipe:
         pure=options.pure,
         output_type=options.output_type,
         embedding_type=options.embedding_type,
-        overrides=[f"{pattern}={name}" for pattern, name in options.overrides],
+        overrides=options.overrides,
         keep=options.keep,
         fallback=options.fallback,
         allow_nan=options.allow_nan,

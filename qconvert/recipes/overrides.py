@@ -31,13 +31,13 @@ class Override:
     format: str
 
 
-def parse_override(text: str) -> Override:
-    """Reads 'PATTERN=TYPE', where the type is one of ggml's.
+def make_override(pattern: str, name: str) -> Override:
+    """An override to one of ggml's types.
 
     Raises:
-        UsageError: there is no '=', no pattern, no such type, or the regular expression is broken.
+        UsageError: no pattern, no such type, or the regular expression is broken.
     """
-    pattern, name = split_override(text)
+    matcher(pattern)
     return Override(pattern, find_format(name))
 
 

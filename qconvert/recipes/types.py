@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qconvert.recipes.file_types import FileType, find_file_type, find_format
-from qconvert.recipes.overrides import Override, matcher, parse_override
+from qconvert.recipes.overrides import Override, make_override, matcher
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,15 @@ def make_recipe(
     pure: bool = False,
     output_type: str | None = None,
     embedding_type: str | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[tuple[str, str]] = (),
     keep: Sequence[str] = (),
     fallback: bool = True,
     allow_nan: bool = False,
 ) -> Recipe:
     """A recipe from the words of the command line.
+
+    Args:
+        overrides: patterns and names of types.
 
     Raises:
         UsageError: a type's name is not known, or an override or a pattern is not well formed.
@@ -59,7 +62,7 @@ def make_recipe(
         pure=pure,
         output_type=find_format(output_type) if output_type else None,
         embedding_type=find_format(embedding_type) if embedding_type else None,
-        overrides=tuple(parse_override(text) for text in overrides),
+        overrides=tuple(make_override(*pair) for pair in overrides),
         keep=tuple(keep),
         fallback=fallback,
         allow_nan=allow_nan,

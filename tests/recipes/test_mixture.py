@@ -172,7 +172,9 @@ def test_without_fallback_the_first_tensors_and_their_number_are_named(shapes):
 def test_an_override_changes_the_tensors_that_it_names_and_no_others(shapes):
     shape = shapes["llama"]
     plain = formats(make_recipe("q4_k_m"), shape)
-    recipe = make_recipe("q4_k_m", overrides=["blk.0.attn_v.weight=q8_0", "blk.1.ffn_*.weight=f16"])
+    recipe = make_recipe(
+        "q4_k_m", overrides=[("blk.0.attn_v.weight", "q8_0"), ("blk.1.ffn_*.weight", "f16")]
+    )
     changed = formats(recipe, shape)
     named = {"blk.0.attn_v.weight": "Q8_0"}
     named |= {f"blk.1.ffn_{part}.weight": "F16" for part in ("up", "gate", "down")}
@@ -180,7 +182,7 @@ def test_an_override_changes_the_tensors_that_it_names_and_no_others(shapes):
 
 
 def test_the_last_override_counts(shapes):
-    overrides = ["*attn_v*=q4_0", "blk.2.*=q5_0", "blk.2.attn_v.weight=q8_0"]
+    overrides = [("*attn_v*", "q4_0"), ("blk.2.*", "q5_0"), ("blk.2.attn_v.weight", "q8_0")]
     found = formats(make_recipe("q4_k_m", overrides=overrides), shapes["llama"])
     assert found["blk.1.attn_v.weight"] == "Q4_0"
     assert found["blk.2.ffn_up.weight"] == "Q5_0"
@@ -188,21 +190,21 @@ def test_the_last_override_counts(shapes):
 
 
 def test_an_override_for_everything_leaves_norms_alone(shapes):
-    found = formats(make_recipe("q4_k_m", overrides=["*=q8_0"]), shapes["mixtral"])
+    found = formats(make_recipe("q4_k_m", overrides=[("*", "q8_0")]), shapes["mixtral"])
     assert found["blk.0.attn_norm.weight"] == found["blk.0.ffn_gate_inp.weight"] == "F32"
     assert {v for k, v in found.items() if "norm" not in k and "inp" not in k} == {"Q8_0"}
 
 
 def test_overrides_work_with_float_file_types_and_with_pure(shapes):
     for name in ("bf16", "q4_k_m"):
-        recipe = make_recipe(name, pure=True, overrides=["*attn_v*=q8_0"])
+        recipe = make_recipe(name, pure=True, overrides=[("*attn_v*", "q8_0")])
         found = formats(recipe, shapes["llama"])
         assert found["blk.0.attn_v.weight"] == "Q8_0"
         assert found["blk.0.attn_q.weight"] == recipe.file_type.base
 
 
 def test_an_override_to_a_type_that_does_not_fit_falls_back_and_says_so(shapes):
-    recipe = make_recipe("q8_0", overrides=["blk.0.attn_q.weight=q4_k"], output_type="q6_k")
+    recipe = make_recipe("q8_0", overrides=[("blk.0.attn_q.weight", "q4_k")], output_type="q6_k")
     found = {choice.name: choice for choice in choices(recipe, shapes["odd rows"])}
     assert found["blk.0.attn_q.weight"].fell_back
     assert found["blk.0.attn_q.weight"].format == "Q5_0"
@@ -210,7 +212,7 @@ def test_an_override_to_a_type_that_does_not_fit_falls_back_and_says_so(shapes):
 
 
 def test_a_pattern_that_matches_only_what_is_never_quantized_is_an_error(shapes):
-    for options in ({"overrides": ["*_norm.weight=q8_0"]}, {"keep": ["*_norm.weight"]}):
+    for options in ({"overrides": [("*_norm.weight", "q8_0")]}, {"keep": ["*_norm.weight"]}):
         with pytest.raises(PlanError, match="norm"):
             choices(make_recipe("q4_k_m", **options), shapes["llama"])
 
@@ -224,7 +226,9 @@ def test_the_type_of_the_output_is_that_of_tied_embeddings_pure_or_not(shapes):
 
 def test_what_is_kept_stays_in_the_float_type_of_the_source_before_all_else(shapes):
     shape = shapes["llama"]
-    recipe = make_recipe("q4_k_m", overrides=["*=q8_0"], output_type="q8_0", keep=["output.weight"])
+    recipe = make_recipe(
+        "q4_k_m", overrides=[("*", "q8_0")], output_type="q8_0", keep=["output.weight"]
+    )
     for source, written in {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32"}.items():
         tensors = [(name, dims, source) for name, dims, _ in shape.tensors]
         found = {c.name: c for c in choose_formats(recipe, shape.facts, tensors)}
@@ -263,7 +267,7 @@ def test_types_that_need_no_importance_go_without(shapes):
     for kind in QUANTIZED:
         if kind.name not in NEEDY:
             choose_formats(Recipe(kind), shapes["llama"].facts, shapes["llama"].as_checkpoint)
-    overridden = make_recipe("q4_0", overrides=["blk.0.attn_q.weight=iq2_xs"])
+    overridden = make_recipe("q4_0", overrides=[("blk.0.attn_q.weight", "iq2_xs")])
     with pytest.raises(PlanError, match=r"1 tensors, such as blk\.0\.attn_q"):
         choices(overridden, shapes["llama"])
 

@@ -17,7 +17,7 @@ def test_the_words_of_the_command_line_become_types():
         pure=True,
         output_type="q8_0",
         embedding_type="F16",
-        overrides=["*attn_v*=q6_k"],
+        overrides=[("*attn_v*", "q6_k")],
         keep=["blk.0.*"],
         fallback=False,
         allow_nan=True,
@@ -33,7 +33,8 @@ def test_the_words_of_the_command_line_become_types():
     [
         ({"output_type": "q4_k_m"}, UsageError),
         ({"embedding_type": "int8"}, UsageError),
-        ({"overrides": ["blk.0"]}, UsageError),
+        ({"overrides": [("blk.0", "q6k")]}, UsageError),
+        ({"overrides": [("/(/", "q6_k")]}, UsageError),
         ({"keep": ["/(/"]}, UsageError),
         ({"keep": [""]}, UsageError),
     ],
