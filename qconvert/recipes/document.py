@@ -26,8 +26,9 @@ from pydantic import (
 )
 
 from qconvert.errors import QconvertError, UsageError
+from qconvert.formats.compressed import EstimatorName
 from qconvert.recipes.file_types import find_format
-from qconvert.recipes.options import CONCERNS, SPOKEN, OutputOptions, Range, concerns
+from qconvert.recipes.options import CONCERNS, SPOKEN, OutputOptions, concerns
 from qconvert.recipes.overrides import matcher
 from qconvert.recipes.schemes import KEEP, find_scheme, find_type, is_scheme
 from qconvert.recipes.sizes import parse_size
@@ -90,8 +91,8 @@ class Settings(BaseModel):
     strategy: Literal["tensor", "channel", "block"] | None = None
     group_size: Literal[32, 64, 128, "channel"] | None = None
     asymmetric: bool = False
-    weight_range: Range | None = None
-    activation_range: Range | None = None
+    weight_range: EstimatorName | None = None
+    activation_range: EstimatorName | None = None
     percentile: float = Field(default=99.99, gt=50, le=100)
     smooth: SmoothField | None = None
     strict_static: bool = False

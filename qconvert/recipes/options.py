@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qconvert.errors import UsageError
+from qconvert.formats.compressed import EstimatorName
 from qconvert.recipes.schemes import KEEP, KINDS, Kind, is_scheme, kind_of
-
-Range = Literal["minmax", "percentile", "mse", "entropy"]
-"""How the range of values that a scale covers is chosen."""
-
 
 Overrides = tuple[tuple[str, str], ...]
 """Patterns and types."""
@@ -74,8 +71,8 @@ class OutputOptions:
     strategy: Literal["tensor", "channel", "block"] | None = None
     group_size: int | Literal["channel"] | None = None
     asymmetric: bool = False
-    weight_range: Range | None = None
-    activation_range: Range | None = None
+    weight_range: EstimatorName | None = None
+    activation_range: EstimatorName | None = None
     percentile: float = 99.99
     smooth: float | Literal["auto"] | None = None
     strict_static: bool = False
