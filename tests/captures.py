@@ -7,9 +7,9 @@ import numpy as np
 from common import random_tokens
 
 from qconvert.calibration.capture import Captured, capture
-from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
-from qconvert.work import Silent
+from qconvert.run.work import Silent
+from qconvert.text.types import Sample
 
 
 class Slow(Silent):

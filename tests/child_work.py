@@ -6,7 +6,7 @@ import sys
 import time
 
 from qconvert.errors import PlanError
-from qconvert.evaluation.child import serve
+from qconvert.evaluation.runtimes.child import serve
 
 
 def work(request, tell):

@@ -17,14 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
-from qconvert.compressed.plan import CompressedPlan, make_compressed_plan
-from qconvert.compressed.recipe import compressed_recipe
-from qconvert.compressed.statistics import NOTHING, Statistics
-from qconvert.compressed.tensors import QuantizedTensor
-from qconvert.formats import encoding
-from qconvert.outputs import MAX_SHARD_SIZE, Directory, write_outputs
-from qconvert.recipes.options import OutputOptions
-from qconvert.work import Silent
+from qconvert.formats.safetensors import encoding
+from qconvert.plan.options import OutputOptions
+from qconvert.plan.safetensors.plan import CompressedPlan, make_compressed_plan
+from qconvert.plan.safetensors.recipe import compressed_recipe
+from qconvert.plan.safetensors.statistics import NOTHING, Statistics
+from qconvert.plan.safetensors.tensors import QuantizedTensor
+from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, write_outputs
+from qconvert.run.work import Silent
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 
@@ -148,7 +148,7 @@ def quantized(plan: CompressedPlan) -> Iterable[QuantizedTensor]:
 
 def round_inputs(model: Any, plan: CompressedPlan, arrays: Mapping[str, np.ndarray]) -> None:
     """Hooks before linear layers, after the functions of compressed-tensors."""
-    from qconvert.compressed.config import input_args
+    from qconvert.plan.safetensors.config import input_args
 
     modules = dict(model.named_modules())
     for tensor in quantized(plan):

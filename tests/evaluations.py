@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qconvert.evaluation.types import Divergence, Evaluation, FileScores, TokenScores
+from qconvert.evaluation.divergence.types import Divergence, Evaluation, FileScores, TokenScores
 
 NO_TOKENS = TokenScores(*[np.zeros((1, 1))] * 4)
 

@@ -13,12 +13,12 @@ from qconvert.calibration.types import (
     PER_OCTAVE,
     Calibration,
     InputStatistics,
-    Sample,
     edges,
 )
 from qconvert.checkpoint import open_checkpoint
-from qconvert.compressed.source import Source, read_source
 from qconvert.forward.walk import Place, Walk
+from qconvert.model.source import Source, read_source
+from qconvert.text.types import Sample
 
 TOKENS = np.array([random_tokens(32, seed=seed) for seed in range(3)], np.int32)
 

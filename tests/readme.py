@@ -72,10 +72,10 @@ WEIGHTS = {
 def schemes_table() -> str:
     """Every scheme and what the weights of an 8B Llama weigh in it."""
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.compressed.plan import make_compressed_plan
-    from qconvert.compressed.recipe import compressed_recipe
-    from qconvert.recipes.options import OutputOptions
-    from qconvert.recipes.schemes import SCHEMES
+    from qconvert.plan.options import OutputOptions
+    from qconvert.plan.safetensors.plan import make_compressed_plan
+    from qconvert.plan.safetensors.recipe import compressed_recipe
+    from qconvert.plan.safetensors.schemes import SCHEMES
 
     lines = ["| scheme | weights | activations | Llama-3.1-8B |", "|---|---|---|---:|"]
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ def loads_table() -> str:
 
 def families_table() -> str:
     """The classes of `config.json` by GGUF architecture."""
-    from qconvert.architectures import ARCHITECTURES
+    from qconvert.model.families import ARCHITECTURES
 
     by_name: dict[str, list[str]] = {}
     for class_name, architecture in ARCHITECTURES.items():

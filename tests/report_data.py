@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from qconvert.evaluation.sensitivity import Cost, Sensitivity
-from qconvert.evaluation.speed import Figure, Speed
-from qconvert.evaluation.types import Divergence
+from qconvert.evaluation.divergence.types import Divergence
+from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity
+from qconvert.evaluation.speed.measure import Figure, Speed
 from qconvert.report.choosing import choose
 from qconvert.report.types import (
     Answer,

@@ -12,7 +12,7 @@ import yaml
 from checkpoints import TINY, write_llama
 from speaking_models import PROSE, save_speaking_model
 
-from qconvert.recipes.document import options_of, read_document
+from qconvert.plan.document import options_of, read_document
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RECIPES = sorted(EXAMPLES.glob("recipe*.yaml"))

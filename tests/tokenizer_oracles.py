@@ -16,8 +16,8 @@ from typing import Any
 from common import silence_llama
 from gguf import GGUFWriter
 
-from qconvert.architectures.tokenizer import tokenizer_metadata
-from qconvert.metadata import Metadata
+from qconvert.checkpoint.metadata import Metadata
+from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 
 _DATA = json.loads(Path(__file__).with_name("tokenizer_texts.json").read_bytes())
 

@@ -32,12 +32,13 @@ from qconvert.calibration.file import (
     write_inputs,
 )
 from qconvert.calibration.statistics import Collector
-from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
+from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
 from qconvert.calibration.work import LOCK, SAMPLE, open_folder
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
+from qconvert.text.types import Sample
 
 IDENTITY = "identity"
 TOKENIZER_FILES = (

@@ -37,13 +37,13 @@ from qconvert.calibration.types import (
     PER_OCTAVE,
     Calibration,
     InputStatistics,
-    Sample,
 )
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint, read_bytes
 from qconvert.checkpoint.files import parse_json, read_bytes_at
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.containers.safetensors import Shard, Slot
 from qconvert.errors import CheckpointError, OutputError, PlanError
+from qconvert.text.types import Sample
 
 FORMAT, FORMAT_VERSION = "qconvert.calibration", 1
 MADE_BY = "a calibration file is made by: qconvert calibrate MODEL --data TEXT"

@@ -22,9 +22,9 @@ from qconvert.calibration.imatrix_dat import is_dat, read_dat
 from qconvert.calibration.importance import Importance, fill_blank
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.checkpoint.gguf import read_gguf
+from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError
-from qconvert.metadata import Metadata
 
 SUMS = ".in_sum2"
 COUNTS = ".counts"

@@ -14,10 +14,10 @@ from gguf import GGMLQuantizationType
 
 from qconvert.calibration.imatrix import COUNTS, SUMS
 from qconvert.calibration.types import Calibration, InputStatistics
+from qconvert.checkpoint.metadata import Metadata, text, texts, u32
 from qconvert.containers.gguf import Slot, header_bytes, padded
 from qconvert.containers.partial import PartialFile
 from qconvert.errors import PlanError, UsageError
-from qconvert.metadata import Metadata, text, texts, u32
 
 
 def imatrix_bytes(calibration: Calibration, suffix: str) -> bytes:

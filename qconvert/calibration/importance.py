@@ -14,7 +14,7 @@ import numpy as np
 
 from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
 from qconvert.errors import PlanError
-from qconvert.recipes.tensors import Role, can_be_quantized, role_of
+from qconvert.model.roles import Role, can_be_quantized, role_of
 
 HINT = "make one from this model: qconvert calibrate, or llama-imatrix"
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qconvert.text.types import Sample
+
 LOWEST, OCTAVES = -24, 44
 """The lowest edge of histograms is 2**LOWEST, the highest OCTAVES above."""
 
@@ -31,21 +33,6 @@ PEAK_BINS = OCTAVES * PEAKS_PER_OCTAVE
 
 FEW_TOKENS = 128
 """An expert that fewer tokens reached is named, and gets the statistics of its whole layer."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Windows of tokens.
-
-    Attributes:
-        tokens: int32 [windows, window].
-        source: what the text was, in words: "calibration.txt", "org/name, split train".
-        seed: of the draw.
-    """
-
-    tokens: np.ndarray
-    source: str
-    seed: int
 
 
 @dataclass(frozen=True)

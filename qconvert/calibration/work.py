@@ -19,10 +19,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from qconvert import __version__
-from qconvert.calibration.types import Sample
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.containers.room import ELSEWHERE, FULL
 from qconvert.errors import OutputError
+from qconvert.text.types import Sample
 
 LOCK, SAMPLE = "lock", "sample.npz"
 

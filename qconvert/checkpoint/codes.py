@@ -13,7 +13,7 @@ from qconvert.checkpoint.layers import PARTS, Layer, find_layers
 from qconvert.checkpoint.rows import NUMPY, read_rows
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.formats.compressed import Part
+from qconvert.formats.safetensors.types import Part
 
 METHOD = "compressed-tensors"
 TURNED = ("gpt2",)
@@ -95,7 +95,7 @@ def _join(
     upright: Mapping[str, TensorInfo],
     turned: bool,
 ) -> TensorInfo:
-    from qconvert.formats import encoding
+    from qconvert.formats.safetensors import encoding
 
     if len(layer.shape) != 2 or 0 in layer.shape:
         raise UnsupportedError(f"how {layer.name}.weight is stored is not known", HINT)

@@ -18,9 +18,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from qconvert.checkpoint.files import check_tensor, file_size, read_bytes_at
 from qconvert.checkpoint.gguf_values import Cursor, NeedMoreError, read_text, read_value
+from qconvert.checkpoint.metadata import Field, Metadata
 from qconvert.checkpoint.types import Checkpoint, TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.metadata import Field, Metadata
 
 FIRST_READ = 16 << 20
 MAX_HEADER = 256 << 20

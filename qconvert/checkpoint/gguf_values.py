@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
+from qconvert.checkpoint.metadata import Field
 from qconvert.errors import CheckpointError
-from qconvert.metadata import Field
 
 MAX_DEPTH = 4
 SCALARS: dict[GGUFValueType, str] = {

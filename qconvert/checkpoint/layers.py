@@ -1,6 +1,6 @@
 """The quantized layers of a compressed-tensors checkpoint, told from their tensors.
 
-`qconvert.formats.compressed` has the table of names and shapes.
+`qconvert.formats.safetensors.types` has the table of names and shapes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 
 from qconvert.checkpoint.files import read_bytes_at
 from qconvert.checkpoint.types import TensorInfo
-from qconvert.formats.compressed import ActivationFormat, Strategy, WeightFormat
+from qconvert.formats.safetensors.types import ActivationFormat, Strategy, WeightFormat
 
 PARTS = (
     "weight",

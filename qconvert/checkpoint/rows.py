@@ -16,7 +16,7 @@ from qconvert.errors import CheckpointError
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
-# How the parts of codes look to `qconvert.formats.encoding`.
+# How the parts of codes look to `qconvert.formats.safetensors.encoding`.
 NUMPY = {
     "I8": np.int8,
     "U8": np.uint8,
@@ -135,7 +135,7 @@ def _runs(
 
 def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.ndarray:
     """Rows of a weight that is stored as codes and scales."""
-    from qconvert.formats import encoding
+    from qconvert.formats.safetensors import encoding
 
     form = codes.form
     rows, columns = tensor.shape[::-1] if codes.turned else tensor.shape
@@ -161,7 +161,7 @@ def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.n
 
 
 def _read_part(part: TensorInfo, start: int, stop: int) -> np.ndarray:
-    """Rows of codes or scales as `qconvert.formats.encoding` wants them."""
+    """Rows of codes or scales as `qconvert.formats.safetensors.encoding` wants them."""
     raw = read_bytes(part, start, stop)
     return raw.view(NUMPY[part.dtype]).reshape(stop - start, *part.shape[1:])
 

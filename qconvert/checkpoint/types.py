@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from qconvert.formats.compressed import WeightFormat
-from qconvert.metadata import Field
+from qconvert.checkpoint.metadata import Field
+from qconvert.formats.safetensors.types import WeightFormat
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
-    from qconvert.calibration.types import Sample
+    from qconvert.text.types import Sample
 
 
 def calibrate(
@@ -61,11 +61,11 @@ def calibrate(
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
     from qconvert.calibration.capture import capture
-    from qconvert.calibration.sample import draw_sample
     from qconvert.calibration.work import check_place, keep_sample
     from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device, choose_dtype
-    from qconvert.pipeline import default_threads
+    from qconvert.run.stream import default_threads
+    from qconvert.text.sample import draw_sample
 
     if output is not None:
         options.check_output(output)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from qconvert.evaluation.responses import AnswerSettings, Responses
-    from qconvert.evaluation.responses_prompts import Prompt
-    from qconvert.evaluation.responses_shown import Shown
+    from qconvert.evaluation.answers.answer import AnswerSettings, Responses
+    from qconvert.evaluation.answers.shown import Shown
+    from qconvert.text.prompts import Prompt
 
 FORMS = (".md", ".html", ".json")
 
@@ -72,10 +72,10 @@ def compare(
       qconvert compare model-q8_0.gguf model-q2_k.gguf --prompts mine.txt -o answers.html
       qconvert compare ./model ./model-w4a16 --json | jq '.files[].agreement'
     """
-    from qconvert.evaluation.responses import AnswerSettings, answers, in_order, work_of
-    from qconvert.evaluation.responses_prompts import default_prompts, read_prompts
-    from qconvert.evaluation.responses_shown import as_data
-    from qconvert.pipeline import default_threads
+    from qconvert.evaluation.answers.answer import AnswerSettings, answers, in_order, work_of
+    from qconvert.evaluation.answers.shown import as_data
+    from qconvert.run.stream import default_threads
+    from qconvert.text.prompts import default_prompts, read_prompts
 
     if output is not None:
         _check_output(output)
@@ -122,8 +122,8 @@ def _write(
         OutputError: the file cannot be written.
     """
     from qconvert.containers.whole import write_whole
-    from qconvert.evaluation.responses_page import page
-    from qconvert.evaluation.responses_shown import json_text, markdown
+    from qconvert.evaluation.answers.page import page
+    from qconvert.evaluation.answers.shown import json_text, markdown
 
     forms = {".md": markdown, ".html": page, ".json": json_text}
     text = forms[path.suffix.lower()](prompts, found, settings)
@@ -136,7 +136,7 @@ def _print(
     """Tables on standard output: the files, and the answers to each prompt."""
     from rich.text import Text
 
-    from qconvert.evaluation import responses_shown as shown
+    from qconvert.evaluation.answers import shown
 
     kinds = shown.kinds(found)
     table = render.make_table(
@@ -175,7 +175,7 @@ def _answers_table(kinds: "Sequence[str]") -> "Table":
 def _cell(shown: "Shown | None") -> "Text":
     from rich.text import Text
 
-    from qconvert.evaluation.responses_shown import MARK
+    from qconvert.evaluation.answers.shown import MARK
 
     if shown is None:
         return Text("no answer", style="red")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import render
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
@@ -100,14 +100,14 @@ def _kernel_folders() -> tuple[Path, Path]:
 def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]":
     """Of every type that can be planned from headers: sizes, weights, bytes of a context's keys
     and values, and what is left out."""
-    from qconvert.architectures.shapes import read_sizes
-    from qconvert.compressed.plan import make_compressed_plan
-    from qconvert.compressed.recipe import compressed_recipe
     from qconvert.errors import QconvertError
     from qconvert.inspection import look_at
     from qconvert.machine.advice import Size
-    from qconvert.recipes.options import OutputOptions
-    from qconvert.recipes.schemes import SCHEMES
+    from qconvert.model.shapes import read_sizes
+    from qconvert.plan.options import OutputOptions
+    from qconvert.plan.safetensors.plan import make_compressed_plan
+    from qconvert.plan.safetensors.recipe import compressed_recipe
+    from qconvert.plan.safetensors.schemes import SCHEMES
 
     found = look_at(checkpoint)
     sizes = [Size(plan.recipe.file_type.name, "gguf", plan.nbytes) for plan in found.plans]

@@ -13,8 +13,8 @@ from qconvert.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qconvert.evaluation.gates import Verdict
-    from qconvert.evaluation.types import Evaluation
+    from qconvert.evaluation.divergence.types import Evaluation
+    from qconvert.evaluation.gates.gates import Verdict
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
@@ -108,14 +108,14 @@ def evaluate(
           --max-kld 0.05 --max-perplexity-increase 2% --junit gates.xml
     """
     from qconvert.cli.evaluate_shown import describe, show, show_extras
-    from qconvert.evaluation.evaluate import Choices
-    from qconvert.evaluation.evaluate import evaluate as run
+    from qconvert.evaluation.divergence.evaluate import Choices
+    from qconvert.evaluation.divergence.evaluate import evaluate as run
     from qconvert.evaluation.extras import Asked, measure_extras
-    from qconvert.evaluation.gates import judge, make_gates
-    from qconvert.evaluation.settings import Settings
-    from qconvert.evaluation.subject import BACKENDS
-    from qconvert.evaluation.tasks import check_tasks
-    from qconvert.pipeline import default_threads
+    from qconvert.evaluation.gates.gates import judge, make_gates
+    from qconvert.evaluation.runtimes.settings import Settings
+    from qconvert.evaluation.runtimes.subject import BACKENDS
+    from qconvert.evaluation.tasks.run import check_tasks
+    from qconvert.run.stream import default_threads
 
     started = time.monotonic()
     increase = options.parse_share("--max-perplexity-increase", max_perplexity_increase)
@@ -161,8 +161,8 @@ def _write(
 ) -> None:
     """What CI systems read, whether a gate failed or not."""
     from qconvert.containers.whole import write_whole
-    from qconvert.evaluation.junit import to_junit
-    from qconvert.evaluation.step_summary import append, to_markdown
+    from qconvert.evaluation.gates.junit import to_junit
+    from qconvert.evaluation.gates.step_summary import append, to_markdown
 
     if junit is not None:
         files = [file.path for file in evaluation.files]
@@ -176,7 +176,7 @@ def _write(
 
 def conclude(verdicts: "Sequence[Verdict]") -> None:
     """Fail with the reasons where a file misses a gate."""
-    from qconvert.evaluation.gates import failures
+    from qconvert.evaluation.gates.gates import failures
 
     missed = failures(verdicts)
     for verdict in missed:

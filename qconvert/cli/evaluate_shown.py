@@ -5,20 +5,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
+    from qconvert.evaluation.divergence.types import Evaluation
     from qconvert.evaluation.extras import Extras
-    from qconvert.evaluation.gates import Verdict
-    from qconvert.evaluation.speed import Speed
-    from qconvert.evaluation.types import Evaluation
+    from qconvert.evaluation.gates.gates import Verdict
+    from qconvert.evaluation.speed.measure import Speed
 
 
 def describe(
     evaluation: "Evaluation", verdicts: Sequence["Verdict"], extras: Sequence["Extras"]
 ) -> dict[str, Any]:
     """The result for JSON."""
-    from qconvert.evaluation.data import as_data, number
+    from qconvert.evaluation.divergence.data import as_data, number
     from qconvert.evaluation.extras import extras_as_data
 
     gates = [
@@ -40,7 +40,7 @@ def describe(
 
 def show(evaluation: "Evaluation") -> None:
     """The table, what the user should know of files, and how sure their order is."""
-    from qconvert.evaluation.step_summary import cells
+    from qconvert.evaluation.gates.step_summary import cells
 
     table = render.make_table(
         "file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%", ">same top",
@@ -98,7 +98,7 @@ def _speed_cells(speed: "Speed") -> list[str]:
 
 def order_lines(evaluation: "Evaluation") -> list[str]:
     """The files by divergence, and for each how sure it is that it is nearer than the next."""
-    from qconvert.evaluation.bootstrap import DRAWS, LEAST_WINDOWS, SURE
+    from qconvert.evaluation.divergence.bootstrap import DRAWS, LEAST_WINDOWS, SURE
 
     files = evaluation.files
     if len(files) < 2:
@@ -118,7 +118,7 @@ def order_lines(evaluation: "Evaluation") -> list[str]:
 
 def bound_lines(evaluation: "Evaluation") -> list[str]:
     """What the compact reference may have cost."""
-    from qconvert.evaluation.reference_compact import TARGET
+    from qconvert.evaluation.divergence.compact import TARGET
 
     bound = evaluation.bound
     if bound == 0:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, render
+from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
-from qconvert.recipes.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
-    from qconvert.export import ExportPlan
-    from qconvert.work import Result
+    from qconvert.run.export import ExportPlan
+    from qconvert.run.work import Result
 
 AUTO = "auto"
 CHOICES = (AUTO, "f32", "f16", "bf16")
@@ -70,7 +70,7 @@ def export(
     """
     if dtype.lower() not in CHOICES:
         raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
-    from qconvert.recipes.sizes import parse_size
+    from qconvert.containers.sizes import parse_size
 
     split = parse_size(split_max_size, "--split-max-size")
     shard = parse_size(max_shard_size, "--max-shard-size")
@@ -123,9 +123,9 @@ def to_gguf(
 ) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.cli import outcome
-    from qconvert.conversion import Run, plan_outputs
-    from qconvert.recipes.options import OutputOptions
-    from qconvert.work import Silent
+    from qconvert.plan.options import OutputOptions
+    from qconvert.run.quantize import Run, plan_outputs
+    from qconvert.run.work import Silent
 
     if output is not None:
         options.check_output(output)
@@ -162,9 +162,9 @@ def to_directory(
 ) -> None:
     """GGUF to a Hugging Face directory."""
     from qconvert.containers.directory import check_directory
-    from qconvert.export import make_export_plan, write_directory
-    from qconvert.outputs import MAX_SHARD_SIZE
-    from qconvert.pipeline import default_threads
+    from qconvert.run.export import make_export_plan, write_directory
+    from qconvert.run.outputs import MAX_SHARD_SIZE
+    from qconvert.run.stream import default_threads
 
     path = output or default_directory(checkpoint)
     _check_place(path)

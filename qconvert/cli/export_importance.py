@@ -7,8 +7,8 @@ from qconvert.calibration.file import read_calibration
 from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
 from qconvert.calibration.importance import importance_of, reach_lines
 from qconvert.cli import options, render
+from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
-from qconvert.recipes.sizes import human_bytes
 
 
 def to_imatrix(

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import TensorInfo
+    from qconvert.checkpoint.metadata import Field
     from qconvert.inspection import Inspection
-    from qconvert.metadata import Field
 
 ITEMS_SHOWN = 4
 TEXT_SHOWN = 60
@@ -20,7 +20,7 @@ def show(source: str, path: Path, file_type: str | None, *, as_json: bool, tenso
     """A directory or a GGUF file with a model in it."""
     from qconvert.checkpoint.open import open_path
     from qconvert.inspection import look_at
-    from qconvert.recipes.file_types import find_file_type
+    from qconvert.plan.gguf.file_types import find_file_type
 
     kinds = (find_file_type(file_type),) if file_type else None
     found = look_at(open_path(source, path), kinds)

@@ -13,11 +13,11 @@ from qconvert.cli.inspect_checkpoint import (
     show_tensors,
     tensors_data,
 )
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.checkpoint.layers import Layer
-    from qconvert.formats.compressed import ActivationFormat, WeightFormat
+    from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
     from qconvert.inspection.quantized import Quantized
 
 LAYER, NUMBER = re.compile(r"^.*?\.\d+\."), re.compile(r"\d+")

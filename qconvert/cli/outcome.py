@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qconvert.conversion import Planned
-    from qconvert.work import Result
+    from qconvert.run.quantize import Planned
+    from qconvert.run.work import Result
 
 
 def write(
@@ -26,8 +26,8 @@ def write(
     if dry_run:
         show_plans(planned, as_json)
         return
-    from qconvert.outputs import write_outputs
-    from qconvert.pipeline import default_threads
+    from qconvert.run.outputs import write_outputs
+    from qconvert.run.stream import default_threads
 
     for one in planned:
         if one.options.folder is not None:
@@ -40,7 +40,7 @@ def write(
 
 def notices(planned: "Planned") -> list[str]:
     """What the user should know of an output."""
-    from qconvert.outputs import GgufFile
+    from qconvert.run.outputs import GgufFile
 
     if isinstance(planned.output, GgufFile):
         fallbacks = [line for line in planned.lines if line.reason]

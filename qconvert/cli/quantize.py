@@ -10,12 +10,12 @@ from qconvert.cli import options, outcome, render
 from qconvert.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from qconvert.recipes.options import OutputOptions
+    from qconvert.plan.options import OutputOptions
 
 
 def complete_type(incomplete: str) -> list[str]:
-    from qconvert.recipes.file_types import FILE_TYPES
-    from qconvert.recipes.schemes import SCHEMES
+    from qconvert.plan.gguf.file_types import FILE_TYPES
+    from qconvert.plan.safetensors.schemes import SCHEMES
 
     return [name for name in (*FILE_TYPES, *SCHEMES) if name.startswith(incomplete.lower())]
 
@@ -152,7 +152,7 @@ def quantize(
       qconvert quantize ./model -t w8a8 --smooth auto -c model.calib.safetensors -o model-w8a8/
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w4a16 -o out/
     """
-    from qconvert.recipes.sizes import parse_size
+    from qconvert.containers.sizes import parse_size
 
     given = {
         "calibration": calibration,
@@ -181,8 +181,8 @@ def quantize(
     said = {name: value for name, value in given.items() if value is not None}
     asked = _placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.conversion import Run, plan_outputs
-    from qconvert.pipeline import default_threads
+    from qconvert.run.quantize import Run, plan_outputs
+    from qconvert.run.stream import default_threads
 
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     with render.watching(quiet) as watcher:
@@ -201,13 +201,13 @@ def _asked(
     types: Sequence[str], recipe: Path | None, said: dict[str, Any]
 ) -> tuple["OutputOptions", ...]:
     """The outputs: those of the recipe, or one for each type, with what the command line said."""
-    from qconvert.recipes.options import OutputOptions, with_given
-    from qconvert.recipes.schemes import find_type
+    from qconvert.plan.options import OutputOptions, with_given
+    from qconvert.plan.safetensors.schemes import find_type
 
     if recipe is None:
         outputs = tuple(OutputOptions(name) for name in dict.fromkeys(map(find_type, types)))
     else:
-        from qconvert.recipes.document import options_of, read_document
+        from qconvert.plan.document import options_of, read_document
 
         outputs = options_of(read_document(recipe), types)
     if not outputs:
@@ -219,7 +219,7 @@ def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["Ou
     """The outputs with what `-o` says of their places."""
     from dataclasses import replace
 
-    from qconvert.recipes.schemes import is_scheme
+    from qconvert.plan.safetensors.schemes import is_scheme
 
     if output is None:
         return asked
@@ -242,7 +242,7 @@ def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["Ou
 
 def _save(asked: Sequence["OutputOptions"], path: Path, source: str, *, quiet: bool) -> None:
     """Write the recipe, but not over another one."""
-    from qconvert.recipes.saving import document_of, write_document
+    from qconvert.plan.saving import document_of, write_document
 
     text = write_document(document_of(asked), path.parent, [f"Written for {source}."])
     try:
@@ -257,7 +257,7 @@ def _save(asked: Sequence["OutputOptions"], path: Path, source: str, *, quiet: b
 
 def _override(text: str) -> tuple[str, str]:
     """'PATTERN=TYPE' as a pair."""
-    from qconvert.recipes.overrides import split_override
+    from qconvert.plan.overrides import split_override
 
     return split_override(text)
 

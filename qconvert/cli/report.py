@@ -95,13 +95,13 @@ def report(
       qconvert report ./model --data wiki.txt --under 4GB
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
-    from qconvert.evaluation.subject import BACKENDS
-    from qconvert.pipeline import default_threads
-    from qconvert.recipes.sizes import parse_size
+    from qconvert.containers.sizes import parse_size
+    from qconvert.evaluation.runtimes.subject import BACKENDS
     from qconvert.report.asked import Asked
     from qconvert.report.building import build
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
+    from qconvert.run.stream import default_threads
 
     wish = Wish(parse_size(under, "--under"), options.parse_share("--within", within))
     if backend not in BACKENDS:

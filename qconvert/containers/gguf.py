@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from qconvert.metadata import Field, Metadata
+from qconvert.checkpoint.metadata import Field, Metadata
 
 ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
 

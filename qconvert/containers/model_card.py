@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qconvert import __version__
-from qconvert.metadata import Field
+from qconvert.checkpoint.metadata import Field
 
 LICENSES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigcode-openrail-m

@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+from qconvert.containers.sizes import human_bytes
 from qconvert.errors import OutputError
-from qconvert.recipes.sizes import human_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room answers: no fault of the program, wherever it comes from."""

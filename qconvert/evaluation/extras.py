@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.checkpoint.open import locate
-from qconvert.evaluation.speed import Speed, describe_speed, measure_speed
-from qconvert.evaluation.tasks import run_tasks
+from qconvert.evaluation.speed.measure import Speed, describe_speed, measure_speed
+from qconvert.evaluation.tasks.run import run_tasks
 
 
 @dataclass(frozen=True)

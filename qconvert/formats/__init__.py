@@ -5,14 +5,14 @@ from gguf import GGMLQuantizationType
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.floats import BF16, F16, F32
-from qconvert.formats.i_quants import IQ4_NL, IQ4_XS
-from qconvert.formats.iq1 import IQ1_M, IQ1_S
-from qconvert.formats.iq2 import IQ2_S, IQ2_XS, IQ2_XXS
-from qconvert.formats.iq3 import IQ3_S, IQ3_XXS
-from qconvert.formats.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
-from qconvert.formats.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
-from qconvert.formats.mxfp4 import MXFP4
-from qconvert.formats.ternary import TQ1_0, TQ2_0
+from qconvert.formats.ggml.i_quants import IQ4_NL, IQ4_XS
+from qconvert.formats.ggml.iq1 import IQ1_M, IQ1_S
+from qconvert.formats.ggml.iq2 import IQ2_S, IQ2_XS, IQ2_XXS
+from qconvert.formats.ggml.iq3 import IQ3_S, IQ3_XXS
+from qconvert.formats.ggml.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
+from qconvert.formats.ggml.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+from qconvert.formats.ggml.mxfp4 import MXFP4
+from qconvert.formats.ggml.ternary import TQ1_0, TQ2_0
 from qconvert.formats.types import Format
 
 FORMATS: dict[str, Format] = {

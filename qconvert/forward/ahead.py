@@ -6,8 +6,8 @@ The bytes wait in the system's cache, which is not this process's memory.
 import os
 from collections.abc import Sequence
 
-from qconvert.architectures.mapping import bare_name
 from qconvert.forward.weights import Source
+from qconvert.model.mapping import bare_name
 
 
 def advise(source: Source, parameters: Sequence[str]) -> None:

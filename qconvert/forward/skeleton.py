@@ -11,8 +11,8 @@ from typing import Any
 
 from qconvert.errors import UnsupportedError, first_line
 from qconvert.forward.attention import use_strips
-from qconvert.forward.quiet import quiet_transformers
 from qconvert.forward.weights import Source
+from qconvert.model.quiet import quiet_transformers
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from qconvert.architectures import find_architecture
-from qconvert.architectures.assemble import assemble
-from qconvert.architectures.common import text_config
-from qconvert.architectures.mapping import bare_name, in_file_order, map_tensors
-from qconvert.architectures.reverse import describe
-from qconvert.architectures.shapes import read_sizes
-from qconvert.architectures.types import Architecture, Config, Rows, Rule, TensorMap
 from qconvert.checkpoint import Checkpoint, TensorInfo, read_bytes
 from qconvert.errors import PlanError
+from qconvert.model.assemble import assemble
+from qconvert.model.families import find_architecture
+from qconvert.model.families.common import text_config
+from qconvert.model.mapping import bare_name, in_file_order, map_tensors
+from qconvert.model.reverse import describe
+from qconvert.model.shapes import read_sizes
+from qconvert.model.types import Architecture, Config, Rows, Rule, TensorMap
 
 SLAB = 1 << 24
 """Elements that are converted at once."""

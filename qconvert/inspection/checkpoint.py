@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.checkpoint import Checkpoint
+from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
-from qconvert.metadata import Field
-from qconvert.plan import Model, Plan, make_plan, read_model
-from qconvert.recipes.file_types import FILE_TYPES, FileType
-from qconvert.recipes.types import Recipe
+from qconvert.plan.gguf.file_types import FILE_TYPES, FileType
+from qconvert.plan.gguf.plan import Model, Plan, make_plan, read_model
+from qconvert.plan.gguf.recipe import Recipe
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 

@@ -1,7 +1,8 @@
 """Quantized safetensors at a glance: what is stored how, what is not quantized, what loads it.
 
-How a layer is stored is read off its tensors (`qconvert.formats.compressed` has the table), for
-names in config.json are patterns that somebody else wrote; of inputs only config.json tells.
+How a layer is stored is read off its tensors (`qconvert.formats.safetensors.types` has the
+table), for names in config.json are patterns that somebody else wrote; of inputs only config.json
+tells.
 """
 
 from collections import Counter
@@ -16,12 +17,12 @@ from qconvert.checkpoint.huggingface import quantization_of, read_config, read_w
 from qconvert.checkpoint.layers import Layer, find_layers
 from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 from qconvert.errors import QconvertError
-from qconvert.formats.compressed import ActivationFormat, WeightFormat
+from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.inspection.checkpoint import Inspection, look_at
-from qconvert.recipes.schemes import Scheme
+from qconvert.plan.safetensors.schemes import Scheme
 
 if TYPE_CHECKING:
-    from qconvert.compressed.source import Source
+    from qconvert.model.source import Source
 
 METHOD = "compressed-tensors"
 OWN = "qconvert."
@@ -166,7 +167,7 @@ def _plain(
 
 def _known(plain: Checkpoint) -> "Source | None":
     """The model, if it is of a known family and all there."""
-    from qconvert.compressed.source import read_source
+    from qconvert.model.source import read_source
 
     try:
         return read_source(plain)
@@ -176,8 +177,8 @@ def _known(plain: Checkpoint) -> "Source | None":
 
 def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], str]:
     """What the program says of such a directory when it writes one, and the misfit."""
-    from qconvert.compressed.choices import Choice
-    from qconvert.compressed.notices import loads_in, misfit
+    from qconvert.plan.safetensors.choices import Choice
+    from qconvert.plan.safetensors.notices import loads_in, misfit
 
     by_name = {f"{layer.name}.weight": layer for layer in layers}
     choices = []

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from qconvert.evaluation.responses_shown import folded
+from qconvert.evaluation.answers.shown import folded
 from qconvert.report.types import Answer, Conversation
 
 _WORD = re.compile(r"\s*\S+")

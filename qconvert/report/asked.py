@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qconvert.checkpoint import Checkpoint
-from qconvert.conversion import Planned
-from qconvert.evaluation.subject import BackendName
-from qconvert.evaluation.types import Subject, Windows
+from qconvert.evaluation.divergence.types import Subject
+from qconvert.evaluation.runtimes.subject import BackendName
 from qconvert.report.keeping import Keep
 from qconvert.report.measuring import Measured
 from qconvert.report.types import Wish
+from qconvert.run.quantize import Planned
+from qconvert.text.types import Windows
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from qconvert.checkpoint import fingerprint, open_checkpoint
-from qconvert.conversion import Run, plan_outputs
 from qconvert.errors import QconvertError
-from qconvert.evaluation import bootstrap
-from qconvert.evaluation.evaluate import Choices, evaluate
-from qconvert.evaluation.responses import AnswerSettings, Responses
-from qconvert.evaluation.responses_prompts import Prompt, default_prompts, read_prompts
-from qconvert.evaluation.sensitivity import Sensitivity
-from qconvert.evaluation.settings import Settings
-from qconvert.evaluation.speed import Speed
-from qconvert.evaluation.subject import BackendName, open_subject
-from qconvert.recipes.schemes import is_scheme
+from qconvert.evaluation.answers.answer import AnswerSettings, Responses
+from qconvert.evaluation.divergence import bootstrap
+from qconvert.evaluation.divergence.evaluate import Choices, evaluate
+from qconvert.evaluation.runtimes.settings import Settings
+from qconvert.evaluation.runtimes.subject import BackendName, open_subject
+from qconvert.evaluation.sensitivity.measure import Sensitivity
+from qconvert.evaluation.speed.measure import Speed
+from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.report import telling
 from qconvert.report.asked import Asked, Made
 from qconvert.report.choosing import choose
@@ -47,7 +45,9 @@ from qconvert.report.types import (
     Report,
     Row,
 )
-from qconvert.work import Watcher
+from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.work import Watcher
+from qconvert.text.prompts import Prompt, default_prompts, read_prompts
 
 MODELS, MEASURED = "models", ".measured"
 Watching = Callable[[str], AbstractContextManager[Watcher]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qconvert.evaluation.speed import Speed, describe_speed
+from qconvert.evaluation.speed.measure import Speed, describe_speed
 from qconvert.report import words
 from qconvert.report.choosing import front
 from qconvert.report.types import Original, Report, Row

@@ -11,16 +11,17 @@ import numpy as np
 from qconvert import __version__
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import QconvertError
-from qconvert.evaluation.responses import Answer as Said
-from qconvert.evaluation.responses import AnswerSettings, Responses, answers
-from qconvert.evaluation.responses_prompts import Prompt
-from qconvert.evaluation.sensitivity import Cost, Sensitivity, measure_sensitivity
-from qconvert.evaluation.speed import Figure, Speed, describe_speed, measure_speed
-from qconvert.evaluation.subject import open_subject
-from qconvert.evaluation.types import Divergence, FileScores, TokenScores, Windows
-from qconvert.evaluation.windows import make_windows, read_windows
+from qconvert.evaluation.answers.answer import Answer as Said
+from qconvert.evaluation.answers.answer import AnswerSettings, Responses, answers
+from qconvert.evaluation.divergence.types import Divergence, FileScores, TokenScores
+from qconvert.evaluation.runtimes.subject import open_subject
+from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity, measure_sensitivity
+from qconvert.evaluation.speed.measure import Figure, Speed, describe_speed, measure_speed
 from qconvert.forward.walk import Place
 from qconvert.report.keeping import Keep
+from qconvert.text.perplexity_windows import make_windows, read_windows
+from qconvert.text.prompts import Prompt
+from qconvert.text.types import Windows
 
 FEW_WINDOWS, SHORT = 4, 128
 """Sensitivity is measured on so many windows of at most so many tokens."""

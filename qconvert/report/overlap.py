@@ -6,7 +6,7 @@ import numpy as np
 
 from qconvert.calibration.file import read_calibration
 from qconvert.errors import QconvertError
-from qconvert.evaluation.types import Windows
+from qconvert.text.types import Windows
 
 RUN = 48
 """Tokens in a row that two texts do not share by chance."""

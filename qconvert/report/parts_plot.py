@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from qconvert.evaluation.sensitivity import Cost, Sensitivity
+from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity
 from qconvert.report.drawing import COLOURS, Sheet
 from qconvert.report.plots import Plot
 from qconvert.report.words import nats

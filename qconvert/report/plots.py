@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qconvert.recipes.schemes import is_scheme
+from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.report.choosing import front
 from qconvert.report.drawing import COLOURS, SMALL, Draw, Sheet
 from qconvert.report.labels import Label, place_labels

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qconvert.evaluation.sensitivity import Sensitivity
-from qconvert.evaluation.speed import Speed
-from qconvert.evaluation.types import Divergence
+from qconvert.evaluation.divergence.types import Divergence
+from qconvert.evaluation.sensitivity.measure import Sensitivity
+from qconvert.evaluation.speed.measure import Speed
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Row:
         bits_per_weight: 8 * bytes of tensors / weights.
         backend: what computed its logits.
         perplexity, perplexity_error, perplexity_ratio, correlation, divergence, same_top,
-        rms_delta_p: as in `qconvert.evaluation.types.FileScores`.
+        rms_delta_p: as in `qconvert.evaluation.divergence.types.FileScores`.
         command: makes the file again, for a shell.
         notices: what the user should know of it.
         speed: where it was measured.

@@ -2,7 +2,7 @@
 
 import math
 
-from qconvert.recipes.sizes import human_bytes
+from qconvert.containers.sizes import human_bytes
 
 MISSING = "\N{EN DASH}"
 

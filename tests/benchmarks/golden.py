@@ -99,8 +99,11 @@ def main() -> int:
         return 0
     before = json.loads(arguments.table.read_text())
     if arguments.only:
-        before = {name: value for name, value in before.items() if name.split("/")[0] in
-                  {found.split("/")[0] for found in table}}
+        before = {
+            name: value
+            for name, value in before.items()
+            if name.split("/")[0] in {found.split("/")[0] for found in table}
+        }
     changed = [name for name in before.keys() | table.keys() if before.get(name) != table.get(name)]
     for name in sorted(changed):
         print(f"{name}: {before.get(name, '-')[:60]} -> {table.get(name, '-')[:60]}")
@@ -132,10 +135,8 @@ def _write(folder: Path, family: str, tied: bool, wide: bool) -> Path:
     path = folder / _name(family, tied, wide)
     if family == "bert":
         from common import save_model
-        from tokenizer_oracles import wordpiece_directory
 
         save_model(family, path)
-        wordpiece_directory(path)
         return path
     return write_model(path, family=family, **changes)
 
@@ -160,22 +161,31 @@ def _entries(model: Path) -> list[tuple[str, str]]:
     given = ("-c", calibration, "-o", f"{out}/")
     types = (*PLAIN, *STARVED) if wide else TINY
     found += run("calibrated", "quantize", model, *_typed(types), *given)
-    found += run("matrix", "quantize", model, *_typed(("q4_k_m", "iq2_xs")), "-c", matrix,
-                 "-o", f"{out}/")
+    found += run(
+        "matrix", "quantize", model, *_typed(("q4_k_m", "iq2_xs")), "-c", matrix, "-o", f"{out}/"
+    )
     if wide:
         for options in VARIANTS:
             name = " ".join(options)
-            found += run(name, "quantize", model, *options, "-o", out / "one.gguf"
-                         if options[1].startswith("q") else out / "one")
+            found += run(
+                name,
+                "quantize",
+                model,
+                *options,
+                "-o",
+                out / "one.gguf" if options[1].startswith("q") else out / "one",
+            )
     for options in CALIBRATED if wide else CALIBRATED[:1]:
-        found += run(" ".join(options), "quantize", model, *options, "-c", calibration, "-o",
-                     out / "one")
+        found += run(
+            " ".join(options), "quantize", model, *options, "-c", calibration, "-o", out / "one"
+        )
     for type_ in ("f16", "q4_0", "q4_k_m") if wide else ("q8_0",):
         middle = model.parent / f"{model.name}.{type_}.gguf"
         run("middle", "quantize", model, "-t", type_, "-o", middle)
         found += run(f"back {type_}", "export", middle, "-o", out / "back")
-        found += run(f"again {type_}", "quantize", middle, *_typed(("q8_0", "w8a8")), "-o",
-                     f"{out}/")
+        found += run(
+            f"again {type_}", "quantize", middle, *_typed(("q8_0", "w8a8")), "-o", f"{out}/"
+        )
         middle.unlink(missing_ok=True)
     found += run("container", "export", model, "--dtype", "bf16", "-o", out / "same.gguf")
     return found

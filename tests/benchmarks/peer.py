@@ -40,7 +40,7 @@ def quantize_command(source: Path, out: Path, kind: str, threads: int) -> list[s
 def quantize(source: str, out: str, kind: str, threads: str) -> None:
     import llama_cpp
 
-    from qconvert.recipes.file_types import find_file_type
+    from qconvert.plan.gguf.file_types import find_file_type
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = find_file_type(kind).ftype

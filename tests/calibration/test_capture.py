@@ -14,10 +14,10 @@ from common import save_model
 
 from qconvert.calibration.capture import capture, rare_experts
 from qconvert.calibration.file import read_calibration
-from qconvert.calibration.types import Sample
 from qconvert.calibration.work import keep_sample, work_folder
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, PlanError, WeightError
+from qconvert.text.types import Sample
 
 
 def test_inputs_of_one_tensor_share_their_statistics(tmp_path: Path):

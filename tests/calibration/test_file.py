@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from qconvert.calibration.file import check_calibration, read_calibration, write_calibration
 from qconvert.calibration.statistics import Collector
-from qconvert.calibration.types import Calibration, InputStatistics, Sample
+from qconvert.calibration.types import Calibration, InputStatistics
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, PlanError, QconvertError
+from qconvert.text.types import Sample
 
 DENSE = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight")
 EXPERTS = ("blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight")

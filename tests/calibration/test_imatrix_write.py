@@ -16,7 +16,7 @@ from qconvert.calibration.importance import importance_of, match_importance
 from qconvert.calibration.types import FEW_TOKENS, Calibration
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import UsageError
-from qconvert.plan import read_model
+from qconvert.plan.gguf.plan import read_model
 
 
 @pytest.fixture(scope="module", params=["llama", "mixtral", "qwen3_moe"])

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from qconvert.calibration.importance import Importance, importance_of, match_importance, reach_lines
-from qconvert.calibration.types import (
-    BINS,
-    PEAK_BINS,
-    Calibration,
-    InputStatistics,
-    Sample,
-)
+from qconvert.calibration.types import BINS, PEAK_BINS, Calibration, InputStatistics
 from qconvert.errors import PlanError
+from qconvert.text.types import Sample
 
 DOWN = "blk.0.ffn_down_exps.weight"
 QUERY = "blk.0.attn_q.weight"

@@ -9,7 +9,8 @@ import pytest
 from observed_inputs import observed
 
 from qconvert.calibration.overview import KINDS, OTHER, SHARES, overview, place
-from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics, Sample
+from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
+from qconvert.text.types import Sample
 
 
 def calibration(inputs: Mapping[tuple[str, ...], list[np.ndarray]]) -> Calibration:

@@ -15,7 +15,8 @@ from observed_inputs import observed
 
 from qconvert.calibration.overview import overview
 from qconvert.calibration.plot import draw
-from qconvert.calibration.types import Calibration, Sample
+from qconvert.calibration.types import Calibration
+from qconvert.text.types import Sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 

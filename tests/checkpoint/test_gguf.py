@@ -13,8 +13,8 @@ from gguf import GGUFValueType as V
 from packages import smollm2_gguf
 
 from qconvert.checkpoint import open_checkpoint, read_bytes, read_rows
+from qconvert.checkpoint.metadata import Field
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.metadata import Field
 
 Fill = Callable[[gguf.GGUFWriter], Any]
 

@@ -7,7 +7,7 @@ from math import prod
 import pytest
 from checkpoints import TINY, Llama, write_llama
 
-from qconvert.recipes.file_types import FILE_TYPES
+from qconvert.plan.gguf.file_types import FILE_TYPES
 
 
 @pytest.fixture(scope="module")

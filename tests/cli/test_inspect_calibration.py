@@ -10,7 +10,8 @@ from imatrix_files import write_imatrix
 from observed_inputs import observed
 
 from qconvert.calibration.file import write_calibration
-from qconvert.calibration.types import Calibration, Sample
+from qconvert.calibration.types import Calibration
+from qconvert.text.types import Sample
 
 
 @pytest.fixture(scope="module")

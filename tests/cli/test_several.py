@@ -23,9 +23,9 @@ def calibration(model, tmp_path_factory) -> Path:
     from common import VOCABULARY
 
     from qconvert.calibration.capture import capture
-    from qconvert.calibration.types import Sample
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.work import Silent
+    from qconvert.run.work import Silent
+    from qconvert.text.types import Sample
 
     tokens = np.random.default_rng(7).integers(0, VOCABULARY, (16, 32)).astype(np.int32)
     path = tmp_path_factory.mktemp("calibration") / "tiny.calib.safetensors"

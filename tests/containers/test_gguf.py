@@ -7,8 +7,8 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qconvert.checkpoint.metadata import Field, f32, f32s, flag, flags, i32s, text, texts, u32, u64
 from qconvert.containers.gguf import Slot, header_bytes, header_size, lay_out, pairs_size
-from qconvert.metadata import Field, f32, f32s, flag, flags, i32s, text, texts, u32, u64
 
 FIELDS = st.one_of(
     st.integers(0, 2**32 - 1).map(u32),

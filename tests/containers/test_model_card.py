@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from qconvert.checkpoint.metadata import Metadata, text, texts, u32
 from qconvert.containers.model_card import front_matter, model_card
-from qconvert.metadata import Metadata, text, texts, u32
 
 HOSTILE = "a\n---\nlicense: mit\n<script>alert(1)</script> | `x` [y](z) # \u202e"
 

@@ -6,7 +6,7 @@ import pytest
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
 from qconvert.formats import FORMATS
-from qconvert.formats.i_quants import VALUES, cells, grid
+from qconvert.formats.ggml.i_quants import VALUES, cells, grid
 
 NAMES = ["IQ4_NL", "IQ4_XS"]
 

@@ -5,7 +5,7 @@ import pytest
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
 from qconvert.formats import FORMATS
-from qconvert.formats.k_quants import (
+from qconvert.formats.ggml.k_quants import (
     LAYOUTS,
     grid,
     pack_signed_six_bits,

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
-from qconvert.formats import FORMATS, iq1, iq2, iq3
-from qconvert.formats.lattice import digits, grid, near, packed_digits, places
+from qconvert.formats import FORMATS
+from qconvert.formats.ggml import iq1, iq2, iq3
+from qconvert.formats.ggml.lattice import digits, grid, near, packed_digits, places
 
 LAYOUTS = {layout.name: layout for layout in (iq1.S, iq1.M, iq2.XXS, iq2.XS, iq2.S, iq3.XXS, iq3.S)}
 SEEDS = (*range(40), *range(RANDOM, RANDOM + REAL, 3))

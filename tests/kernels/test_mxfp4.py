@@ -4,7 +4,7 @@ import libgguf
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from qconvert.formats.mxfp4 import MXFP4
+from qconvert.formats.ggml.mxfp4 import MXFP4
 
 
 def check(x: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from qconvert.machine.advice import Size, fits, suited_types
 from qconvert.machine.gpus import make_gpu
 from qconvert.machine.processor import make_processor
 from qconvert.machine.types import Cores, Gpu, Kernels, Machine, Memory
-from qconvert.recipes.schemes import find_type
+from qconvert.plan.safetensors.schemes import find_type
 
 GB = 10**9
 X86 = make_processor("x86_64", ["avx2", "fma", "f16c"])

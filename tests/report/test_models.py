@@ -8,12 +8,12 @@ import pytest
 from checkpoints import TINY, write_llama
 
 from qconvert.calibration.capture import capture
-from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
-from qconvert.conversion import Run, plan_outputs
 from qconvert.errors import OutputError, UsageError
 from qconvert.report.models import LADDER, is_current, make_models, outputs_of
-from qconvert.work import Silent
+from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.work import Silent
+from qconvert.text.types import Sample
 
 TYPES = ("q8_0", "w8a16")
 

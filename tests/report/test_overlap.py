@@ -5,11 +5,11 @@ import pytest
 from common import VOCABULARY, save_model
 
 from qconvert.calibration.capture import capture
-from qconvert.calibration.types import Sample
 from qconvert.checkpoint import open_checkpoint
-from qconvert.evaluation.windows import make_windows
 from qconvert.report.overlap import seen_in_calibration
-from qconvert.work import Silent
+from qconvert.run.work import Silent
+from qconvert.text.perplexity_windows import make_windows
+from qconvert.text.types import Sample
 
 
 @pytest.fixture(scope="module")

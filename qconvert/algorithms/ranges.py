@@ -1,0 +1,37 @@
+"""The estimators of ranges, for weights and activations alike.
+
+minmax       everything is within
+percentile   so many percent are within
+mse          rounded values are nearest by mean squared error
+entropy      the rounded histogram is nearest by Kullback-Leibler divergence
+"""
+
+from typing import cast, get_args
+
+from qconvert.errors import UsageError
+from qconvert.formats.safetensors.types import Estimator, EstimatorName
+
+ESTIMATORS: tuple[str, ...] = get_args(EstimatorName)
+
+
+def estimator(name: str, percentile: float | None = None) -> Estimator:
+    """The estimator of that name.
+
+    Args:
+        percentile: in percent, above 50 and at most 100; with "percentile" alone.
+
+    Raises:
+        UsageError: no such estimator or percentile.
+    """
+    if name not in ESTIMATORS:
+        raise UsageError(f"no range estimator {name!r:.60}", f"known: {', '.join(ESTIMATORS)}")
+    if percentile is None:
+        return Estimator(cast(EstimatorName, name))
+    if name != "percentile":
+        raise UsageError(f"a percentile means nothing to {name}", "choose the estimator percentile")
+    if not 50 < percentile <= 100:
+        raise UsageError(f"percentile {percentile:g} is not above 50 and at most 100")
+    return Estimator("percentile", percentile)
+
+
+__all__ = ["ESTIMATORS", "Estimator", "EstimatorName", "estimator"]

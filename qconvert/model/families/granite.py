@@ -1,0 +1,56 @@
+"""Granite 3 (dense): a Llama with four multipliers."""
+
+from typing import Any
+
+from qconvert.checkpoint.metadata import Metadata, f32, u32
+from qconvert.checkpoint.types import Checkpoint
+from qconvert.model.families import llama
+from qconvert.model.families.common import decoder_metadata, head_size, prefixed, real
+from qconvert.model.families.keys import Keys, bias_flag, decoder_config
+from qconvert.model.families.parts import IGNORED
+from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.model.families.rope_config import rope_config
+from qconvert.model.types import Architecture, Config
+
+NAME = "granite"
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    multipliers = {
+        "attention.scale": f32(real(config, "attention_multiplier", default=1.0)),
+        "embedding_scale": f32(real(config, "embedding_multiplier", default=1.0)),
+        "residual_scale": f32(real(config, "residual_multiplier", default=1.0)),
+        "logit_scale": f32(real(config, "logits_scaling", default=1.0)),
+        "rope.dimension_count": u32(head_size(config)),
+    }
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, known=(*ROPE_TYPES, "llama3")),
+        **prefixed(NAME, multipliers),
+    }
+
+
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    return {
+        **decoder_config(keys, "GraniteForCausalLM", "granite"),
+        **rope_config(keys),
+        "attention_bias": bias_flag(keys, llama.ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, llama.FEED_FORWARD_BIAS_NAMES),
+        "attention_multiplier": keys.real("attention.scale", default=1.0),
+        "embedding_multiplier": keys.real("embedding_scale", default=1.0),
+        "residual_multiplier": keys.real("residual_scale", default=1.0),
+        "logits_scaling": keys.real("logit_scale", default=1.0),
+    }
+
+
+GRANITE = Architecture(
+    name=NAME,
+    classes=("GraniteForCausalLM",),
+    metadata=metadata,
+    rules=llama.rules,
+    constants=llama3_factors,
+    ignored=IGNORED,
+    config=config_json,
+)

@@ -1,0 +1,83 @@
+"""Llama (1 to 3.3) and what is built like it. Rotary pairs are neighbours in llama.cpp."""
+
+from typing import Any
+
+from qconvert.checkpoint.metadata import Metadata, u32
+from qconvert.checkpoint.types import Checkpoint
+from qconvert.model.families.common import (
+    decoder_metadata,
+    head_count,
+    head_size,
+    kv_head_count,
+    prefixed,
+)
+from qconvert.model.families.keys import Keys, bias_flag, decoder_config
+from qconvert.model.families.parts import (
+    EMBEDDING,
+    FEED_FORWARD,
+    FEED_FORWARD_BIASES,
+    IGNORED,
+    NORMS,
+    OUTPUT,
+    OUTPUT_BIAS,
+    attention,
+    attention_biases,
+)
+from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.model.families.rope_config import rope_config
+from qconvert.model.types import Architecture, Config, Rule
+
+NAME = "llama"
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, known=(*ROPE_TYPES, "llama3")),
+        **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
+    }
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    heads, kv_heads = head_count(config), kv_head_count(config)
+    attention_bias = (*attention_biases(heads, kv_heads), *OUTPUT_BIAS)
+    return (
+        *EMBEDDING,
+        *NORMS,
+        *attention(heads, kv_heads),
+        *(attention_bias if config.get("attention_bias") else ()),
+        *FEED_FORWARD,
+        *(FEED_FORWARD_BIASES if config.get("mlp_bias") else ()),
+        *OUTPUT,
+    )
+
+
+ATTENTION_BIASES = tuple(f"blk.{{i}}.attn_{part}.bias" for part in ("q", "k", "v", "output"))
+FEED_FORWARD_BIAS_NAMES = tuple(f"blk.{{i}}.ffn_{part}.bias" for part in ("gate", "up", "down"))
+
+
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same. But
+    transformers' Llama wants a width that its heads divide; then it is called a Mistral."""
+    keys = Keys(checkpoint, NAME)
+    config = {**decoder_config(keys, "LlamaForCausalLM", "llama"), **rope_config(keys)}
+    biases = {
+        "attention_bias": bias_flag(keys, ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, FEED_FORWARD_BIAS_NAMES),
+    }
+    if config["hidden_size"] % config["num_attention_heads"] and not any(biases.values()):
+        mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+        return {**config, **mistral, "sliding_window": None}
+    return {**config, **biases}
+
+
+LLAMA = Architecture(
+    name=NAME,
+    classes=("LlamaForCausalLM", "LlamaModel"),
+    metadata=metadata,
+    rules=rules,
+    constants=llama3_factors,
+    ignored=IGNORED,
+    config=config_json,
+)

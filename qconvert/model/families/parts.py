@@ -1,0 +1,76 @@
+"""Lines of tables that many families have in common, with Hugging Face's usual names."""
+
+from qconvert.model.types import Rule
+
+LAYER = "model.layers.{i}."
+
+EMBEDDING = (Rule("token_embd.weight", "model.embed_tokens.weight"),)
+
+OUTPUT = (
+    Rule("output_norm.weight", "model.norm.weight"),
+    Rule("output.weight", "lm_head.weight", optional=True),
+)
+
+NORMS = (
+    Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight"),
+    Rule("blk.{i}.ffn_norm.weight", LAYER + "post_attention_layernorm.weight"),
+)
+
+QK_NORMS = (
+    Rule("blk.{i}.attn_q_norm.weight", LAYER + "self_attn.q_norm.weight"),
+    Rule("blk.{i}.attn_k_norm.weight", LAYER + "self_attn.k_norm.weight"),
+)
+
+FEED_FORWARD = (
+    Rule("blk.{i}.ffn_gate.weight", LAYER + "mlp.gate_proj.weight"),
+    Rule("blk.{i}.ffn_up.weight", LAYER + "mlp.up_proj.weight"),
+    Rule("blk.{i}.ffn_down.weight", LAYER + "mlp.down_proj.weight"),
+)
+
+FEED_FORWARD_BIASES = (
+    Rule("blk.{i}.ffn_gate.bias", LAYER + "mlp.gate_proj.bias"),
+    Rule("blk.{i}.ffn_up.bias", LAYER + "mlp.up_proj.bias"),
+    Rule("blk.{i}.ffn_down.bias", LAYER + "mlp.down_proj.bias"),
+)
+
+OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias"),)
+
+IGNORED = (r"(.*\.)?rotary_emb\.inv_freq",)
+
+
+def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
+    """The four projections.
+
+    Args:
+        heads, kv_heads: how many to regroup for llama.cpp's neighbouring rotary pairs; 0 for
+            families whose halves it takes as they are.
+    """
+    source = LAYER + "self_attn."
+    return (
+        Rule("blk.{i}.attn_q.weight", source + "q_proj.weight", heads=heads),
+        Rule("blk.{i}.attn_k.weight", source + "k_proj.weight", heads=kv_heads),
+        Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
+        Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
+    )
+
+
+def attention_biases(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
+    """The biases of queries, keys and values."""
+    source = LAYER + "self_attn."
+    return (
+        Rule("blk.{i}.attn_q.bias", source + "q_proj.bias", heads=heads),
+        Rule("blk.{i}.attn_k.bias", source + "k_proj.bias", heads=kv_heads),
+        Rule("blk.{i}.attn_v.bias", source + "v_proj.bias"),
+    )
+
+
+def fused_experts(size: int) -> tuple[Rule, ...]:
+    """Experts as transformers 5 holds them in memory: `gate_up_proj` [experts, 2 * size, hidden],
+    `down_proj` [experts, hidden, size]. They follow a family's own lines, for which they stand
+    in."""
+    source = LAYER + "mlp.experts."
+    return (
+        Rule("blk.{i}.ffn_gate_exps.weight", source + "gate_up_proj", rows=(0, size)),
+        Rule("blk.{i}.ffn_up_exps.weight", source + "gate_up_proj", rows=(size, 2 * size)),
+        Rule("blk.{i}.ffn_down_exps.weight", source + "down_proj"),
+    )

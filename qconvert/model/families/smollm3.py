@@ -1,0 +1,75 @@
+"""SmolLM3: a Llama that leaves out rotary embeddings in every fourth layer."""
+
+from typing import Any
+
+from qconvert.checkpoint.metadata import Metadata, u32
+from qconvert.checkpoint.types import Checkpoint
+from qconvert.errors import UnsupportedError
+from qconvert.model.families import llama
+from qconvert.model.families.common import (
+    block_count,
+    decoder_metadata,
+    expect,
+    head_size,
+    prefixed,
+)
+from qconvert.model.families.keys import Keys, bias_flag, decoder_config
+from qconvert.model.families.parts import IGNORED
+from qconvert.model.families.rope import rope_metadata, whole_heads_turn
+from qconvert.model.families.rope_config import rope_config
+from qconvert.model.types import Architecture, Config
+
+NAME = "smollm3"
+THETA = 2_000_000.0
+INTERVAL = 4
+
+
+def metadata(config: Config) -> Metadata:
+    whole_heads_turn(config)
+    expect(config, "attention_bias", (False,))
+    expect(config, "mlp_bias", (False,))
+    _check_layers(config)
+    return {
+        **decoder_metadata(NAME, config),
+        **rope_metadata(NAME, config, THETA),
+        **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
+    }
+
+
+def _check_layers(config: Config) -> None:
+    """llama.cpp has the pattern built in; `no_rope_layers` holds 1 where there is rotation."""
+    usual = [int((layer + 1) % INTERVAL != 0) for layer in range(block_count(config))]
+    stated = config.get("no_rope_layers")
+    if stated is None:
+        interval = config.get("no_rope_layer_interval") or INTERVAL
+        stated = usual if interval == INTERVAL else []
+    if stated != usual or config.get("use_sliding_window"):
+        raise UnsupportedError(
+            "config.json: llama.cpp runs SmolLM3 only without rotation in every fourth layer and "
+            "with full attention"
+        )
+
+
+def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    keys = Keys(checkpoint, NAME)
+    rotated = [int((layer + 1) % INTERVAL != 0) for layer in range(keys.blocks)]
+    return {
+        **decoder_config(keys, "SmolLM3ForCausalLM", "smollm3"),
+        **rope_config(keys, THETA),
+        "attention_bias": bias_flag(keys, llama.ATTENTION_BIASES),
+        "mlp_bias": bias_flag(keys, llama.FEED_FORWARD_BIAS_NAMES),
+        "no_rope_layers": rotated,
+        "no_rope_layer_interval": INTERVAL,
+        "layer_types": ["full_attention"] * keys.blocks,
+        "use_sliding_window": False,
+    }
+
+
+SMOLLM3 = Architecture(
+    name=NAME,
+    classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
+    metadata=metadata,
+    rules=llama.rules,
+    ignored=IGNORED,
+    config=config_json,
+)

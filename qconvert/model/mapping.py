@@ -1,0 +1,239 @@
+"""A family's table applied to a checkpoint: every GGUF tensor, and the source rows it is made of.
+
+Lines of a table that make the same GGUF tensor are alternatives, for the names that different
+versions of transformers gave to the same weights: the first one whose source is there counts.
+
+Names are compared without what wraps them: a base model may lack the first part ("model.",
+"transformer."), a multimodal one has "language_model." besides.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from qconvert.checkpoint.types import TensorInfo
+from qconvert.errors import PlanError
+from qconvert.model.families.common import text_config
+from qconvert.model.shapes import expected_shape, read_sizes
+from qconvert.model.types import Architecture, Config, Rows, Rule, TensorMap
+
+WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
+ROOTS = ("model.", "transformer.", "bert.")
+OUTPUT = "lm_head.weight"
+CAUSAL = re.compile("CausalLM|LMHeadModel")
+
+Sources = Mapping[str, TensorInfo]
+
+
+def map_tensors(
+    architecture: Architecture, config: Config, tensors: Mapping[str, TensorInfo]
+) -> tuple[tuple[TensorMap, ...], tuple[str, ...]]:
+    """Every tensor of the GGUF file, in its order: tables, embeddings, blocks, output.
+
+    Args:
+        config: `config.json`.
+        tensors: the checkpoint's, by name.
+
+    Returns:
+        The tensors, and the names of those source tensors that are left out, because GGUF has no
+        place for them (rotary tables, pooling heads, a vision tower) or because they are tied.
+
+    Raises:
+        PlanError: a tensor is missing, has another shape than the configuration says, or is one
+            that the family does not know.
+        CheckpointError: the configuration cannot be read.
+        UnsupportedError: it says what GGUF cannot.
+    """
+    settings = text_config(config)
+    sizes = read_sizes(architecture.name, architecture.metadata(config))
+    sources = _sources(tensors, tied=settings.get("tie_word_embeddings") is True)
+    constants = architecture.constants(settings).items()
+    mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
+    for name, rules in in_file_order(architecture.rules(settings), sizes["blocks"]):
+        made = _make(name, rules, sources, architecture.name, sizes)
+        if made is not None:
+            mapped.append(made)
+    _check_output(settings, mapped)
+    return tuple(mapped), _left_out(architecture, tensors, mapped)
+
+
+def _sources(tensors: Mapping[str, TensorInfo], tied: bool) -> dict[str, TensorInfo]:
+    """The checkpoint's tensors by their bare names; no output of its own where it is tied, since
+    transformers would not use it either."""
+    sources: dict[str, TensorInfo] = {}
+    for name, info in tensors.items():
+        bare = bare_name(name)
+        if bare in sources:
+            raise PlanError(f"{name} and {sources[bare].name} are two names of one tensor")
+        if not (tied and bare == OUTPUT):
+            sources[bare] = info
+    return sources
+
+
+def bare_name(name: str) -> str:
+    """The name without wrapper and root."""
+    name = WRAPPER.sub("", name)
+    for root in ROOTS:
+        if name.startswith(root):
+            return name[len(root) :]
+    return name
+
+
+def in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+    """Each GGUF name with its alternatives; block by block where the table says `{i}`."""
+    alternatives: dict[str, tuple[Rule, ...]] = {}
+    for rule in rules:
+        alternatives[rule.gguf] = (*alternatives.get(rule.gguf, ()), rule)
+    names = list(alternatives)
+    in_blocks = [name for name in names if "{i}" in name]
+    begin = names.index(in_blocks[0])
+    for name in names[:begin]:
+        yield name, alternatives[name]
+    for block in map(str, range(blocks)):
+        for name in in_blocks:
+            of_block = [
+                replace(rule, hf=rule.hf.replace("{i}", block)) for rule in alternatives[name]
+            ]
+            yield name.replace("{i}", block), tuple(of_block)
+    for name in names[begin:]:
+        if name not in in_blocks:
+            yield name, alternatives[name]
+
+
+def _make(
+    name: str, rules: Sequence[Rule], sources: Sources, architecture: str, sizes: Mapping[str, int]
+) -> TensorMap | None:
+    """The tensor by its first line whose source is there; None for an optional one without."""
+    for rule in rules:
+        infos = _find(rule, sources, sizes["experts"])
+        if infos:
+            shape = expected_shape(architecture, name, sizes)
+            return (
+                _transposed(name, infos[0], shape)
+                if rule.transpose
+                else _stacked(name, rule, infos, shape)
+            )
+    if all(rule.optional for rule in rules):
+        return None
+    raise _missing(rules[0].hf.replace("{e}", "0"))
+
+
+def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
+    """The sources of a line: one, or one for each expert; none if the first is missing."""
+    if "{e}" not in rule.hf:
+        info = sources.get(bare_name(rule.hf))
+        return [info] if info else []
+    names = [rule.hf.replace("{e}", str(expert)) for expert in range(experts)]
+    if not names or bare_name(names[0]) not in sources:
+        return []
+    for name in names:
+        if bare_name(name) not in sources:
+            raise _missing(name)
+    return [sources[bare_name(name)] for name in names]
+
+
+def _transposed(name: str, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
+    """A matrix stored [in, out]; biases beside it are as they should be."""
+    if len(shape) == 1:
+        return _stacked(name, Rule(name, info.name), [info], shape)
+    if info.shape != shape[::-1]:
+        raise _misshapen(info, shape[::-1])
+    return TensorMap(name, shape, (Rows(info.name, 0, info.rows),), transpose=True)
+
+
+def _stacked(
+    name: str, rule: Rule, infos: Sequence[TensorInfo], shape: tuple[int, ...]
+) -> TensorMap:
+    """Rows of the sources, one behind the other."""
+    stored = shape[1:] if "{e}" in rule.hf else shape
+    parts: list[Rows] = []
+    for info in infos:
+        if rule.rows is None:
+            fits = info.shape == stored
+            parts.append(Rows(info.name, 0, info.rows))
+        else:
+            fits = _can_be_sliced(info, rule.rows, stored)
+            parts.extend(_slices(info, rule.rows))
+        if not fits:
+            raise _misshapen(info, stored)
+    return TensorMap(name, shape, tuple(parts), order=_order(rule, info, shape), add=rule.add)
+
+
+def _can_be_sliced(info: TensorInfo, rows: tuple[int, int], shape: tuple[int, ...]) -> bool:
+    if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rows[1]:
+        return False
+    return (*info.shape[:-2], rows[1] - rows[0], info.shape[-1]) == shape
+
+
+def _slices(info: TensorInfo, rows: tuple[int, int]) -> Iterator[Rows]:
+    """The same rows of each matrix of a source."""
+    height = info.shape[-2] if len(info.shape) > 1 else 1
+    for first in range(0, info.rows, height):
+        yield Rows(info.name, first + rows[0], first + rows[1])
+
+
+def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Halves to neighbours: of a head's rows 0 1 2 | 3 4 5 the order is 0 3 1 4 2 5."""
+    if not rule.heads:
+        return ()
+    size, rest = divmod(shape[0], rule.heads)
+    if rest or size % 2:
+        raise PlanError(
+            f"{info.name}: {shape[0]} rows are no {rule.heads} heads of even size",
+            hint="rotary embeddings turn elements in pairs",
+        )
+    half = size // 2
+    return tuple(row for pair in range(half) for row in (pair, pair + half))
+
+
+def _left_out(
+    architecture: Architecture, tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap]
+) -> tuple[str, ...]:
+    """The tensors that were not used, all of them known to be dispensable."""
+    reached: dict[str, int] = {}
+    for part in (part for tensor in mapped for part in tensor.parts):
+        reached[part.source] = max(part.stop, reached.get(part.source, 0))
+    for name, row in reached.items():
+        if row != tensors[name].rows:
+            raise PlanError(f"{name} has {tensors[name].rows} rows, of which {row} are used")
+    unused = [name for name in tensors if name not in reached]
+    patterns = [re.compile(pattern) for pattern in (*architecture.ignored, re.escape(OUTPUT))]
+    unknown = [
+        name
+        for name in unused
+        if not any(
+            pattern.fullmatch(known)
+            for pattern in patterns
+            for known in (name, WRAPPER.sub("", name))
+        )
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise PlanError(
+            f"{unknown[0]}{more} cannot be placed in a {architecture.name} file",
+            hint="the checkpoint has more than its family, or more than config.json says",
+        )
+    return tuple(unused)
+
+
+def _check_output(settings: Config, mapped: Sequence[TensorMap]) -> None:
+    """A causal model whose configuration says that its output is not tied must have one."""
+    classes = settings.get("architectures") or [""]
+    if settings.get("tie_word_embeddings") is not False or not CAUSAL.search(str(classes[0])):
+        return
+    if all(tensor.name != "output.weight" for tensor in mapped):
+        raise _missing(OUTPUT)
+
+
+def _missing(name: str) -> PlanError:
+    return PlanError(
+        f"the checkpoint has no tensor {name}",
+        hint="a shard may be missing, or config.json may belong to another model",
+    )
+
+
+def _misshapen(info: TensorInfo, shape: tuple[int, ...]) -> PlanError:
+    return PlanError(
+        f"{info.name} has shape {list(info.shape)}, but config.json asks for {list(shape)}",
+        hint="config.json may belong to another model",
+    )

@@ -1,0 +1,114 @@
+"""How an embedding model makes one vector of a text, as sentence-transformers describes it.
+
+modules.json           the modules in order, each with its type and directory
+1_Pooling/config.json  "pooling_mode_mean_tokens": true, or (newer) "pooling_mode": "mean"
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gguf import PoolingType
+
+from qconvert.checkpoint.metadata import Field, Metadata, u32
+from qconvert.errors import CheckpointError, UnsupportedError
+
+POOLED = ("bert", "qwen2", "qwen3", "llama")
+"""Architectures whose checkpoints may be embedding models."""
+
+MODES = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "lasttoken": PoolingType.LAST}
+FLAGS = {
+    "pooling_mode_mean_tokens": PoolingType.MEAN,
+    "pooling_mode_cls_token": PoolingType.CLS,
+    "pooling_mode_lasttoken": PoolingType.LAST,
+}
+
+FOLDER = "1_Pooling"
+MODULES = "sentence_transformers.models."
+
+
+def pooling_metadata(path: Path, name: str) -> Metadata:
+    """`{name}.pooling_type` for a directory that says how it pools; nothing for others.
+
+    Args:
+        path: the checkpoint's directory.
+        name: `general.architecture`.
+
+    Raises:
+        CheckpointError: the description cannot be read.
+        UnsupportedError: another way of pooling.
+    """
+    modules = path / "modules.json"
+    if name not in POOLED or not modules.is_file():
+        return {}
+    folder = _pooling_folder(_read(modules))
+    if folder is None:
+        return {}
+    settings = _read(_inside(path, folder) / "config.json")
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(f"{folder}/config.json is no object")
+    return {f"{name}.pooling_type": u32(_pooling_type(settings))}
+
+
+def pooling_files(metadata: Mapping[str, Field], name: str, width: int) -> dict[str, Any]:
+    """The description for sentence-transformers, by file; nothing where the file does not say how
+    it pools, or in a way without a name.
+
+    Args:
+        metadata: of a GGUF file.
+        name: `general.architecture`.
+        width: elements of an embedding.
+    """
+    field = metadata.get(f"{name}.pooling_type")
+    flags = [
+        flag for flag, pooling in FLAGS.items() if field is not None and field.value == pooling
+    ]
+    if not flags:
+        return {}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": MODULES + kind}
+        for number, (path, kind) in enumerate((("", "Transformer"), (FOLDER, "Pooling")))
+    ]
+    settings = {flag: flag in flags for flag in FLAGS}
+    return {
+        "modules.json": modules,
+        f"{FOLDER}/config.json": {"word_embedding_dimension": width, **settings},
+    }
+
+
+def _pooling_folder(modules: Any) -> str | None:
+    if not isinstance(modules, list):
+        raise CheckpointError("modules.json is no list")
+    for module in modules:
+        if isinstance(module, Mapping) and str(module.get("type", "")).endswith("Pooling"):
+            return str(module.get("path", ""))
+    return None
+
+
+def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
+    for flag, pooling in FLAGS.items():
+        if settings.get(flag):
+            return pooling
+    mode = settings.get("pooling_mode")
+    if isinstance(mode, str) and mode in MODES:
+        return MODES[mode]
+    raise UnsupportedError(
+        "the model pools in a way that GGUF has no name for",
+        hint=f"known: {', '.join(MODES)}",
+    )
+
+
+def _inside(path: Path, folder: str) -> Path:
+    """A directory of the checkpoint, and of nothing else."""
+    inner = path / folder
+    if not inner.resolve().is_relative_to(path.resolve()):
+        raise CheckpointError(f"modules.json: {folder!r:.80} points outside the checkpoint")
+    return inner
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error!s:.200}") from error

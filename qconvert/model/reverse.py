@@ -1,0 +1,264 @@
+"""A family's table read backwards: from a GGUF file to Hugging Face's tensors and `config.json`.
+
+Every line of a table is undone: halves from neighbouring rotary pairs, fused matrices from their
+parts, single experts from a stack, matrices stored [in, out], norms less what was added. A
+Hugging Face tensor is then a `TensorMap` over GGUF tensors, and is assembled like any other.
+
+What was read is held against what would be written: the configuration must give the file's own
+metadata again, its shapes must be the tensors', and no tensor may be left over. So a file that is
+built in another way than its family in transformers is refused rather than misread.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import Any
+
+import numpy as np
+
+from qconvert.checkpoint import Checkpoint, TensorInfo, read_rows
+from qconvert.checkpoint.metadata import Metadata
+from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.model.families.bert import BERT
+from qconvert.model.families.gemma3 import GEMMA3
+from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.granite import GRANITE
+from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.mixtral import MIXTRAL
+from qconvert.model.families.olmo2 import OLMO2
+from qconvert.model.families.phi3 import PHI3
+from qconvert.model.families.qwen2 import QWEN2
+from qconvert.model.families.qwen3 import QWEN3
+from qconvert.model.families.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.smollm3 import SMOLLM3
+from qconvert.model.mapping import in_file_order
+from qconvert.model.shapes import expected_shape, read_sizes
+from qconvert.model.types import Architecture, Rows, Rule, TensorMap
+
+BY_NAME: dict[str, Architecture] = {
+    "bert": BERT,
+    "gemma3": GEMMA3,
+    "gpt2": GPT2,
+    "granite": GRANITE,
+    "llama": LLAMA,
+    "olmo2": OLMO2,
+    "phi3": PHI3,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "qwen3moe": QWEN3_MOE,
+    "smollm3": SMOLLM3,
+}
+"""`general.architecture` -> the family that it is written back as."""
+
+WITH_EXPERTS = {"llama": MIXTRAL}
+"""The family in place of that one where `expert_count` is given."""
+
+UNCOMPARED = ("vocab_size",)
+"""Keys that need not agree: the embedding's rows decide."""
+
+HARMLESS = (
+    "attention.value_length",
+    "pooling_type",
+    "rope.dimension_count",
+    "rope.scaling.finetuned",
+)
+"""Keys that some converters write for all families and others leave out, or that go elsewhere."""
+
+ROTARY_TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True)
+class Description:
+    """A GGUF model as Hugging Face sees it.
+
+    Attributes:
+        architecture: the family.
+        config: `config.json`.
+        tensors: Hugging Face's, each made of the file's.
+        notices: keys of the file that `config.json` has no place for.
+    """
+
+    architecture: Architecture
+    config: dict[str, Any]
+    tensors: tuple[TensorMap, ...]
+    notices: tuple[str, ...] = ()
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """What a GGUF file is in Hugging Face's terms.
+
+    Raises:
+        UnsupportedError: a family that is not written back, or a model that transformers would
+            run in another way.
+        CheckpointError: the metadata is absurd.
+        PlanError: tensors are missing or have other shapes than the metadata says.
+    """
+    architecture = find_family(checkpoint)
+    assert architecture.config is not None
+    config = architecture.config(checkpoint)
+    metadata = architecture.metadata(config)
+    notices = _compare_keys(architecture.name, checkpoint.metadata, metadata)
+    _compare_tables(architecture, config, checkpoint)
+    tensors = reverse_tensors(architecture, config, metadata, checkpoint.tensors)
+    return Description(architecture, config, tensors, notices)
+
+
+def find_family(checkpoint: Checkpoint) -> Architecture:
+    """The family of a GGUF file.
+
+    Raises:
+        CheckpointError: the file holds no model.
+        UnsupportedError: no such family can be written back.
+    """
+    field = checkpoint.metadata.get("general.architecture")
+    if field is None or not isinstance(field.value, str):
+        raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")
+    name = field.value
+    if name not in BY_NAME:
+        raise UnsupportedError(
+            f"the family {name!r:.80} cannot be written as a Hugging Face checkpoint",
+            f"known: {', '.join(BY_NAME)}",
+        )
+    if name in WITH_EXPERTS and f"{name}.expert_count" in checkpoint.metadata:
+        return WITH_EXPERTS[name]
+    return BY_NAME[name]
+
+
+def _compare_keys(name: str, stored: Mapping[str, Any], meant: Metadata) -> tuple[str, ...]:
+    """Hold the file's keys against those that the configuration would give."""
+    own = {key: field for key, field in stored.items() if key.startswith(f"{name}.")}
+    for key, field in meant.items():
+        short = key.removeprefix(f"{name}.")
+        if key in own and short not in UNCOMPARED and not _same(own[key].value, field.value):
+            raise UnsupportedError(
+                f"{key} is {own[key].value!r:.60} in the file, and transformers' model of this "
+                f"family would have {field.value!r:.60}",
+            )
+    lost = [key for key in own if key not in meant and key.removeprefix(f"{name}.") not in HARMLESS]
+    if not lost:
+        return ()
+    return (f"config.json has no place for {', '.join(lost)}, which may matter",)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and not isinstance(other, list):
+        return all(_same(item, other) for item in one)
+    if isinstance(one, float) or isinstance(other, float):
+        usable = isinstance(one, int | float) and isinstance(other, int | float)
+        return usable and isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)
+
+
+def _compare_tables(
+    architecture: Architecture, config: Mapping[str, Any], checkpoint: Checkpoint
+) -> None:
+    """Hold the file's rotary tables against those that the configuration would give."""
+    meant = architecture.constants(config)
+    stored = [name for name in ROTARY_TABLES if name in checkpoint.tensors]
+    for name in {*stored, *meant}:
+        info = checkpoint.tensors.get(name)
+        fits = info is not None and name in meant and info.elements == meant[name].size
+        if fits and info is not None:
+            values = read_rows(info, 0, info.rows).reshape(-1)
+            fits = bool(np.allclose(values, meant[name].reshape(-1), rtol=1e-5, atol=0))
+        if not fits:
+            raise UnsupportedError(f"{name} turns heads in a way that config.json cannot say")
+
+
+def reverse_tensors(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    metadata: Metadata,
+    tensors: Mapping[str, TensorInfo],
+) -> tuple[TensorMap, ...]:
+    """Hugging Face's tensors, each as rows of GGUF's.
+
+    Args:
+        config: `config.json`.
+        metadata: what the family makes of it.
+        tensors: GGUF's, by name.
+
+    Raises:
+        PlanError: a tensor is missing or has another shape than the metadata says.
+        UnsupportedError: a tensor has no place in the family.
+    """
+    sizes = read_sizes(architecture.name, metadata)
+    pieces: dict[str, list[_Piece]] = {}
+    used = set(ROTARY_TABLES)
+    for name, rules in in_file_order(architecture.rules(config), sizes["blocks"]):
+        info = tensors.get(name)
+        if info is None:
+            if all(rule.optional for rule in rules):
+                continue
+            raise PlanError(f"the file has no tensor {name}", "it may be cut short, or a shard")
+        shape = expected_shape(architecture.name, name, sizes)
+        if info.shape != shape:
+            raise PlanError(
+                f"{name} has shape {list(info.shape)}, but the metadata asks for {list(shape)}"
+            )
+        used.add(name)
+        pieces.setdefault(rules[0].hf, []).append(_Piece(rules[0], info))
+    unknown = [name for name in tensors if name not in used]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UnsupportedError(
+            f"{unknown[0]}{more} has no place in transformers' {config['architectures'][0]}"
+        )
+    return tuple(made for name, group in pieces.items() for made in _make(name, group))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A line of the table and the GGUF tensor that it made."""
+
+    rule: Rule
+    info: TensorInfo
+
+
+def _make(name: str, pieces: Sequence[_Piece]) -> list[TensorMap]:
+    """One tensor, or one for each expert."""
+    rule, info = pieces[0].rule, pieces[0].info
+    if rule.rows is not None:
+        return [_fused(name, pieces)]
+    if "{e}" in name:
+        height = info.shape[1]
+        return [
+            TensorMap(
+                name.replace("{e}", str(expert)),
+                info.shape[1:],
+                (Rows(info.name, expert * height, (expert + 1) * height),),
+            )
+            for expert in range(info.shape[0])
+        ]
+    whole = (Rows(info.name, 0, info.rows),)
+    if rule.transpose and len(info.shape) == 2:
+        return [TensorMap(name, info.shape[::-1], whole, transpose=True)]
+    return [TensorMap(name, info.shape, whole, _halves(rule, info.shape[0]), -rule.add)]
+
+
+def _fused(name: str, pieces: Sequence[_Piece]) -> TensorMap:
+    """The parts of a fused tensor, one behind the other; matrix by matrix where there are some."""
+    ordered = sorted(pieces, key=lambda piece: piece.rule.rows or (0, 0))
+    reached = 0
+    for piece in ordered:
+        assert piece.rule.rows is not None
+        if piece.rule.rows[0] != reached or piece.rule.heads or piece.rule.add:
+            raise PlanError(f"{piece.info.name} leaves a gap in {name}")
+        reached = piece.rule.rows[1]
+    outer, columns = ordered[0].info.shape[:-2], ordered[0].info.columns
+    parts = []
+    for matrix in range(ordered[0].info.shape[0] if outer else 1):
+        for piece in ordered:
+            height = piece.info.shape[-2]
+            parts.append(Rows(piece.info.name, matrix * height, (matrix + 1) * height))
+    return TensorMap(name, (*outer, reached, columns), tuple(parts))
+
+
+def _halves(rule: Rule, rows: int) -> tuple[int, ...]:
+    """Neighbours to halves: of a head's rows 0 1 2 3 4 5 the order is 0 2 4 | 1 3 5."""
+    if not rule.heads:
+        return ()
+    size, rest = divmod(rows, rule.heads)
+    if rest or size % 2:
+        raise PlanError(f"{rule.gguf}: {rows} rows are no {rule.heads} heads of even size")
+    return (*range(0, size, 2), *range(1, size, 2))

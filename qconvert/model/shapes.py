@@ -1,0 +1,107 @@
+"""What shape a GGUF tensor must have, from the metadata that goes with it.
+
+These are the shapes that llama.cpp asks for when it loads a file (`llama-model.cpp` and
+`models/*.cpp`), so a checkpoint that does not agree with its configuration is refused before
+anything is read.
+"""
+
+import re
+from collections.abc import Mapping
+
+from qconvert.checkpoint.metadata import Metadata
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "token_embd.weight": ("vocabulary", "hidden"),
+    "token_embd_norm.weight": ("hidden",),
+    "token_embd_norm.bias": ("hidden",),
+    "token_types.weight": ("types", "hidden"),
+    "position_embd.weight": ("context", "hidden"),
+    "output.weight": ("vocabulary", "hidden"),
+    "output_norm.weight": ("hidden",),
+    "output_norm.bias": ("hidden",),
+    "attn_norm.weight": ("hidden",),
+    "attn_norm.bias": ("hidden",),
+    "attn_q.weight": ("query", "hidden"),
+    "attn_q.bias": ("query",),
+    "attn_k.weight": ("key", "hidden"),
+    "attn_k.bias": ("key",),
+    "attn_v.weight": ("key", "hidden"),
+    "attn_v.bias": ("key",),
+    "attn_qkv.weight": ("query_key_value", "hidden"),
+    "attn_qkv.bias": ("query_key_value",),
+    "attn_output.weight": ("hidden", "query"),
+    "attn_output.bias": ("hidden",),
+    "attn_q_norm.weight": ("head",),
+    "attn_k_norm.weight": ("head",),
+    "attn_output_norm.weight": ("hidden",),
+    "attn_output_norm.bias": ("hidden",),
+    "post_attention_norm.weight": ("hidden",),
+    "post_ffw_norm.weight": ("hidden",),
+    "layer_output_norm.weight": ("hidden",),
+    "layer_output_norm.bias": ("hidden",),
+    "ffn_norm.weight": ("hidden",),
+    "ffn_norm.bias": ("hidden",),
+    "ffn_gate.weight": ("ffn", "hidden"),
+    "ffn_gate.bias": ("ffn",),
+    "ffn_up.weight": ("ffn", "hidden"),
+    "ffn_up.bias": ("ffn",),
+    "ffn_down.weight": ("hidden", "ffn"),
+    "ffn_down.bias": ("hidden",),
+    "ffn_gate_inp.weight": ("experts", "hidden"),
+    "ffn_gate_exps.weight": ("experts", "expert_ffn", "hidden"),
+    "ffn_up_exps.weight": ("experts", "expert_ffn", "hidden"),
+    "ffn_down_exps.weight": ("experts", "hidden", "expert_ffn"),
+}
+"""By the name without its block."""
+
+SPECIAL_SHAPES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("phi3", "ffn_up.weight"): ("gate_up", "hidden"),
+    ("olmo2", "attn_q_norm.weight"): ("query",),
+    ("olmo2", "attn_k_norm.weight"): ("key",),
+}
+"""By architecture and name, where a family differs."""
+
+_BLOCK = re.compile(r"blk\.(\d+|\{i\})\.")
+
+
+def expected_shape(architecture: str, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Row-major.
+
+    Args:
+        architecture: `general.architecture`.
+        name: GGUF's.
+        sizes: of `read_sizes`.
+    """
+    bare = _BLOCK.sub("", name)
+    dimensions = SPECIAL_SHAPES.get((architecture, bare), SHAPES[bare])
+    return tuple(sizes[dimension] for dimension in dimensions)
+
+
+def read_sizes(architecture: str, metadata: Metadata) -> dict[str, int]:
+    """The sizes that shapes are made of, from `{architecture}.*` keys."""
+
+    def value(key: str, default: int) -> int:
+        field = metadata.get(f"{architecture}.{key}")
+        return default if field is None else int(field.value)
+
+    hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
+    head = value("attention.key_length", hidden // heads)
+    query = heads * head
+    key = value("attention.head_count_kv", heads) * head
+    ffn = value("feed_forward_length", 0)
+    types = metadata.get("tokenizer.ggml.token_type_count")
+    return {
+        "blocks": value("block_count", 0),
+        "vocabulary": value("vocab_size", 0),
+        "context": value("context_length", 0),
+        "types": 0 if types is None else int(types.value),
+        "hidden": hidden,
+        "head": head,
+        "query": query,
+        "key": key,
+        "query_key_value": query + 2 * key,
+        "ffn": ffn,
+        "gate_up": 2 * ffn,
+        "experts": value("expert_count", 0),
+        "expert_ffn": value("expert_feed_forward_length", ffn),
+    }

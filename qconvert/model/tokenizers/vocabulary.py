@@ -1,0 +1,144 @@
+"""The list of tokens that GGUF stores: one text, type and score for each row of the embedding.
+
+Types are llama.cpp's (`enum llama_token_type`): NORMAL is found by merging, CONTROL and
+USER_DEFINED are looked for in the text first, BYTE stands for one byte, UNUSED for nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import TokenType
+
+from qconvert.checkpoint.metadata import Metadata
+from qconvert.errors import CheckpointError
+from qconvert.model.tokenizers.files import AddedToken, TokenizerFiles, named_tokens
+from qconvert.model.tokenizers.files import token_id as checked_id
+
+NORMAL = int(TokenType.NORMAL)
+UNKNOWN = int(TokenType.UNKNOWN)
+CONTROL = int(TokenType.CONTROL)
+USER_DEFINED = int(TokenType.USER_DEFINED)
+UNUSED = int(TokenType.UNUSED)
+BYTE = int(TokenType.BYTE)
+
+# The score of tokens that no merge makes: below every score that a real token has.
+LOWEST = -1e6
+
+# Families that forget to mark these as special; llama.cpp hides them all the same.
+_SPECIAL_TEXTS = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
+_SPECIAL_FORMS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))  # noqa: RUF001
+
+
+@dataclass
+class Vocabulary:
+    """A vocabulary on its way into GGUF.
+
+    Attributes:
+        model: `tokenizer.ggml.model`: "gpt2", "llama", "t5" or "bert".
+        pre: `tokenizer.ggml.pre`.
+        tokens: texts by id.
+        types: llama.cpp's token types by id.
+        scores: by id; empty where the model has none.
+        merges: "left right" by rank; empty where the model has none.
+        ids: texts as the checkpoint spells them -> ids.
+        extra: further keys that belong to this kind of tokenizer.
+    """
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    ids: Mapping[str, int]
+    scores: list[float] = field(default_factory=list)
+    merges: list[str] = field(default_factory=list)
+    extra: Metadata = field(default_factory=dict)
+
+
+def vocabulary_size(files: TokenizerFiles, ids: Iterable[int]) -> int:
+    """Rows of the embedding: the configuration's `vocab_size`, else as many as there are ids."""
+    size = files.model_config.get("vocab_size")
+    if size is None:
+        return max(ids, default=-1) + 1
+    return checked_id(size, "config.json's vocab_size")
+
+
+def all_added(files: TokenizerFiles, ids: Mapping[str, int]) -> dict[int, AddedToken]:
+    """Added tokens, and the special tokens that only the configuration names."""
+    added = dict(files.added)
+    known = {token.content: token for token in added.values()}
+    for text in named_tokens(files).values():
+        number = known[text].id if text in known else ids.get(text)
+        if number is not None:
+            lstrip = text in known and known[text].lstrip
+            added[number] = AddedToken(number, text, True, lstrip)
+    return added
+
+
+def added_type(token: AddedToken) -> int:
+    """CONTROL for what is special or looks so, else USER_DEFINED."""
+    text = token.content
+    looks_special = text in _SPECIAL_TEXTS or any(
+        text.startswith(start) and text.endswith(end) for start, end in _SPECIAL_FORMS
+    )
+    return CONTROL if token.special or looks_special else USER_DEFINED
+
+
+def lay_out(
+    ids: Mapping[str, int], added: Mapping[int, AddedToken], size: int
+) -> tuple[list[str], list[int]]:
+    """Texts and types by id, `size` of each; ids that nobody has become unused padding.
+
+    Args:
+        ids: the model's own tokens.
+        added: tokens that replace or follow them.
+        size: rows of the embedding. Added tokens beyond it have no weights and are left out.
+
+    Raises:
+        CheckpointError: a token of the model itself lies beyond `size`.
+    """
+    tokens: list[str | None] = [None] * size
+    types = [UNUSED] * size
+    for text, number in ids.items():
+        if number < size:
+            tokens[number] = text
+            types[number] = NORMAL
+        elif number not in added:
+            raise CheckpointError(
+                f"token {number} lies beyond the vocabulary of {size} tokens",
+                "config.json's vocab_size and the tokenizer do not belong together",
+            )
+    for number, token in added.items():
+        if number < size:
+            tokens[number] = token.content
+            types[number] = added_type(token)
+    filled = [text or f"[PAD{number}]" for number, text in enumerate(tokens)]
+    return filled, types
+
+
+def check_texts(tokens: list[str]) -> None:
+    """llama.cpp stops the process on a token that occurs twice.
+
+    Raises:
+        CheckpointError: two tokens have one text, or a text is no Unicode.
+    """
+    if len(set(tokens)) != len(tokens):
+        seen: set[str] = set()
+        twice = next(text for text in tokens if text in seen or seen.add(text))  # type: ignore
+        raise CheckpointError(f"the tokenizer holds the token {twice!r} twice")
+    try:
+        "".join(tokens).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a token of the tokenizer is no valid Unicode: {error}") from None
+
+
+def token_table(value: Any, where: str) -> dict[str, int]:
+    """A text -> id object of a file, checked."""
+    if not isinstance(value, dict) or not value:
+        raise CheckpointError(f"{where} holds no vocabulary")
+    numbers = value.values()
+    if not all(type(number) is int for number in numbers):
+        raise CheckpointError(f"{where} holds a token whose id is no number")
+    checked_id(min(numbers), where)
+    checked_id(max(numbers), where)
+    return value

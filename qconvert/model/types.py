@@ -1,0 +1,119 @@
+"""What a model family is: how its tensors and hyper-parameters are called on both sides.
+
+A family is data: a table of `Rule`s, read in one direction to write GGUF and in the other to
+write a Hugging Face directory, and two functions between `config.json` and GGUF's metadata.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from qconvert.checkpoint.metadata import Metadata
+from qconvert.checkpoint.types import Checkpoint
+
+Config = Mapping[str, Any]
+
+SLAB_WEIGHTS = 1 << 18
+"""Weights of a slab: large enough to hide Python's overhead, small enough to stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a family's table: a GGUF tensor and where its rows come from.
+
+    `{i}` stands for the number of the block and `{e}` for that of the expert; a GGUF tensor
+    whose source has an `{e}` is the stack of all experts.
+
+    Attributes:
+        gguf: "blk.{i}.attn_q.weight".
+        hf: "model.layers.{i}.self_attn.q_proj.weight". Several rules may read one fused source.
+        rows: first and last+1 row of the source that this tensor takes; None takes all. Of a
+            source with three dimensions (fused experts), rows of each matrix.
+        heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
+            heads over which the rows are regrouped; 0 leaves them.
+        add: what is added to each element (Gemma's norms are stored as weight - 1).
+        transpose: the source is stored [in, out] (GPT-2's Conv1D).
+        optional: the checkpoint may lack it (biases, tied outputs).
+    """
+
+    gguf: str
+    hf: str
+    rows: tuple[int, int] | None = None
+    heads: int = 0
+    add: float = 0.0
+    transpose: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows `start` to `stop` of a source tensor, its outer dimensions flattened."""
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """One GGUF tensor and how it is made, row by row, from a checkpoint's tensors.
+
+    Attributes:
+        name: GGUF's name.
+        shape: row-major, outermost dimension first.
+        parts: runs of source rows whose concatenation is the tensor's rows, in order. With
+            `transpose`, one part that names a whole 2-D tensor.
+        order: within each group of `len(order)` output rows, row k comes from source row
+            `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
+            Of a tensor with one dimension (a bias), elements are grouped in place of rows.
+        add: added to every element.
+        transpose: the source is [columns, rows].
+        value: for tensors that no source holds (rotary factors): the float32 values, flat.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Rows, ...] = ()
+    order: tuple[int, ...] = ()
+    add: float = 0.0
+    transpose: bool = False
+    value: np.ndarray | None = None
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return prod(self.shape[:-1])
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model family.
+
+    Attributes:
+        name: `general.architecture` in GGUF ("llama").
+        classes: the names in `config.json`'s `architectures` that it serves.
+        metadata: config -> GGUF's `{name}.*` keys.
+        rules: config -> the table of tensors.
+        constants: config -> tensors that no checkpoint holds (name -> float32 values).
+        ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
+            no place for (rotary tables, pooling heads).
+        config: an opened GGUF file -> `config.json`, where the family can be written back.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    metadata: Callable[[Config], Metadata]
+    rules: Callable[[Config], tuple[Rule, ...]]
+    constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
+    ignored: tuple[str, ...] = ()
+    config: Callable[[Checkpoint], dict[str, Any]] | None = None

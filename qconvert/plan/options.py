@@ -1,0 +1,173 @@
+"""What can be asked of one output: the options of `quantize`, from the command line or a recipe.
+
+Both make `OutputOptions`, and everything behind reads them from there. An option that does not
+concern a type has no effect on it, so that several outputs can share their options; one that
+concerns none of the outputs is a mistake, which `check_used` reports.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from qconvert.errors import UsageError
+from qconvert.formats.safetensors.types import EstimatorName
+from qconvert.plan.safetensors.schemes import KEEP, KINDS, Kind, is_scheme, kind_of
+
+Overrides = tuple[tuple[str, str], ...]
+"""Patterns and types."""
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The options of one output. None leaves the choice to the type.
+
+    Attributes:
+        type: a GGUF file type or a scheme of safetensors, in small letters.
+        output: the file (GGUF) or the directory (safetensors).
+        folder: where the output goes under its default name, if `output` does not say.
+        calibration: what `qconvert calibrate` wrote.
+        importance: an importance matrix, for the weights; by default the calibration's.
+        overrides: (pattern, format or scheme); the last that matches counts.
+        keep: patterns of tensors that stay as they are.
+        allow_nan: go on where weights are NaN or infinite.
+
+        pure: GGUF: no mixture.
+        output_type: GGUF: the format of the output projection.
+        embedding_type: GGUF: the format of the token embeddings.
+        fallback: GGUF: take another format where rows do not divide into blocks; else refuse.
+        split_max_size: GGUF: bytes that a shard may have.
+
+        activations: w8a8, fp8: a scale for each token, or one stored for each layer.
+        strategy: fp8: which weights share a scale.
+        group_size: wNa16: weights of a row that share a scale; "channel" for the whole row.
+        asymmetric: integers: with zero points.
+        weight_range: safetensors: the estimator of the weights' ranges.
+        activation_range: w8a8, fp8: that of static activations' ranges.
+        percentile: of absolute values, for the estimators of that name.
+        smooth: w8a8: SmoothQuant's alpha, "auto" for each layer's own.
+        strict_static: w8a8, fp8: static ranges even where they lose much.
+        lm_head: safetensors: quantize the output projection too.
+        embeddings: safetensors: quantize the token embeddings too.
+        max_shard_size: safetensors: bytes that a shard may have.
+    """
+
+    type: str
+    output: Path | None = None
+    folder: Path | None = None
+    calibration: Path | None = None
+    importance: Path | None = None
+    overrides: Overrides = ()
+    keep: tuple[str, ...] = ()
+    allow_nan: bool = False
+
+    pure: bool = False
+    output_type: str | None = None
+    embedding_type: str | None = None
+    fallback: bool = True
+    split_max_size: int | None = None
+
+    activations: Literal["dynamic", "static"] = "dynamic"
+    strategy: Literal["tensor", "channel", "block"] | None = None
+    group_size: int | Literal["channel"] | None = None
+    asymmetric: bool = False
+    weight_range: EstimatorName | None = None
+    activation_range: EstimatorName | None = None
+    percentile: float = 99.99
+    smooth: float | Literal["auto"] | None = None
+    strict_static: bool = False
+    lm_head: bool = False
+    embeddings: bool = False
+    max_shard_size: int | None = None
+
+
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in fields(OutputOptions) if field.name != "type"
+}
+
+SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
+
+CONCERNS: dict[str, tuple[Kind, ...]] = {
+    "pure": ("gguf",),
+    "output_type": ("gguf",),
+    "embedding_type": ("gguf",),
+    "fallback": ("gguf",),
+    "split_max_size": ("gguf",),
+    "activations": ("int8", "fp8"),
+    "strategy": ("fp8",),
+    "group_size": ("weight-only",),
+    "asymmetric": ("int8", "weight-only"),
+    "weight_range": SAFETENSORS,
+    "activation_range": ("int8", "fp8"),
+    "percentile": SAFETENSORS,
+    "smooth": ("int8",),
+    "strict_static": ("int8", "fp8"),
+    "lm_head": SAFETENSORS,
+    "embeddings": SAFETENSORS,
+    "max_shard_size": SAFETENSORS,
+}
+"""The kinds of types that an option concerns; what is not listed concerns all."""
+
+SPOKEN: dict[Kind, str] = {
+    "gguf": "GGUF",
+    "int8": "w8a8",
+    "fp8": "fp8",
+    "weight-only": "wNa16",
+    "fp4": "nvfp4a16 and mxfp4a16",
+}
+
+
+def concerns(option: str, type_: str) -> bool:
+    """Whether an option has an effect on outputs of a type."""
+    return kind_of(type_) in CONCERNS.get(option, KINDS)
+
+
+def check_used(given: Iterable[str], types: Sequence[str]) -> None:
+    """Refuse options that none of the outputs heeds.
+
+    Args:
+        given: names of options, as `OutputOptions` spells them.
+        types: of the outputs.
+
+    Raises:
+        UsageError: an option concerns none of the types.
+    """
+    for option in given:
+        if not any(concerns(option, type_) for type_ in types):
+            whose = ", ".join(SPOKEN[kind] for kind in CONCERNS[option])
+            raise UsageError(
+                f"{option.replace('_', '-')} has no meaning for {', '.join(types)}",
+                f"it is an option of {whose}",
+            )
+
+
+def with_given(
+    outputs: Sequence[OutputOptions], given: Mapping[str, Any]
+) -> tuple[OutputOptions, ...]:
+    """Outputs with what the command line said, each with the options that concern it.
+
+    Args:
+        given: values by option's name, only those that the user gave.
+
+    Raises:
+        UsageError: an option concerns none of the outputs.
+    """
+    check_used(given, [output.type for output in outputs])
+    several = len({kind_of(output.type) == "gguf" for output in outputs}) > 1
+    made = []
+    for output in outputs:
+        own = {key: given[key] for key in given if concerns(key, output.type)}
+        if several and "overrides" in own:
+            own["overrides"] = _meant_for(output.type, own["overrides"])
+        made.append(replace(output, **own))
+    return tuple(made)
+
+
+def _meant_for(type_: str, overrides: Overrides) -> Overrides:
+    """Of overrides for GGUF files and directories, those whose type is one of the output's."""
+    is_directory = kind_of(type_) != "gguf"
+    return tuple(
+        (pattern, name)
+        for pattern, name in overrides
+        if (name.lower() == KEEP or is_scheme(name)) == is_directory
+    )

@@ -1,0 +1,173 @@
+"""What a directory loads in, and what its user should know.
+
+Of transformers what 5.23 with compressed-tensors 0.20 does is told, and tests hold it against the
+programs themselves; of serving engines, what the layout is made for.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from qconvert.formats.safetensors.types import WeightFormat
+from qconvert.model.source import Source
+from qconvert.plan.safetensors.choices import Choice
+from qconvert.plan.safetensors.config import schemes
+from qconvert.plan.safetensors.schemes import Scheme
+
+TRANSFORMERS = "transformers 5.23"
+DEQUANTIZE = "quantization_config=CompressedTensorsConfig(dequantize=True)"
+SHOWN = 3
+
+
+def loads_in(source: Source, choices: Sequence[Choice]) -> tuple[str, ...]:
+    """One line for transformers, and others where there is more to say."""
+    return (_transformers(choices), *_engines(choices), *_beside(source, choices))
+
+
+def is_loadable(choices: Sequence[Choice]) -> bool:
+    """Whether transformers runs the directory as it stands."""
+    return not misfit(choices)
+
+
+def misfit(choices: Sequence[Choice]) -> str:
+    """Why transformers does not run the directory as it stands; empty where it does."""
+    obstacles = tuple(_obstacles(choices))
+    if obstacles:
+        return f"{TRANSFORMERS} cannot run it: {'; '.join(obstacles)}"
+    if _has_zero_points(choices):
+        if len(schemes(choices)) > 1:
+            return f"{TRANSFORMERS} cannot run it: it misreads packed zero points"
+        return (
+            f"{TRANSFORMERS} misreads packed zero points by default; it loads with "
+            f"from_pretrained(..., {DEQUANTIZE})"
+        )
+    return ""
+
+
+def _transformers(choices: Sequence[Choice]) -> str:
+    fault = misfit(choices)
+    if fault:
+        return fault
+    if any("fp4" in form.layout for form in _forms(choices)):
+        return (
+            "transformers loads it with the compressed-tensors package, in bfloat16 alone (which "
+            "config.json says)"
+        )
+    return "transformers loads it with the compressed-tensors package, as it stands"
+
+
+def _obstacles(choices: Sequence[Choice]) -> Iterator[str]:
+    if any(choice.scheme and choice.weight.conv1d for choice in choices):
+        yield "it has no quantized layers that are stored [in, out], as GPT-2's; vLLM has"
+    of_experts = [choice for choice in choices if choice.weight.role == "expert"]
+    experts = schemes(of_experts)
+    is_fp8 = all(form.layout == "float-quantized" for form in _forms(choices))
+    if any(choice.scheme is None for choice in of_experts) and not is_fp8:
+        yield "it cannot leave experts as they are beside quantized layers; vLLM can"
+    if len(experts) > 1:
+        yield "it reads all experts by one scheme, and these have several; vLLM reads each layer's"
+    for form in {scheme.weights for scheme in experts}:
+        reason = _fault_with_experts(form)
+        if reason:
+            yield f"{reason}; the layout is that of vLLM"
+            return
+
+
+def _fault_with_experts(form: WeightFormat) -> str:
+    """Why transformers cannot put experts of this format into its fused ones."""
+    if form.layout == "int-quantized":
+        return "it fuses experts that are packed or float8, not int8"
+    if form.layout == "nvfp4-pack-quantized":
+        return "it drops the global scales of experts, and its answers are wrong"
+    if form.block is not None:
+        return "it fuses experts with a scale for each row or tensor, not for each block"
+    if not form.symmetric:
+        return "it drops the zero points of experts"
+    return ""
+
+
+def _has_zero_points(choices: Sequence[Choice]) -> bool:
+    return any(not form.symmetric for form in _forms(choices))
+
+
+def _forms(choices: Sequence[Choice]) -> list[WeightFormat]:
+    return [scheme.weights for scheme in schemes(choices)]
+
+
+def _engines(choices: Sequence[Choice]) -> Iterator[str]:
+    """What serving engines have no kernels for."""
+    linear = schemes(choice for choice in choices if choice.weight.role != "embedding")
+    packed = [scheme.weights for scheme in linear if scheme.weights.layout == "pack-quantized"]
+    bits = sorted({form.bits for form in packed} - {4, 8})
+    if bits:
+        yield f"vLLM runs packed integers of 4 and 8 bits, not of {_listed(bits)}"
+    sizes = sorted({form.group_size for form in packed if form.group_size} - {32, 64, 128})
+    if sizes:
+        yield f"vLLM runs groups of 32, 64, 128 and whole rows, not of {_listed(sizes)}"
+
+
+def _beside(source: Source, choices: Sequence[Choice]) -> Iterator[str]:
+    """What was left alone, and what serving engines may not expect."""
+    if any(choice.scheme and choice.weight.role == "embedding" for choice in choices):
+        yield "the token embeddings are int8, which transformers runs and serving engines do not"
+    if any(choice.scheme and choice.weight.role == "output" for choice in choices):
+        yield "the output projection is quantized, which not all serving engines run"
+    kept = [
+        word
+        for role, word in (
+            ("embedding", "token embeddings"),
+            ("output", "the output projection"),
+            ("router", "routers"),
+        )
+        if any(choice.weight.role == role and choice.scheme is None for choice in choices)
+    ]
+    if source.tied and "token embeddings" in kept:
+        kept[0] = "token embeddings (the output projection too)"
+    if kept:
+        yield f"not quantized: {', '.join(kept)}"
+    if len(schemes(choices)) > 1 and is_loadable(choices):
+        yield (
+            "do not load it with dequantize=True: transformers would read all layers by one of "
+            "the schemes"
+        )
+
+
+def fallback_lines(choices: Sequence[Choice]) -> tuple[str, ...]:
+    """For each reason, how many weights have another scheme than was asked for, and which."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for choice in choices:
+        for reason in choice.reasons:
+            key = (reason, described(choice.scheme))
+            by_reason.setdefault(key, []).append(choice.weight.name)
+    return tuple(
+        f"{_listed_names(names)}: {reason}: {what}" for (reason, what), names in by_reason.items()
+    )
+
+
+def described(scheme: Scheme | None) -> str:
+    """A scheme in words: "w4a16 in groups of 64"."""
+    if scheme is None:
+        return "not quantized"
+    form, words = scheme.weights, [scheme.name]
+    if form.type == "int" and form.strategy == "group":
+        words.append(f"in groups of {form.group_size}")
+    elif form.block is not None:
+        words.append(f"in blocks of {form.block[0]}x{form.block[1]}")
+    elif form.strategy == "tensor":
+        words.append("by tensor")
+    elif form.strategy == "channel" and form.layout != "int-quantized":
+        words.append("by row")
+    if not form.symmetric:
+        words.append("with zero points")
+    if scheme.inputs is not None:
+        words.append("dynamic inputs" if scheme.inputs.dynamic else "static inputs")
+        if not scheme.inputs.symmetric:
+            words.append("with zero points")
+    return " ".join(words)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
+def _listed_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

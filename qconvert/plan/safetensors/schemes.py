@@ -1,0 +1,191 @@
+"""The schemes of quantized safetensors: what `-t` accepts beside GGUF's file types.
+
+wNaM: weights of N bits, activations of M bits; 16 stands for the model's own numbers.
+
+    w8a8           int8, a scale for each row; inputs int8, by token or by a stored range
+    fp8            float8 e4m3, a scale for each row, tensor or block; inputs alike
+    w2a16 - w8a16  packed integers, a scale for each group (w8a16: for each row)
+    nvfp4a16       float4, a float8 scale for 16 weights, a float32 scale for the tensor
+    mxfp4a16       float4, a power of two for 32 weights
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from qconvert.errors import UsageError
+from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
+from qconvert.plan.gguf.file_types import FILE_TYPES, nearest
+
+WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
+FP4 = ("nvfp4a16", "mxfp4a16")
+KEEP = "keep"
+"""Stands for a scheme in an override: the weight stays as it is."""
+
+SCHEMES = ("w8a8", "fp8", *WEIGHT_ONLY, *FP4)
+
+Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4"]
+"""Which options a type has."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def is_scheme(name: str) -> bool:
+    """Whether a type is one of safetensors, in any case."""
+    return name.lower() in SCHEMES
+
+
+def find_type(name: str) -> str:
+    """The name of the file type or scheme, in small letters.
+
+    Raises:
+        UsageError: there is none; the hint has the nearest names.
+    """
+    small = name.lower()
+    if small in SCHEMES:
+        return small
+    if small in FILE_TYPES:
+        return FILE_TYPES[small].name
+    raise UsageError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *SCHEMES)))
+
+
+def find_scheme(name: str) -> str:
+    """The name of the scheme, in small letters.
+
+    Raises:
+        UsageError: there is none; the hint has the nearest names.
+    """
+    if not is_scheme(name):
+        raise UsageError(f"unknown scheme {name!r:.60}", nearest(name, SCHEMES))
+    return name.lower()
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a type that `find_type` knows."""
+    small = name.lower()
+    if small in WEIGHT_ONLY:
+        return "weight-only"
+    if small in FP4:
+        return "fp4"
+    return "int8" if small == "w8a8" else "fp8" if small == "fp8" else "gguf"
+
+
+Activations = Literal["dynamic", "static"]
+Sharing = Literal["tensor", "channel", "block"]
+GroupSize = int | Literal["channel"]
+
+GROUP_SIZES = (128, 64, 32, 16)
+"""Groups of packed integers, the largest first; serving engines know all but the last."""
+
+BLOCK = (128, 128)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How linear layers are stored and run.
+
+    Attributes:
+        inputs: how their inputs are rounded; None leaves them.
+    """
+
+    name: str
+    weights: WeightFormat
+    inputs: ActivationFormat | None = None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it stores ranges of inputs."""
+        return self.inputs is not None and not self.inputs.dynamic
+
+
+def make_scheme(
+    name: str,
+    *,
+    activations: Activations | None = None,
+    strategy: Sharing | None = None,
+    group_size: GroupSize | None = None,
+    asymmetric: bool = False,
+) -> Scheme:
+    """The scheme of that name. None leaves a choice to the scheme.
+
+    Args:
+        activations: w8a8 and fp8: a scale for each token, or one that is stored.
+        strategy: fp8: which weights share a scale.
+        group_size: wNa16: weights of a row that share a scale; "channel" for the whole row.
+        asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16.
+
+    Raises:
+        UsageError: no such scheme, or an option that does not fit it.
+    """
+    name = find_scheme(name)
+    kind = kind_of(name)
+    _refuse(name, "activations", activations if kind not in ("int8", "fp8") else None)
+    _refuse(name, "strategy", strategy if kind != "fp8" else None)
+    _refuse(name, "group-size", group_size if kind != "weight-only" else None)
+    _refuse(name, "asymmetric", asymmetric if kind not in ("int8", "weight-only") else None)
+    static = activations == "static"
+    if kind == "int8":
+        weights = WeightFormat("int-quantized", "int", 8, "channel")
+        return Scheme(name, weights, _inputs("int", static, symmetric=not asymmetric))
+    if kind == "fp8":
+        return _fp8(name, strategy or "channel", static)
+    if kind == "weight-only":
+        return _packed(name, int(name[1]), group_size, asymmetric)
+    size = 16 if name == "nvfp4a16" else 32
+    layout = name.replace("a16", "-pack-quantized")
+    return Scheme(name, WeightFormat(layout, "float", 4, "group", size))
+
+
+def embedding_scheme() -> Scheme:
+    """The one scheme that transformers loads embeddings in: int8 by row, not packed."""
+    return Scheme("w8a16", WeightFormat("int-quantized", "int", 8, "channel"))
+
+
+def _refuse(name: str, option: str, value: object) -> None:
+    if value is not None and value is not False:
+        raise UsageError(f"{option} has no meaning for {name}", _OPTIONS[kind_of(name)])
+
+
+_OPTIONS: dict[Kind, str] = {
+    "int8": "w8a8 has activations and asymmetric (inputs)",
+    "fp8": "fp8 has activations and strategy",
+    "weight-only": "integer weights have group-size and asymmetric",
+    "fp4": "the FP4 schemes have no options",
+    "gguf": "",
+}
+
+
+def _inputs(
+    type_: Literal["int", "float"], static: bool, symmetric: bool = True
+) -> ActivationFormat:
+    return ActivationFormat(type_, 8, "tensor" if static else "token", not static, symmetric)
+
+
+def _fp8(name: str, strategy: Sharing, static: bool) -> Scheme:
+    if strategy not in get_args(Sharing):
+        raise UsageError(f"fp8 has no strategy {strategy!r:.40}", "tensor, channel or block")
+    if strategy != "block":
+        weights = WeightFormat("float-quantized", "float", 8, strategy)
+        return Scheme(name, weights, _inputs("float", static))
+    if static:
+        raise UsageError(
+            "fp8 weights in blocks go with dynamic activations alone",
+            "choose channel or tensor for static ones",
+        )
+    weights = WeightFormat("float-quantized", "float", 8, "block", block=BLOCK)
+    return Scheme(name, weights, ActivationFormat("float", 8, "group", True))
+
+
+def _packed(name: str, bits: int, group_size: GroupSize | None, asymmetric: bool) -> Scheme:
+    if group_size is None:
+        group_size = "channel" if bits == 8 else GROUP_SIZES[0]
+    if group_size == "channel":
+        return Scheme(
+            name, WeightFormat("pack-quantized", "int", bits, "channel", symmetric=not asymmetric)
+        )
+    if group_size not in GROUP_SIZES:
+        known = ", ".join(map(str, reversed(GROUP_SIZES)))
+        raise UsageError(f"no groups of {group_size!r:.40}", f"known: {known} and channel")
+    return Scheme(
+        name,
+        WeightFormat("pack-quantized", "int", bits, "group", group_size, symmetric=not asymmetric),
+    )

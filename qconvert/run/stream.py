@@ -1,0 +1,327 @@
+"""The story: read, quantize and write, slab by slab, all at once.
+
+Slabs of rows go through a pool of threads: each is read, checked, quantized and packed there,
+and written in order. Kernels run on one core and see whole blocks, so the bytes do not depend on
+the number of threads; memory holds a few slabs, whatever the model's size.
+
+Several outputs of one checkpoint are written side by side, in the order of the source's tensors,
+so that it is read from the disk once.
+"""
+
+import heapq
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from qconvert.checkpoint.dtypes import decode
+from qconvert.containers.gguf import Shard
+from qconvert.containers.partial import PartialFile, partial_path
+from qconvert.containers.room import ELSEWHERE, check_free
+from qconvert.errors import OutputError, WeightError
+from qconvert.model.assemble import assemble, assemble_bytes
+from qconvert.plan.gguf.plan import Plan
+from qconvert.run.work import File, Place, Result, Slab, Tensor, Watcher, Work, cut
+
+COMPILE_PATIENCE = 1.0
+"""Seconds after which it is said that kernels are being compiled."""
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+
+@dataclass
+class Writing:
+    """A file that is being written.
+
+    Attributes:
+        held: by name, what is written of tensors whose place has not come yet.
+    """
+
+    work: Work
+    file: File
+    header: bytes
+    out: PartialFile
+    held: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A place to fill, with the `part`-th of the pieces that a tensor is made into."""
+
+    writing: Writing
+    place: Place
+    tensor: Tensor
+    part: int
+
+
+def convert(plan: Plan, shards: tuple[Shard, ...], threads: int, watcher: Watcher) -> Result:
+    """Write the files of a plan.
+
+    Args:
+        shards: `plan.shards(path)`.
+        threads: how many slabs are worked on at once.
+
+    Raises:
+        WeightError: a weight is NaN or infinite and the recipe does not allow it.
+        OutputError: no room, or the files cannot be written. What is complete stays beside the
+            output and is used by the next run of the same plan.
+    """
+    work = Work(plan.model.checkpoint, plan.tensors, shards, plan.recipe.allow_nan)
+    return write_files([work], threads, watcher)[0]
+
+
+def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[Result]:
+    """Write files of one checkpoint, whatever their container; a result for each work.
+
+    Arguments and errors are those of `convert`.
+    """
+    started = time.monotonic()
+    check_room([file for work in works for file in work.files])
+    _compile_kernels(works, watcher)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        headers = [[file.header() for file in work.files] for work in works]
+        lines = [
+            [
+                Writing(work, file, header, stack.enter_context(_open(work, file.path, header)))
+                for file, header in zip(work.files, of_work, strict=True)
+            ]
+            for work, of_work in zip(works, headers, strict=True)
+        ]
+        outs = [writing.out for line in lines for writing in line]
+        try:
+            resumed = _write(lines, pool, 2 * threads, watcher)
+        except WeightError:
+            for out in outs:
+                out.discard()
+            raise
+        for out in reversed(outs):  # the first shard last: it names the others
+            out.commit()
+    seconds = time.monotonic() - started
+    return [
+        Result(tuple(file.path for file in work.files), work.nbytes, seconds, count)
+        for work, count in zip(works, resumed, strict=True)
+    ]
+
+
+def _write(
+    lines: Sequence[Sequence[Writing]], pool: ThreadPoolExecutor, ahead: int, watcher: Watcher
+) -> list[int]:
+    """Write what is not written yet; for each line, the number of tensors that were."""
+    missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
+    todo = _side_by_side(missing)
+    tensors = [tensor for line in lines for tensor in line[0].work.tensors]
+    total = sum(tensor.map.elements for tensor in tensors)
+    watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
+    streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
+    peaks: dict[tuple[str, ...], float] = {}
+    jobs = ((s.writing.work, slab, _peak(s, peaks, pool, ahead)) for s, slab in streamed)
+    made = _in_order(pool, _make, jobs, ahead)
+    spoiled: dict[str, int] = {}
+    for step in todo:
+        writing, place, name = step.writing, step.place, step.tensor.names[0]
+        if step.part == 0:
+            # The slabs come first: when they end, nothing is taken from the next tensor's.
+            for slab, (pieces, nonfinite) in zip(cut(step.tensor), made):  # noqa: B905
+                writing.out.append(pieces[0].data)
+                _hold(step, pieces)
+                if nonfinite:
+                    spoiled[name] = spoiled.get(name, 0) + nonfinite
+                watcher.advance(slab.weights, name)
+        else:
+            for piece in writing.held.pop(place.name, None) or _made_again(
+                step, peaks, pool, ahead
+            ):
+                writing.out.append(piece.data)
+        writing.out.append(bytes(place.padded - place.nbytes))
+        writing.out.mark()
+    for name, count in spoiled.items():
+        watcher.note(f"{name}: {count} weights are NaN or infinite")
+    return [
+        len(line[0].work.tensors) - sum(step.part == 0 for step in steps)
+        for line, steps in zip(lines, missing, strict=True)
+    ]
+
+
+def _hold(step: Step, pieces: tuple[np.ndarray, ...]) -> None:
+    """Keep what has its place later in the file."""
+    for name, piece in zip(step.tensor.names[1:], pieces[1:], strict=True):
+        step.writing.held.setdefault(name, []).append(piece)
+
+
+def _made_again(
+    step: Step, peaks: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
+) -> list[np.ndarray]:
+    """A held piece that an earlier run took with it when it was interrupted."""
+    work, peak = step.writing.work, _peak(step, peaks, pool, ahead)
+    slabs = list(cut(step.tensor))
+    first = _make((work, slabs[0], peak))[0][step.part]
+    if first.nbytes == step.place.nbytes:
+        return [first]
+    jobs = ((work, slab, peak) for slab in slabs)
+    return [pieces[step.part] for pieces, _ in _in_order(pool, _make, jobs, ahead)]
+
+
+def _missing_steps(writing: Writing) -> list[Step]:
+    """The places that are still empty; the header is written if it is not there."""
+    by_name = writing.work.by_name
+    steps = [Step(writing, place, *by_name[place.name]) for place in writing.file.slots]
+    if writing.out.marked == 0:
+        writing.out.append(writing.header)
+        writing.out.mark()
+        return steps
+    end = len(writing.header)
+    for index, step in enumerate(steps):
+        end += step.place.padded
+        if end > writing.out.marked:
+            return steps[index:]
+    return []
+
+
+def _side_by_side(lines: Sequence[list[Step]]) -> list[Step]:
+    """Steps of several outputs, each in its order, by where the first one meets their source."""
+    order: dict[str, int] = {}
+    for source in (part.source for step in lines[0] for part in step.tensor.map.parts):
+        order.setdefault(source, len(order))
+    keyed = []
+    for number, line in enumerate(lines):
+        places = (
+            max((order.get(part.source, 0) for part in step.tensor.map.parts), default=0)
+            for step in line
+        )
+        reached = accumulate(places, max)  # no output overtakes itself
+        keyed.append([(place, number, n, line[n]) for n, place in enumerate(reached)])
+    return [step for *_, step in heapq.merge(*keyed, key=lambda entry: entry[:3])]
+
+
+def _peak(
+    step: Step, known: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
+) -> float:
+    """The largest absolute value over a tensor's peers; 0 if it does not ask."""
+    work, peers = step.writing.work, step.tensor.peers
+    if not peers:
+        return 0.0
+    key = tuple(peer.names[0] for peer in peers)
+    if key not in known:
+        jobs = ((work, slab) for peer in peers for slab in cut(peer))
+        known[key] = max(_in_order(pool, _largest, jobs, ahead))
+    return known[key]
+
+
+def _largest(job: tuple[Work, Slab]) -> float:
+    work, slab = job
+    rows = assemble(slab.tensor.map, work.checkpoint.tensors, slab.start, slab.stop)
+    sizes = np.abs(slab.tensor.prepare(rows, slab.start))
+    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+
+
+def _open(work: Work, path: Path, header: bytes) -> PartialFile:
+    """The file in the making, identified by all that its bytes depend on."""
+    digest = sha256(header)
+    for source in work.checkpoint.files:
+        stat = source.stat()
+        digest.update(f"{source.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    digest.update(repr(work.allow_nan).encode())
+    return PartialFile(path, digest.hexdigest())
+
+
+def check_room(files: Sequence[File]) -> None:
+    """Refuse to start what cannot end.
+
+    Raises:
+        OutputError: the disk lacks room, or there is no such directory.
+    """
+    needed: dict[int, int] = {}
+    for file in files:
+        folder, partial = file.path.parent, partial_path(file.path)
+        if not folder.is_dir():
+            raise OutputError(
+                f"no directory {folder}", "create it first, or choose another with -o"
+            )
+        disk = folder.stat().st_dev
+        present = partial.stat().st_size if partial.exists() else 0
+        needed[disk] = needed.get(disk, 0) + file.nbytes - present
+        check_free(folder, needed[disk], ELSEWHERE)
+
+
+def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
+    """What is written for a slab, and how many of its weights are NaN or infinite."""
+    from qconvert.formats.floats import count_nonfinite
+
+    work, slab, peak = job
+    tensor, sources = slab.tensor, work.checkpoint.tensors
+    stored = None
+    if tensor.moved:
+        stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
+        dtype = sources[tensor.map.parts[0].source].dtype
+        raw = stored.reshape(slab.stop - slab.start, -1)
+        rows = decode(dtype, raw, tensor.map.columns)
+    else:
+        rows = assemble(tensor.map, sources, slab.start, slab.stop)
+    nonfinite = count_nonfinite(rows.reshape(-1))
+    if nonfinite and not work.allow_nan:
+        raise WeightError(
+            f"{tensor.names[0]} holds weights that are NaN or infinite",
+            "the checkpoint is damaged; --allow-nan goes on all the same",
+        )
+    if stored is not None:
+        return (stored,), nonfinite
+    if nonfinite and not tensor.holds_nan:
+        rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return tensor.make(tensor.prepare(rows, slab.start), slab.start, peak), nonfinite
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Out], items: Iterable[Item], ahead: int
+) -> Iterator[Out]:
+    """Results in the order of the items, with at most `ahead` of them under way."""
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:
+    """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
+    kinds = {tensor.kernel: tensor for work in works for tensor in work.tensors}
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(_run_kernels, list(kinds.values()))
+        try:
+            compiling.result(timeout=COMPILE_PATIENCE)
+        except FutureTimeoutError:
+            watcher.note("compiling the kernels (once on this machine) ...")
+            compiling.result()
+
+
+def _run_kernels(tensors: Sequence[Tensor]) -> None:
+    from qconvert.formats.floats import count_nonfinite
+
+    count_nonfinite(np.zeros(1, np.float32))
+    for tensor in tensors:
+        rows = np.zeros((min(tensor.row_step, tensor.map.rows), tensor.map.columns), np.float32)
+        tensor.make(tensor.prepare(rows, 0), 0, 1.0)
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

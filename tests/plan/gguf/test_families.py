@@ -1,0 +1,46 @@
+"""The mixtures on real families: generated checkpoints under their GGUF names, with the metadata
+that each family writes."""
+
+import common
+import gguf
+import pytest
+
+from qconvert.checkpoint.metadata import text
+from qconvert.checkpoint.open import open_checkpoint
+from qconvert.model.families import find_architecture, map_tensors
+from qconvert.plan.gguf.file_types import FILE_TYPES
+from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
+from qconvert.plan.gguf.recipe import Recipe, make_recipe
+
+KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["tiny", "wide"])
+@pytest.mark.parametrize("family", common.FAMILIES)
+def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, hollow, llama_types):
+    common.save_model(family, tmp_path, wide=wide)
+    checkpoint = open_checkpoint(str(tmp_path))
+    architecture = find_architecture(checkpoint.config)
+    maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
+    metadata = {"general.architecture": text(architecture.name)}
+    metadata |= architecture.metadata(checkpoint.config)
+    facts = facts_from_metadata(metadata)
+    tensors = [(tensor.name, tensor.shape, "F32") for tensor in maps]
+
+    def formats(recipe):
+        names = [name for name, _, _ in tensors]
+        found = choose_formats(recipe, facts, tensors, names)
+        return {choice.name: choice.format for choice in found}
+
+    half = formats(make_recipe("bf16"))
+    path = tmp_path / "bf16.gguf"
+    writer = gguf.GGUFWriter(path, architecture.name)
+    for key, field in metadata.items():
+        if key != "general.architecture":
+            writer.add_key_value(key, field.value, field.type, field.item)
+    hollow(writer, path, [(name, shape, half[name]) for name, shape, _ in tensors])
+    for kind in KINDS:
+        if kind.quantized:
+            theirs = llama_types(path, kind.ftype, importance=list(half))
+            assert len(theirs) == len(tensors)
+            assert formats(Recipe(kind)) == theirs, kind.name
