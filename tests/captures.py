@@ -8,7 +8,7 @@ from common import random_tokens
 
 from qconvert.calibration.capture import Captured, capture
 from qconvert.checkpoint import open_checkpoint
-from qconvert.run.work import Silent
+from qconvert.machine.watcher import Silent
 from qconvert.text.types import Sample
 
 

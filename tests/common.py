@@ -242,10 +242,10 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     llama.cpp accepts.
     """
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.machine.watcher import Silent
     from qconvert.plan.gguf.plan import make_plan, read_model
     from qconvert.plan.gguf.recipe import make_recipe
     from qconvert.run.stream import convert
-    from qconvert.run.work import Silent
 
     plan = make_plan(read_model(open_checkpoint(str(directory))), make_recipe(file_type))
     convert(plan, plan.shards(path), 2, Silent())

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.formats.safetensors import encoding
+from qconvert.machine.watcher import Silent
 from qconvert.plan.options import OutputOptions
 from qconvert.plan.safetensors.plan import CompressedPlan, make_compressed_plan
 from qconvert.plan.safetensors.recipe import compressed_recipe
 from qconvert.plan.safetensors.statistics import NOTHING, Statistics
 from qconvert.plan.safetensors.tensors import QuantizedTensor
 from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, write_outputs
-from qconvert.run.work import Silent
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 

@@ -26,8 +26,8 @@ def smollm2_gguf() -> Path:
 def write_smollm2(path: Path) -> None:
     """It as a Hugging Face directory, as the program exports it."""
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.machine.watcher import Silent
     from qconvert.run.export import make_export_plan, write_directory
-    from qconvert.run.work import Silent
 
     plan = make_export_plan(open_checkpoint(str(smollm2_gguf())))
     write_directory(plan, path, 1 << 40, 2, Silent())

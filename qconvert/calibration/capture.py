@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -38,6 +37,7 @@ from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
+from qconvert.machine.watcher import Watcher
 from qconvert.text.types import Sample
 
 IDENTITY = "identity"
@@ -51,19 +51,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-
-
-class Watcher(Protocol):
-    """Who wants to know how it goes."""
-
-    def begin(self, total: int, done: int) -> None:
-        """Tokens times blocks of all the work, and of what an earlier run has done."""
-
-    def advance(self, amount: int, where: str) -> None:
-        """So many more."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line."""
 
 
 @dataclass(frozen=True)

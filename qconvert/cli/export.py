@@ -123,9 +123,9 @@ def to_gguf(
 ) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.cli import outcome
+    from qconvert.machine.watcher import Silent
     from qconvert.plan.options import OutputOptions
     from qconvert.run.quantize import Run, plan_outputs
-    from qconvert.run.work import Silent
 
     if output is not None:
         options.check_output(output)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-    from qconvert.run.work import Silent
+    from qconvert.machine.watcher import Silent
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -140,7 +140,7 @@ def watching(quiet: bool, unit: str = "weights") -> "Iterator[Silent | BarWatche
 def make_watcher(quiet: bool, unit: str = "weights") -> "Silent | BarWatcher | PlainWatcher":
     """A bar on a terminal, lines in a CI log, nothing in a pipe or when asked to be quiet."""
     if quiet:
-        from qconvert.run.work import Silent
+        from qconvert.machine.watcher import Silent
 
         return Silent()
     if sys.stderr.isatty():

@@ -25,6 +25,7 @@ from qconvert.evaluation.runtimes.settings import Settings
 from qconvert.evaluation.runtimes.subject import BackendName, open_subject
 from qconvert.evaluation.sensitivity.measure import Sensitivity
 from qconvert.evaluation.speed.measure import Speed
+from qconvert.machine.watcher import Watcher
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.report import telling
 from qconvert.report.asked import Asked, Made
@@ -46,7 +47,6 @@ from qconvert.report.types import (
     Row,
 )
 from qconvert.run.quantize import Run, plan_outputs
-from qconvert.run.work import Watcher
 from qconvert.text.prompts import Prompt, default_prompts, read_prompts
 
 MODELS, MEASURED = "models", ".measured"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import CheckpointError, OutputError
+from qconvert.machine.watcher import Watcher
 from qconvert.plan.options import OutputOptions
 from qconvert.plan.safetensors.schemes import find_type
 from qconvert.run.outputs import Directory, Output, write_outputs
 from qconvert.run.quantize import Planned
-from qconvert.run.work import File, Watcher
+from qconvert.run.work import File
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 """The types where none are named."""

@@ -19,12 +19,12 @@ from qconvert.calibration.types import Calibration, InputStatistics
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
+from qconvert.machine.watcher import Watcher
 from qconvert.model.source import Source
 from qconvert.plan.safetensors.choices import can_be_quantized
 from qconvert.plan.safetensors.smoothing import Joint, fold_in, joints
 from qconvert.plan.safetensors.types import Range, Smoothing
 from qconvert.run.smoothing import Aim, Smoothed, smooth_by_sample
-from qconvert.run.work import Watcher
 
 Smooth = float | Literal["auto"] | None
 

@@ -19,13 +19,14 @@ from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.containers.model_card import model_card
 from qconvert.containers.safetensors import Slot
 from qconvert.errors import UsageError
+from qconvert.machine.watcher import Watcher
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.stored import Stored, read_stored
 from qconvert.model.types import TensorMap
 from qconvert.plan.gguf.plan import TensorPlan
 from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, write_outputs
-from qconvert.run.work import Result, Watcher
+from qconvert.run.work import Result
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' names, and torch's."""

@@ -13,8 +13,9 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.containers import gguf, safetensors
 from qconvert.containers.directory import PartialDirectory
 from qconvert.containers.safetensors import INDEX_NAME, index_json
+from qconvert.machine.watcher import Watcher
 from qconvert.run.stream import write_files
-from qconvert.run.work import Result, Tensor, Watcher, Work
+from qconvert.run.work import Result, Tensor, Work
 
 MAX_SHARD_SIZE = 5_000_000_000
 

@@ -14,12 +14,12 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ActivationFormat
+from qconvert.machine.watcher import Watcher
 from qconvert.plan.gguf.plan import Model, make_plan, read_model
 from qconvert.plan.gguf.recipe import Recipe, make_recipe
 from qconvert.plan.options import OutputOptions
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, GgufFile, Output
-from qconvert.run.work import Watcher
 
 if TYPE_CHECKING:
     from qconvert.plan.safetensors.choices import Choice

@@ -23,8 +23,8 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Block, Linear, Place, Walk
+from qconvert.machine.watcher import Watcher
 from qconvert.plan.safetensors.smoothing import Joint
-from qconvert.run.work import Watcher
 
 SEARCH_TOKENS = 2048
 """On which candidates are tried."""

@@ -11,16 +11,14 @@ so that it is read from the disk once.
 import heapq
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -29,15 +27,14 @@ from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.errors import OutputError, WeightError
+from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble, assemble_bytes
 from qconvert.plan.gguf.plan import Plan
-from qconvert.run.work import File, Place, Result, Slab, Tensor, Watcher, Work, cut
+from qconvert.run.executor import Executor, Threads
+from qconvert.run.work import File, Place, Result, Slab, Tensor, Work, cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
-
-Item = TypeVar("Item")
-Out = TypeVar("Out")
 
 
 @dataclass
@@ -90,7 +87,7 @@ def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[R
     check_room([file for work in works for file in work.files])
     _compile_kernels(works, watcher)
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        executor = stack.enter_context(Threads(threads))
         headers = [[file.header() for file in work.files] for work in works]
         lines = [
             [
@@ -101,7 +98,7 @@ def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[R
         ]
         outs = [writing.out for line in lines for writing in line]
         try:
-            resumed = _write(lines, pool, 2 * threads, watcher)
+            resumed = _write(lines, executor, watcher)
         except WeightError:
             for out in outs:
                 out.discard()
@@ -115,9 +112,7 @@ def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[R
     ]
 
 
-def _write(
-    lines: Sequence[Sequence[Writing]], pool: ThreadPoolExecutor, ahead: int, watcher: Watcher
-) -> list[int]:
+def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watcher) -> list[int]:
     """Write what is not written yet; for each line, the number of tensors that were."""
     missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
     todo = _side_by_side(missing)
@@ -126,8 +121,8 @@ def _write(
     watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
     streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
     peaks: dict[tuple[str, ...], float] = {}
-    jobs = ((s.writing.work, slab, _peak(s, peaks, pool, ahead)) for s, slab in streamed)
-    made = _in_order(pool, _make, jobs, ahead)
+    jobs = ((s.writing.work, slab, _peak(s, peaks, executor)) for s, slab in streamed)
+    made = executor.map(_make, jobs)
     spoiled: dict[str, int] = {}
     for step in todo:
         writing, place, name = step.writing, step.place, step.tensor.names[0]
@@ -140,9 +135,7 @@ def _write(
                     spoiled[name] = spoiled.get(name, 0) + nonfinite
                 watcher.advance(slab.weights, name)
         else:
-            for piece in writing.held.pop(place.name, None) or _made_again(
-                step, peaks, pool, ahead
-            ):
+            for piece in writing.held.pop(place.name, None) or _made_again(step, peaks, executor):
                 writing.out.append(piece.data)
         writing.out.append(bytes(place.padded - place.nbytes))
         writing.out.mark()
@@ -161,16 +154,16 @@ def _hold(step: Step, pieces: tuple[np.ndarray, ...]) -> None:
 
 
 def _made_again(
-    step: Step, peaks: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
+    step: Step, peaks: dict[tuple[str, ...], float], executor: Executor
 ) -> list[np.ndarray]:
     """A held piece that an earlier run took with it when it was interrupted."""
-    work, peak = step.writing.work, _peak(step, peaks, pool, ahead)
+    work, peak = step.writing.work, _peak(step, peaks, executor)
     slabs = list(cut(step.tensor))
     first = _make((work, slabs[0], peak))[0][step.part]
     if first.nbytes == step.place.nbytes:
         return [first]
     jobs = ((work, slab, peak) for slab in slabs)
-    return [pieces[step.part] for pieces, _ in _in_order(pool, _make, jobs, ahead)]
+    return [pieces[step.part] for pieces, _ in executor.map(_make, jobs)]
 
 
 def _missing_steps(writing: Writing) -> list[Step]:
@@ -205,9 +198,7 @@ def _side_by_side(lines: Sequence[list[Step]]) -> list[Step]:
     return [step for *_, step in heapq.merge(*keyed, key=lambda entry: entry[:3])]
 
 
-def _peak(
-    step: Step, known: dict[tuple[str, ...], float], pool: ThreadPoolExecutor, ahead: int
-) -> float:
+def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -> float:
     """The largest absolute value over a tensor's peers; 0 if it does not ask."""
     work, peers = step.writing.work, step.tensor.peers
     if not peers:
@@ -215,7 +206,7 @@ def _peak(
     key = tuple(peer.names[0] for peer in peers)
     if key not in known:
         jobs = ((work, slab) for peer in peers for slab in cut(peer))
-        known[key] = max(_in_order(pool, _largest, jobs, ahead))
+        known[key] = max(executor.map(_largest, jobs))
     return known[key]
 
 
@@ -280,23 +271,6 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     if nonfinite and not tensor.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     return tensor.make(tensor.prepare(rows, slab.start), slab.start, peak), nonfinite
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Out], items: Iterable[Item], ahead: int
-) -> Iterator[Out]:
-    """Results in the order of the items, with at most `ahead` of them under way."""
-    waiting: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(function, item))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:

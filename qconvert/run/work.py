@@ -12,19 +12,6 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.model.types import SLAB_WEIGHTS, TensorMap
 
 
-class Watcher(Protocol):
-    """Who wants to know how it goes."""
-
-    def begin(self, total: int, done: int) -> None:
-        """Weights of the whole output, and how many an earlier run has written."""
-
-    def advance(self, weights: int, tensor: str) -> None:
-        """So many more weights of this tensor are written."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line."""
-
-
 class Tensor(Protocol):
     """Rows of weights, and what is written for them: one tensor, or several made together.
 
@@ -96,22 +83,6 @@ class File(Protocol):
         """The exact size."""
 
     def header(self) -> bytes: ...
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def begin(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, weights: int, tensor: str) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UsageError
+from qconvert.machine.watcher import Watcher
 from qconvert.model.reverse import describe
 from qconvert.text.chat import render
 from qconvert.text.documents import Document, Text, content_hash
@@ -31,13 +32,6 @@ LEAST_TEXT, PER_TOKEN = 1 << 18, 16
 
 MOST_TEXT = 1 << 30
 """Where these make too few tokens, more is read, but for this bound on memory."""
-
-
-class Watcher(Protocol):
-    """Who wants to know how it goes."""
-
-    def note(self, message: str) -> None:
-        """Something worth a line."""
 
 
 def draw_sample(

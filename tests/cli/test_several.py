@@ -24,7 +24,7 @@ def calibration(model, tmp_path_factory) -> Path:
 
     from qconvert.calibration.capture import capture
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.run.work import Silent
+    from qconvert.machine.watcher import Silent
     from qconvert.text.types import Sample
 
     tokens = np.random.default_rng(7).integers(0, VOCABULARY, (16, 32)).astype(np.int32)

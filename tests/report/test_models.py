@@ -10,9 +10,9 @@ from checkpoints import TINY, write_llama
 from qconvert.calibration.capture import capture
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, UsageError
+from qconvert.machine.watcher import Silent
 from qconvert.report.models import LADDER, is_current, make_models, outputs_of
 from qconvert.run.quantize import Run, plan_outputs
-from qconvert.run.work import Silent
 from qconvert.text.types import Sample
 
 TYPES = ("q8_0", "w8a16")

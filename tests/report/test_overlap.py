@@ -6,8 +6,8 @@ from common import VOCABULARY, save_model
 
 from qconvert.calibration.capture import capture
 from qconvert.checkpoint import open_checkpoint
+from qconvert.machine.watcher import Silent
 from qconvert.report.overlap import seen_in_calibration
-from qconvert.run.work import Silent
 from qconvert.text.perplexity_windows import make_windows
 from qconvert.text.types import Sample
 

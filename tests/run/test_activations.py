@@ -16,13 +16,13 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
+from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.model.source import Source, read_source
 from qconvert.plan.safetensors.smoothing import joints
 from qconvert.plan.safetensors.statistics import factors_of
 from qconvert.plan.safetensors.types import Smoothing
 from qconvert.run.activations import Activations, prepare_activations
-from qconvert.run.work import Silent
 
 DYNAMIC = ActivationFormat("int", 8, "token", True)
 STATIC = ActivationFormat("int", 8, "tensor", False)

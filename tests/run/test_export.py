@@ -29,8 +29,8 @@ from tokenizer_oracles import TEXTS, auto_tokenizer, llama_tokenizer
 from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.metadata import f32, f32s, flag, flags, i32s, text, texts, u32, u64
 from qconvert.errors import OutputError, QconvertError, UsageError, WeightError
+from qconvert.machine.watcher import Silent
 from qconvert.run.export import ExportPlan, make_export_plan, write_directory
-from qconvert.run.work import Silent
 
 YARN = {
     "rope_type": "yarn",

@@ -19,11 +19,11 @@ from qconvert.calibration.importance import importance_of
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError
 from qconvert.formats import FORMATS
+from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.plan.gguf.plan import make_plan, read_model
 from qconvert.plan.gguf.recipe import make_recipe
 from qconvert.run.stream import convert
-from qconvert.run.work import Silent
 
 
 def matrices(model, random) -> dict[str, np.ndarray]:

@@ -9,10 +9,10 @@ from imatrix_files import write_imatrix
 
 from qconvert.calibration.imatrix import read_importance
 from qconvert.checkpoint import open_checkpoint
+from qconvert.machine.watcher import Silent
 from qconvert.plan.gguf.plan import make_plan, read_model
 from qconvert.plan.gguf.recipe import make_recipe
 from qconvert.run.stream import convert
-from qconvert.run.work import Silent
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

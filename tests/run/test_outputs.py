@@ -12,11 +12,11 @@ from safetensors import safe_open
 from qconvert.checkpoint import Checkpoint, open_checkpoint, read_rows
 from qconvert.containers.safetensors import Slot
 from qconvert.errors import OutputError, WeightError
+from qconvert.machine.watcher import Silent
 from qconvert.model.types import Rows, TensorMap
 from qconvert.plan.gguf.plan import make_plan, read_model
 from qconvert.plan.gguf.recipe import make_recipe
 from qconvert.run.outputs import Directory, GgufFile, Output, write_outputs
-from qconvert.run.work import Silent
 
 
 @dataclass(frozen=True)

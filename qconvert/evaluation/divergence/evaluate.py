@@ -26,7 +26,7 @@ from qconvert.evaluation.runtimes.subject import (
 )
 from qconvert.evaluation.runtimes.tokenizer_check import tokenizer_check
 from qconvert.forward.device import choose_device
-from qconvert.run.work import Silent, Watcher
+from qconvert.machine.watcher import Silent, Watcher
 from qconvert.text.perplexity_windows import read_windows
 from qconvert.text.types import Windows
 

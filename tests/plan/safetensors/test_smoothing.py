@@ -10,9 +10,9 @@ from observed_inputs import calibrate
 
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
+from qconvert.machine.watcher import Silent
 from qconvert.plan.safetensors.statistics import Statistics
 from qconvert.run.activations import prepare_activations
-from qconvert.run.work import Silent
 
 FORMS = {
     "dynamic": ActivationFormat("int", 8, "token", True),

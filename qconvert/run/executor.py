@@ -1,0 +1,62 @@
+"""Who runs jobs: on threads of this process today."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+Out = TypeVar("Out")
+
+
+class Executor(Protocol):
+    """Runs one job on many items."""
+
+    def map(
+        self, job: Callable[[Item], Out], items: Iterable[Item], ahead: int | None = None
+    ) -> Iterator[Out]:
+        """Results in the order of the items, as they are asked for.
+
+        The first error, in that order, is raised, and what has not begun is not begun; the same
+        where nobody asks for more.
+
+        Args:
+            job: called with each item, perhaps elsewhere and several at a time.
+            items: taken as they are needed, in the caller's thread.
+            ahead: how many may be under way or wait to be asked for; None leaves it to the
+                executor.
+        """
+
+
+class Threads:
+    """Threads of this process. Enter it before use; leaving waits for what has begun.
+
+    Args:
+        count: jobs at a time.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(
+        self, job: Callable[[Item], Out], items: Iterable[Item], ahead: int | None = None
+    ) -> Iterator[Out]:
+        """See `Executor`; `ahead` is twice the threads where it is not given."""
+        waiting: deque[Future[Out]] = deque()
+        try:
+            for item in items:
+                if len(waiting) == (ahead or 2 * self._count):
+                    yield waiting.popleft().result()
+                waiting.append(self._pool.submit(job, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
