@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from qconvert.errors import WeightError
 from qconvert.forward.experts import Inputs, are_experts, run_experts
-from qconvert.forward.linears import Linear, names_in
+from qconvert.forward.linears import Linear, names_in, with_rows
 from qconvert.forward.memory import release_freed_memory
-from qconvert.forward.skeleton import set_parameter
+from qconvert.forward.skeleton import put_tensor, set_parameter
 from qconvert.forward.states import States
 
 Observe = Callable[[tuple[str, ...], Any, int], None]
@@ -67,14 +67,37 @@ class Block:
             stop = stop if windows is None else min(stop, windows)
             yield start, self.walk.states.read(self.index, start, stop).to(self.walk.device)
 
-    def forward(self, hidden: Any, observe: Observe | None = None) -> Any:
-        """What the block makes of hidden states [windows, window, hidden]."""
+    def install(self, name: str, rows: Any) -> None:
+        """Have the block compute with other rows of a weight, as their tensor: what runs later,
+        and later blocks, see what it has become.
+
+        Args:
+            name: the weight's, GGUF's.
+            rows: [rows, columns], of experts [experts, rows, columns], in the order that
+                transformers' module has them, on any device and of any float type. Where they
+                want a gradient, `forward(gradients=True)` leads to it.
+
+        Raises:
+            ValueError: they have another shape.
+        """
+        line = self.linears[name]
+        own = getattr(line.module, line.parameter)
+        put_tensor(line.module, line.parameter, with_rows(line, own, rows.to(own)))
+
+    def forward(
+        self, hidden: Any, observe: Observe | None = None, *, gradients: bool = False
+    ) -> Any:
+        """What the block makes of hidden states [windows, window, hidden].
+
+        Args:
+            gradients: keep what is needed to derive the output by what wants a gradient.
+        """
         import torch
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
         self._observe = observe
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
             self._flush()
         finally:
@@ -109,6 +132,8 @@ class Block:
 
     def unload(self) -> None:
         """Forget the weights."""
+        for line in self.linears.values():
+            put_tensor(line.module, line.parameter, getattr(line.module, line.parameter).detach())
         for name, parameter in list(self.module.named_parameters()):
             set_parameter(self.module, name, parameter.to("meta"))
         for line in self.linears.values():

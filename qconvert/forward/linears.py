@@ -43,3 +43,29 @@ def find_linears(source: Source, prefix: str, module: Any) -> dict[str, Linear]:
                 line = Linear(names, child, attribute, rule.rows, rule.transpose)
                 found[target] = line
     return found
+
+
+def rows_of(line: Linear, parameter: Any) -> Any:
+    """A view of a weight in its parameter: [rows, columns], of experts [experts, rows, columns]."""
+    rows = parameter.transpose(-1, -2) if line.transpose else parameter
+    return rows if line.rows is None else rows[..., line.rows[0] : line.rows[1], :]
+
+
+def with_rows(line: Linear, parameter: Any, rows: Any) -> Any:
+    """The parameter with other rows of this weight; gradients go back to them.
+
+    Args:
+        rows: of the parameter's type, in the shape of `rows_of`.
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    import torch
+
+    if rows.shape != rows_of(line, parameter).shape:
+        raise ValueError(f"{list(rows.shape)} are no rows of {line.names}")
+    if line.rows is not None:
+        own = parameter.transpose(-1, -2) if line.transpose else parameter
+        start, stop = line.rows
+        rows = torch.cat([own[..., :start, :], rows, own[..., stop:, :]], dim=-2)
+    return rows.transpose(-1, -2) if line.transpose else rows

@@ -120,3 +120,15 @@ def set_parameter(module: Any, name: str, values: Any) -> None:
     outer, _, last = name.rpartition(".")
     place = module.get_submodule(outer) if outer else module
     setattr(place, last, torch.nn.Parameter(values, requires_grad=False))
+
+
+def put_tensor(module: Any, name: str, values: Any) -> None:
+    """Put a tensor in the place of a module's own parameter.
+
+    One that wants a gradient stays itself, no parameter, so that the gradient reaches it.
+    """
+    delattr(module, name)
+    if values.requires_grad:
+        setattr(module, name, values)
+    else:
+        set_parameter(module, name, values)

@@ -21,7 +21,9 @@ For a search within a block, before `run`:
         out = block.forward(hidden)                     # any number of times, with any weights
     block.forward(hidden, observe)                      # the same, observed
 
-`block.module` is transformers' own; what is changed in its parameters counts for what follows.
+`block.install(name, rows)` puts other rows in the place of a weight's, which counts for what
+follows; `block.module` is transformers' own. `block.forward(hidden, gradients=True)` can be derived
+by installed rows.
 Where `run` is not called, the next block is reached by running without an observer. `batches`
 gives the same windows each time, all of them or `windows=` the first few.
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qconvert.checkpoint import Checkpoint
-from qconvert.forward.linears import Linear
+from qconvert.forward.linears import Linear, rows_of, with_rows
 from qconvert.forward.skeleton import set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
@@ -204,13 +204,8 @@ def _one(block: Block, line: Linear, weights: Weights) -> Weights:
     """The parameter that holds a tensor, with that tensor's rows from the file."""
     module = next(name for name, child in block.module.named_modules() if child is line.module)
     key = f"{module}.{line.parameter}" if module else line.parameter
-    if line.rows is None:
-        return {key: weights[key]}
-    values = block.module.get_parameter(key).clone()
-    axis = values.dim() - (1 if line.transpose else 2)
-    start, stop = line.rows
-    values.narrow(axis, start, stop - start).copy_(weights[key].narrow(axis, start, stop - start))
-    return {key: values}
+    own = block.module.get_parameter(key)
+    return {key: with_rows(line, own, rows_of(line, weights[key]))}
 
 
 def _is_scaled(block: Block, weights: Weights) -> bool:
