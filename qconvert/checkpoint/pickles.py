@@ -10,7 +10,7 @@ Before torch 1.6 it was a row of pickles with the storages behind them:
     magic | protocol | system | dictionary | keys | for each key: u64 elements, bytes
 
 Source: the description of the format in torch's "Serialization semantics" note. The dictionary
-is read by `pickle_machine`, which builds plain data and has nothing to call.
+is read by `unpickle`, which builds plain data and has nothing to call.
 """
 
 import io
@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.checkpoint.files import check_tensor, file_size, read_bytes_at, reason
-from qconvert.checkpoint.pickle_machine import Storage, Tensor, run_pickle
 from qconvert.checkpoint.types import TensorInfo
+from qconvert.checkpoint.unpickle import Tensor, unpickle
 from qconvert.errors import CheckpointError, UnsupportedError
 
 # Some 100 bytes describe a tensor.
@@ -82,7 +82,8 @@ def _read_zip(path: Path, size: int, file: BinaryIO) -> dict[str, TensorInfo]:
     pickled = extents[name]
     if pickled.nbytes > MAX_PICKLE:
         raise CheckpointError(f"{path}: data.pkl is too long: {pickled.nbytes} bytes")
-    state = run_pickle(read_bytes_at(path, pickled.offset, pickled.nbytes), str(path))
+    raw = io.BytesIO(read_bytes_at(path, pickled.offset, pickled.nbytes))
+    state, _ = unpickle(raw, str(path))
     prefix = root + "data/"
     storages = {key.removeprefix(prefix): e for key, e in extents.items() if key.startswith(prefix)}
     return _tensors(path, state, storages)
@@ -106,14 +107,13 @@ def _extent(path: Path, size: int, entry: zipfile.ZipInfo) -> Extent:
 def _read_legacy(path: Path, size: int) -> dict[str, TensorInfo]:
     where = str(path)
     file = io.BytesIO(read_bytes_at(path, 0, min(size, MAX_PICKLE)))
-    if run_pickle(file, where) != LEGACY_MAGIC or run_pickle(file, where) != 1001:
+    if unpickle(file, where)[0] != LEGACY_MAGIC or unpickle(file, where)[0] != 1001:
         raise CheckpointError(f"{path} is not a file of torch.save", RESAVE)
-    system = run_pickle(file, where)
+    system, _ = unpickle(file, where)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise UnsupportedError(f"{path} was saved on a big-endian machine", RESAVE)
-    found: dict[str, Storage] = {}
-    state = run_pickle(file, where, found)
-    keys = run_pickle(file, where)
+    state, found = unpickle(file, where)
+    keys, _ = unpickle(file, where)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in found for key in keys):
         raise CheckpointError(f"{path}: the list of storages is broken", RESAVE)
     extents: dict[str, Extent] = {}

@@ -225,7 +225,11 @@ def test_a_compressed_archive_says_how_to_save_it(tmp_path: Path) -> None:
         b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b".",  # bytes without end
         b"\x80\x02" + b"(" * 50_000 + b".",
         b"\x80\x02)" + b"\x85" * 200_000 + b".",  # tuples in tuples
-        b"\x80\x02})" + b"\x85" * 200_000 + b"Ks.",  # as a key, to be hashed
+        b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s.",  # as a key, to be hashed
+        b"\x80\x02(})" + b"\x85" * 200_000 + b"K\x01u.",
+        # A key that is small, and takes 2**100 steps to hash.
+        b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(100)) + b"K\x01s.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x0c__defaults__)s\x86b.",
         b"I" + b"9" * 100_000 + b"\n.",
         b"\x80\x02]q\0h\0a.",  # a list that holds itself
         b"\x80\x02cposix\nsystem\nq\0.",
