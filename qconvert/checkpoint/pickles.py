@@ -29,7 +29,7 @@ from qconvert.checkpoint.unpickle import Tensor, unpickle
 from qconvert.errors import CheckpointError, UnsupportedError
 
 # Some 100 bytes describe a tensor.
-MAX_PICKLE = 16_000_000
+MAX_PICKLE = 8_000_000
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 RESAVE = "save the model again as safetensors: model.save_pretrained(directory)"
 LOCAL_HEADER = struct.Struct("<4s22xHH")
