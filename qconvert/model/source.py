@@ -80,6 +80,7 @@ class Source:
         architecture: its family.
         config: `config.json`.
         weights: in the order of the files.
+        shapes: of the GGUF tensors that they make, by name, row-major.
         tied: the output projection is the token embedding.
         notices: what is lost on the way.
     """
@@ -88,6 +89,7 @@ class Source:
     architecture: Architecture
     config: Mapping[str, Any]
     weights: tuple[Weight, ...]
+    shapes: Mapping[str, tuple[int, ...]]
     tied: bool
     notices: tuple[str, ...] = ()
 
@@ -148,7 +150,8 @@ def _from_gguf(checkpoint: Checkpoint) -> Source:
     notices = [*description.notices]
     if architecture.name == "bert":
         notices.append("a GGUF file has no pooler: transformers will draw one at random")
-    return Source(checkpoint, architecture, config, tuple(weights), tied, tuple(notices))
+    shapes = {info.name: info.shape for info in checkpoint.tensors.values()}
+    return Source(checkpoint, architecture, config, tuple(weights), shapes, tied, tuple(notices))
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def _from_directory(checkpoint: Checkpoint) -> Source:
             weights += _single_experts(info, uses[info.name], templates)
         else:
             weights.append(_as_stored(info, uses.get(info.name, []), templates if fused else {}))
-    return Source(checkpoint, architecture, checkpoint.config, tuple(weights), tied)
+    shapes = {tensor.name: tensor.shape for tensor in mapped}
+    return Source(checkpoint, architecture, checkpoint.config, tuple(weights), shapes, tied)
 
 
 def _is_tied(settings: Mapping[str, Any], mapped: tuple[TensorMap, ...]) -> bool:

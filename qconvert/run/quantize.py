@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from qconvert.calibration.importance import Importance
+from qconvert.calibration.importance import Importance, importance_of, match_importance
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ActivationFormat
 from qconvert.machine.watcher import Watcher
+from qconvert.model.source import Source, read_source
 from qconvert.plan.gguf.plan import Model, make_plan, read_model
 from qconvert.plan.gguf.recipe import Recipe, make_recipe
 from qconvert.plan.options import OutputOptions
@@ -105,11 +106,12 @@ def plan_outputs(checkpoint: Checkpoint, asked: Sequence[OutputOptions], run: Ru
     paths = _check_places(checkpoint, asked)
     named = {path for one in asked for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
-    model = None
+    model, source = None, None
     planned = []
     for options, path in zip(asked, paths, strict=True):
         if is_scheme(options.type):
-            planned.append(_plan_directory(checkpoint, options, path, measured, run))
+            source = source or read_source(checkpoint)
+            planned.append(_plan_directory(source, options, path, measured, run))
         else:
             model = model or read_model(checkpoint)
             planned.append(_plan_gguf(model, options, path, measured))
@@ -140,7 +142,7 @@ def _plan_gguf(
 
 
 def _plan_directory(
-    checkpoint: Checkpoint,
+    source: Source,
     options: OutputOptions,
     path: Path,
     measured: Mapping[Path, Measured],
@@ -150,11 +152,11 @@ def _plan_directory(
     from qconvert.plan.safetensors.recipe import compressed_recipe
 
     recipe = compressed_recipe(options)
-    statistics = _statistics(checkpoint, recipe, options, measured, run)
-    plan = make_compressed_plan(checkpoint, recipe, statistics)
+    statistics = _statistics(source, recipe, options, measured, run)
+    plan = make_compressed_plan(source, recipe, statistics)
     output = Directory(
         path,
-        checkpoint,
+        source.checkpoint,
         plan.tensors,
         plan.slots,
         plan.metadata,
@@ -187,7 +189,7 @@ def _line(choice: "Choice", tensor: "CompressedTensor") -> Line:
 
 
 def _statistics(
-    checkpoint: Checkpoint,
+    source: Source,
     recipe: "CompressedRecipe",
     options: OutputOptions,
     measured: Mapping[Path, Measured],
@@ -196,14 +198,15 @@ def _statistics(
     """What the calibration adds to a directory.
 
     Raises:
-        PlanError: it is needed and there is none.
+        PlanError: it is needed and there is none, or the importance belongs to another model.
     """
     from qconvert.plan.safetensors.statistics import NOTHING, Statistics
 
     importance = _importance(options, measured)
     made = NOTHING
     if importance is not None:
-        made = Statistics(importance.values, name=importance.path.name)
+        importance, warnings = match_importance(importance, source.shapes)
+        made = Statistics(importance.values, name=importance.path.name, notices=tuple(warnings))
     inputs = recipe.scheme.inputs
     if inputs is None or (inputs.dynamic and options.smooth is None):
         return made
@@ -216,13 +219,14 @@ def _statistics(
         )
     if run.dry and options.smooth is not None:
         return made  # sizes do not depend on what the model would have to be run for
-    done = _activations(checkpoint, calibration, inputs, options, run)
+    done = _activations(source, calibration, inputs, options, run)
     ranges = None if inputs.dynamic else done.ranges
-    return replace(made, ranges=ranges, smoothing=done.smoothing, notices=done.notices)
+    notices = (*made.notices, *done.notices)
+    return replace(made, ranges=ranges, smoothing=done.smoothing, notices=notices)
 
 
 def _activations(
-    checkpoint: Checkpoint,
+    source: Source,
     calibration: Calibration,
     form: ActivationFormat,
     options: OutputOptions,
@@ -231,14 +235,13 @@ def _activations(
     """Smoothing and stored ranges; the model is run again where they ask for it."""
     from qconvert.algorithms.ranges import estimator
     from qconvert.forward.walk import Place
-    from qconvert.model.source import read_source
     from qconvert.run.activations import prepare_activations
 
     name = options.activation_range or ACTIVATION_RANGE
     percentile = options.percentile if name == "percentile" else None
     with TemporaryDirectory(prefix="qconvert-") as folder:
         return prepare_activations(
-            read_source(checkpoint),
+            source,
             calibration,
             form,
             smooth=options.smooth,
@@ -272,8 +275,6 @@ def _importance(options: OutputOptions, measured: Mapping[Path, Measured]) -> Im
     path = options.importance or options.calibration
     found = measured[path] if path else None
     if isinstance(found, Calibration):
-        from qconvert.calibration.importance import importance_of
-
         return importance_of(found)
     return found
 

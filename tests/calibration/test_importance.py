@@ -12,13 +12,13 @@ DOWN = "blk.0.ffn_down_exps.weight"
 QUERY = "blk.0.attn_q.weight"
 KEY = "blk.0.attn_k.weight"
 
-MODEL = [
-    ("token_embd.weight", (320, 256)),
-    (QUERY, (64, 256)),
-    (DOWN, (3, 256, 96)),
-    ("blk.0.attn_norm.weight", (256,)),
-    ("blk.0.ffn_gate_inp.weight", (3, 256)),
-]
+MODEL = {
+    "token_embd.weight": (320, 256),
+    QUERY: (64, 256),
+    DOWN: (3, 256, 96),
+    "blk.0.attn_norm.weight": (256,),
+    "blk.0.ffn_gate_inp.weight": (3, 256),
+}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_matrix_for_every_weight_gives_no_warning(importance):
 
 
 def test_weights_without_importance_are_reported(importance):
-    _, (warning,) = match_importance(importance, [*MODEL, ("blk.1.attn_q.weight", (64, 256))])
+    _, (warning,) = match_importance(importance, MODEL | {"blk.1.attn_q.weight": (64, 256)})
     assert "lacks 1 tensor (blk.1.attn_q.weight)" in warning
 
 
@@ -43,7 +43,9 @@ def test_experts_that_calibration_never_reached_are_reported(importance):
 
 
 def test_importances_that_the_model_has_no_use_for_are_reported(importance):
-    _, (warning,) = match_importance(importance, [tensor for tensor in MODEL if tensor[0] != DOWN])
+    _, (warning,) = match_importance(
+        importance, {name: MODEL[name] for name in MODEL if name != DOWN}
+    )
     assert DOWN in warning
 
 
@@ -58,14 +60,13 @@ def test_importances_that_the_model_has_no_use_for_are_reported(importance):
 def test_another_size_is_an_error_that_names_the_tensor_and_both_sizes(
     importance, name, shape, sizes
 ):
-    model = [tensor for tensor in MODEL if tensor[0] != name] + [(name, shape)]
     with pytest.raises(PlanError, match=f"{name}.*{sizes}"):
-        match_importance(importance, model)
+        match_importance(importance, MODEL | {name: shape})
 
 
 def test_the_matrix_of_another_model_is_an_error(importance):
     with pytest.raises(PlanError, match="another model"):
-        match_importance(importance, [("blk.0.ffn_up.weight", (64, 256))])
+        match_importance(importance, {"blk.0.ffn_up.weight": (64, 256)})
 
 
 def test_matrices_that_lie_end_to_end_are_divided_as_the_model_says(tmp_path):

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from common import save_model
+from imatrix_files import dat_bytes, dat_entry, write_imatrix
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,6 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def calibration(model, tmp_path_factory) -> Path:
     """What the model sees of random tokens."""
-    import numpy as np
     from common import VOCABULARY
 
     from qconvert.calibration.capture import capture
@@ -163,6 +165,37 @@ def test_a_calibration_of_another_model_is_refused_with_both_names(qconvert, cal
         assert "tiny" in done.stderr
         assert "other" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "w4a16"])
+def test_an_importance_matrix_of_another_model_is_refused(qconvert, model, tmp_path, kind):
+    foreign = "blk.0.attn_kv_b.weight"
+    matrix = write_imatrix(tmp_path / "im.gguf", {foreign: np.ones((1, 64), "f4")}, {foreign: [1]})
+    done = qconvert("quantize", model, "-c", matrix, "-t", kind, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "belongs to another model" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["im.gguf"]
+
+
+def test_both_forms_of_an_importance_matrix_make_the_same_directory(qconvert, tmp_path):
+    """The older one does not say how many experts a weight has."""
+    save_model("qwen3_moe", tmp_path / "model", wide=True, num_hidden_layers=1)
+    name, draw = "blk.0.ffn_down_exps.weight", np.random.default_rng(2)
+    means = draw.uniform(0.1, 9, (5, 256)).astype(np.float32)
+    write_imatrix(tmp_path / "im.gguf", {name: means}, {name: [1] * 5})
+    (tmp_path / "im.dat").write_bytes(dat_bytes([dat_entry(name, means, 1)]))
+    made = {}
+    for form in ("gguf", "dat", "none"):
+        out = tmp_path / form
+        given = [] if form == "none" else ["-c", tmp_path / f"im.{form}"]
+        done = qconvert("quantize", tmp_path / "model", *given, "-t", "w4a16", "-o", out)
+        assert done.returncode == 0, done.stderr
+        assert ("the importance matrix lacks" in done.stderr) == (form != "none")
+        made[form] = load_file(out / "model.safetensors")
+    changed = [key for key, value in made["gguf"].items() if (value != made["none"][key]).any()]
+    assert changed
+    assert all("down_proj" in key for key in changed)
+    assert all((value == made["dat"][key]).all() for key, value in made["gguf"].items())
 
 
 def test_two_outputs_need_two_places(qconvert, model, tmp_path):

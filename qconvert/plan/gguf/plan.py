@@ -306,7 +306,7 @@ def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None
     facts = facts_from_metadata(model.metadata)
     warnings: list[str] = []
     if importance:
-        shapes = [(name, shape) for name, shape, _ in listed]
+        shapes = {name: shape for name, shape, _ in listed}
         importance, warnings = match_importance(importance, shapes)
     known = importance.values if importance else None
     from_gguf = model.checkpoint.container == "gguf"

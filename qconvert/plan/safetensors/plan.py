@@ -21,7 +21,7 @@ from qconvert.formats.safetensors import encoding
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
-from qconvert.model.source import Source, Weight, read_source
+from qconvert.model.source import Source, Weight
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
@@ -114,17 +114,16 @@ class CompressedPlan:
 
 
 def make_compressed_plan(
-    checkpoint: Checkpoint, recipe: CompressedRecipe, statistics: Statistics = NOTHING
+    source: Source, recipe: CompressedRecipe, statistics: Statistics = NOTHING
 ) -> CompressedPlan:
     """Decide what the directory will hold.
 
     Raises:
-        UnsupportedError: an unknown family, or a GGUF file that cannot be written back.
-        PlanError: tensors do not fit the configuration, a pattern matches nothing, an exception
-            cannot be made, or statistics are missing or of another shape.
-        CheckpointError: configuration, metadata or small files cannot be read or trusted.
+        PlanError: a pattern matches nothing, an exception cannot be made, or statistics are missing
+            or of another shape.
+        CheckpointError: metadata or small files cannot be read or trusted.
     """
-    source = read_source(checkpoint)
+    checkpoint = source.checkpoint
     choices = tuple(choose(source, recipe, statistics.ranges))
     if not schemes(choices):
         raise PlanError("nothing would be quantized", "leave out what keeps all weights")
