@@ -14,9 +14,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -51,26 +50,20 @@ def can_be_warm(settings: Mapping[str, str]) -> bool:
 def run_warm(
     arguments: Sequence[str],
     environment: Mapping[str, str],
-    folder: Path | None = None,
-    meanwhile: Callable[[BaseProcess], None] | None = None,
 ) -> CompletedProcess:
     """`qconvert` with arguments, as `subprocess.run` would have it.
 
     Args:
         environment: all of the process's.
-        folder: where it runs.
-        meanwhile: called with the process while it runs.
 
     Returns:
         The exit code (minus the signal of one that was killed) and what both streams hold.
     """
     with tempfile.TemporaryDirectory() as streams:
         out, err = Path(streams, "out"), Path(streams, "err")
-        given = (list(arguments), dict(environment), str(folder or Path.cwd()), str(out), str(err))
+        given = (list(arguments), dict(environment), str(Path.cwd()), str(out), str(err))
         process = _server().Process(target=_main, args=given)
         process.start()
-        if meanwhile:
-            meanwhile(process)
         process.join(PATIENCE)
         if process.is_alive():
             process.kill()

@@ -22,13 +22,11 @@ QUIET = {key: value for key, value in os.environ.items() if key != "CI"}
 def qconvert() -> Run:
     """Runs the program; in a fork of a warm server where its start is not what matters."""
 
-    def run(
-        *arguments: object, folder: Path | None = None, **settings: str
-    ) -> subprocess.CompletedProcess:
+    def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess:
         words, environment = [*map(str, arguments)], QUIET | settings
         if can_be_warm(settings):
-            return run_warm(words, environment, folder)
-        return run_cold(words, environment, folder)
+            return run_warm(words, environment)
+        return run_cold(words, environment)
 
     return run
 
@@ -39,15 +37,12 @@ def cold_qconvert() -> Run:
     return lambda *arguments: run_cold([*map(str, arguments)], QUIET)
 
 
-def run_cold(
-    arguments: list[str], environment: dict[str, str], folder: Path | None = None
-) -> subprocess.CompletedProcess:
+def run_cold(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     return subprocess.run(
         [PROGRAM, *arguments],
         capture_output=True,
         text=True,
         check=False,
-        cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
     )
