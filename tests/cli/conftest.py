@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY, write_llama
 from common import heed_interruptions
+from warm import can_be_warm, run_warm
 
 Run = Callable[..., subprocess.CompletedProcess]
 PROGRAM = str(Path(sys.executable).with_name("qconvert"))
@@ -19,17 +20,32 @@ QUIET = {key: value for key, value in os.environ.items() if key != "CI"}
 
 @pytest.fixture(scope="session")
 def qconvert() -> Run:
+    """Runs the program; in a fork of a warm server where its start is not what matters."""
+
     def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [PROGRAM, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=QUIET | settings,
-            stdin=subprocess.DEVNULL,
-        )
+        words, environment = [*map(str, arguments)], QUIET | settings
+        if can_be_warm(settings):
+            return run_warm(words, environment)
+        return run_cold(words, environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cold_qconvert() -> Run:
+    """Runs the program as a shell starts it."""
+    return lambda *arguments: run_cold([*map(str, arguments)], QUIET)
+
+
+def run_cold(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ def imported_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_version(qconvert):
-    done = qconvert("--version")
+def test_version(cold_qconvert):
+    done = cold_qconvert("--version")
     assert done.returncode == 0
     assert done.stdout == f"qconvert {package.__version__}\n"
     assert done.stderr == ""
@@ -41,7 +41,7 @@ def test_the_command_line_itself_imports_nothing_heavy():
     assert not heavy & imported_by("import qconvert.cli.app")
 
 
-def test_help_answers_as_fast_as_python_can(qconvert):
+def test_help_answers_as_fast_as_python_can(cold_qconvert):
     """Within 0.3 s where Python itself starts in 20 ms; slower machines get their share."""
 
     def median(run) -> float:
@@ -53,7 +53,7 @@ def test_help_answers_as_fast_as_python_can(qconvert):
         return statistics.median(times)
 
     python = median(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))
-    assert median(lambda: qconvert("--help")) < 0.3 * max(python / 0.02, 1)
+    assert median(lambda: cold_qconvert("--help")) < 0.3 * max(python / 0.02, 1)
 
 
 @pytest.mark.parametrize(
