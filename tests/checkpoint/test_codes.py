@@ -32,7 +32,7 @@ def quantize(family: str, folder: Path, name: str, **options: Any) -> tuple[Any,
 
 def expected_weights(plan: Any, path: Path) -> dict[str, np.ndarray]:
     """By name, what compressed-tensors reads, as Hugging Face has it: GPT-2's [in, out]."""
-    from formats.compressed_oracle import decompress
+    from formats.safetensors.compressed_oracle import decompress
 
     arrays = stored_arrays(path)
     found = {}

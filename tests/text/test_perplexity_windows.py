@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import llama_context
-from speaking_models import PROSE, convert_speaking_model
+from speaking_models import PROSE, convert_speaking_model, save_speaking_model
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, UsageError
@@ -18,6 +18,26 @@ from qconvert.text.perplexity_windows import read_windows
 from qconvert.text.tokenizer import load_tokenizer
 
 BOS = "<|begin|>"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_speaking_model(tmp_path_factory.mktemp("windows") / "model")
+
+
+@pytest.fixture(scope="module")
+def without_bos(tmp_path_factory) -> Path:
+    return save_speaking_model(tmp_path_factory.mktemp("windows") / "plain", before=None)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(name: str, text: str) -> str:
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        return str(path)
+
+    return make
 
 
 def as_llama_perplexity(gguf: Path, text: str, window: int) -> np.ndarray:
