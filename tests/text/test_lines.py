@@ -28,7 +28,7 @@ def draw(seed: int) -> np.random.Generator:
     ("data", "said"),
     [
         (b"", "empty"),
-        (gzip.compress(b"text"), "gzip"),
+        (gzip.compress(b"text", mtime=0), "gzip"),
         (b"PK\x03\x04...", "zip"),
         (b"PAR1", "Parquet"),
         (b"%PDF-1.7", "PDF"),
