@@ -9,7 +9,7 @@ entropy      the rounded histogram is nearest by Kullback-Leibler divergence
 from typing import cast, get_args
 
 from qconvert.errors import UsageError
-from qconvert.formats.safetensors.types import Estimator, EstimatorName
+from qconvert.formats.safetensors.types import PERCENTILES, Estimator, EstimatorName
 
 ESTIMATORS: tuple[str, ...] = get_args(EstimatorName)
 
@@ -18,7 +18,7 @@ def estimator(name: str, percentile: float | None = None) -> Estimator:
     """The estimator of that name.
 
     Args:
-        percentile: in percent, above 50 and at most 100; with "percentile" alone.
+        percentile: in percent, within PERCENTILES; with "percentile" alone.
 
     Raises:
         UsageError: no such estimator or percentile.
@@ -29,8 +29,9 @@ def estimator(name: str, percentile: float | None = None) -> Estimator:
         return Estimator(cast(EstimatorName, name))
     if name != "percentile":
         raise UsageError(f"a percentile means nothing to {name}", "choose the estimator percentile")
-    if not 50 < percentile <= 100:
-        raise UsageError(f"percentile {percentile:g} is not above 50 and at most 100")
+    above, most = PERCENTILES
+    if not above < percentile <= most:
+        raise UsageError(f"percentile {percentile:g} is not above {above:g} and at most {most:g}")
     return Estimator("percentile", percentile)
 
 

@@ -16,6 +16,11 @@ ALPHAS = tuple(step / 10 for step in range(10))
 """What a search tries; the first is none at all."""
 
 
+def is_alpha(value: float) -> bool:
+    """Whether it can be SmoothQuant's exponent."""
+    return 0 <= value <= 1
+
+
 def factors(inputs: np.ndarray, weights: np.ndarray, alpha: float) -> np.ndarray:
     """s, with 1 as its geometric mean, and 1 for channels that are always zero.
 

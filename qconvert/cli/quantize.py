@@ -152,6 +152,7 @@ def quantize(
       qconvert quantize ./model -t w8a8 --smooth auto -c model.calib.safetensors -o model-w8a8/
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w4a16 -o out/
     """
+    from qconvert.algorithms.ranges import ESTIMATORS
     from qconvert.containers.sizes import parse_size
 
     given = {
@@ -193,7 +194,6 @@ def quantize(
     outcome.write(planned, threads, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
-ESTIMATORS = ("minmax", "percentile", "mse", "entropy")
 GROUP_SIZES = ("32", "64", "128", "channel")
 
 
@@ -274,18 +274,22 @@ def _group_size(value: str | None) -> int | str | None:
 
 
 def _percentile(value: float | None) -> float | None:
-    if value is not None and not 50 < value <= 100:
+    from qconvert.formats.safetensors.types import PERCENTILES
+
+    if value is not None and not PERCENTILES[0] < value <= PERCENTILES[1]:
         raise UsageError(f"--percentile {value:g} is out of range", "choose 99.9, 99.99 or so")
     return value
 
 
 def _smooth(value: str | None) -> float | str | None:
+    from qconvert.algorithms.smooth import is_alpha
+
     if value is None or value == "auto":
         return value
     try:
         alpha = float(value)
     except ValueError:
         alpha = -1.0
-    if not 0 <= alpha <= 1:
+    if not is_alpha(alpha):
         raise UsageError(f"--smooth {value!r:.40} is no exponent", "choose 0 to 1, or auto")
     return alpha

@@ -25,9 +25,10 @@ from pydantic import (
     ValidationInfo,
 )
 
+from qconvert.algorithms.smooth import is_alpha
 from qconvert.containers.sizes import parse_size
 from qconvert.errors import QconvertError, UsageError
-from qconvert.formats.safetensors.types import EstimatorName
+from qconvert.formats.safetensors.types import PERCENTILES, EstimatorName
 from qconvert.plan.gguf.file_types import find_format
 from qconvert.plan.options import CONCERNS, SPOKEN, OutputOptions, concerns
 from qconvert.plan.overrides import matcher
@@ -53,7 +54,7 @@ def _size(value: Any) -> Any:
 
 def _smooth(value: Any) -> Any:
     number = not isinstance(value, bool) and isinstance(value, int | float)
-    if value != "auto" and not (number and 0 <= value <= 1):
+    if value != "auto" and not (number and is_alpha(value)):
         raise ValueError("must be a number from 0 to 1, or auto")
     return value if value == "auto" else float(value)
 
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     asymmetric: bool = False
     weight_range: EstimatorName | None = None
     activation_range: EstimatorName | None = None
-    percentile: float = Field(default=99.99, gt=50, le=100)
+    percentile: float = Field(default=99.99, gt=PERCENTILES[0], le=PERCENTILES[1])
     smooth: SmoothField | None = None
     strict_static: bool = False
     lm_head: bool = False

@@ -15,6 +15,7 @@ import numpy as np
 
 from qconvert.algorithms.activation_ranges import static_bounds
 from qconvert.algorithms.massive import Losses, losses
+from qconvert.algorithms.smooth import is_alpha
 from qconvert.calibration.types import Calibration, InputStatistics
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
@@ -76,7 +77,7 @@ def prepare_activations(
         PlanError: nothing can be smoothed, or the calibration lacks what is needed.
         Also what `qconvert.forward.walk.Walk` raises, if the model has to work.
     """
-    if isinstance(smooth, float) and not 0 <= smooth <= 1:
+    if isinstance(smooth, float) and not is_alpha(smooth):
         raise UsageError(f"--smooth {smooth:g} is not from 0 to 1")
     if smooth and form.type != "int":
         raise UsageError("--smooth is for int8 activations, w8a8", "floats bear outliers as it is")

@@ -21,6 +21,9 @@ ScaleDtype = Literal["BF16", "F16", "F32"]
 
 EstimatorName = Literal["minmax", "percentile", "mse", "entropy"]
 
+PERCENTILES = (50.0, 100.0)
+"""A percentile is above the one and at most the other."""
+
 
 @dataclass(frozen=True)
 class WeightFormat:
@@ -69,7 +72,7 @@ class Estimator:
         name: "minmax": all values are within; "percentile": so many percent of them; "mse": the
             rounded values are nearest by mean squared error; "entropy": their histogram is nearest
             by Kullback-Leibler divergence.
-        percentile: in percent, above 50 and at most 100.
+        percentile: in percent, within PERCENTILES.
     """
 
     name: EstimatorName = "mse"
