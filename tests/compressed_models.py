@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
 from qconvert.model.source import read_source
@@ -25,7 +26,8 @@ from qconvert.plan.safetensors.plan import CompressedPlan, make_compressed_plan
 from qconvert.plan.safetensors.recipe import compressed_recipe
 from qconvert.plan.safetensors.statistics import NOTHING, Statistics
 from qconvert.plan.safetensors.tensors import QuantizedTensor
-from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, write_outputs
+from qconvert.run.outputs import write_outputs
+from qconvert.run.work import Output
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 
@@ -60,17 +62,9 @@ def plan_model(
 def write_plan(
     plan: CompressedPlan, path: Path, *, threads: int = 2, shard: int = MAX_SHARD_SIZE
 ) -> None:
-    directory = Directory(
-        path,
-        plan.checkpoint,
-        plan.tensors,
-        plan.slots,
-        plan.metadata,
-        plan.files,
-        shard,
-        plan.recipe.allow_nan,
-    )
-    write_outputs([directory], threads, Silent())
+    target = Directory(path, plan.slots, plan.metadata, plan.files, shard)
+    output = Output(plan.checkpoint, plan.tensors, target, plan.recipe.allow_nan)
+    write_outputs([output], threads, Silent())
 
 
 def quantize_model(

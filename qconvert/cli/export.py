@@ -161,9 +161,8 @@ def to_directory(
     quiet: bool,
 ) -> None:
     """GGUF to a Hugging Face directory."""
-    from qconvert.containers.directory import check_directory
+    from qconvert.containers.directory import MAX_SHARD_SIZE, check_directory
     from qconvert.run.export import make_export_plan, write_directory
-    from qconvert.run.outputs import MAX_SHARD_SIZE
     from qconvert.run.stream import default_threads
 
     path = output or default_directory(checkpoint)
@@ -217,7 +216,7 @@ def describe(plan: "ExportPlan", path: Path) -> dict[str, Any]:
 
 def show_plan(plan: "ExportPlan", path: Path, limit: int, as_json: bool) -> None:
     """The plan of `--dry-run`: every tensor."""
-    shards = plan.output(path, limit).shards(path)
+    shards = plan.target(path, limit).weight_files
     if as_json:
         tensors = [
             {

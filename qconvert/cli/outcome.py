@@ -40,9 +40,9 @@ def write(
 
 def notices(planned: "Planned") -> list[str]:
     """What the user should know of an output."""
-    from qconvert.run.outputs import GgufFile
+    from qconvert.plan.safetensors.schemes import is_scheme
 
-    if isinstance(planned.output, GgufFile):
+    if not is_scheme(planned.options.type):
         fallbacks = [line for line in planned.lines if line.reason]
         return [*planned.notices, *render.fallback_lines(fallbacks, len(planned.lines))]
     return list(planned.notices)  # which name the fallbacks, as the model card does
@@ -51,7 +51,7 @@ def notices(planned: "Planned") -> list[str]:
 def describe(planned: "Planned", paths: "Sequence[Path]") -> dict[str, Any]:
     """What plan and result have in common, for JSON."""
     return {
-        "path": str(planned.output.path),
+        "path": str(planned.output.target.path),
         "paths": [str(path) for path in paths],
         "file_type": planned.options.type,
         "bits_per_weight": round(planned.bits_per_weight, 4),
@@ -83,10 +83,12 @@ def show_plans(planned: "Sequence[Planned]", as_json: bool) -> None:
             kind = f"{line.format} (not {line.wanted})" if line.reason else line.format
             render.add_row(table, line.name, shape, line.source, kind, str(line.nbytes))
         render.print_table(table)
-        print(f"would write {one.output.path}: {summary(one, one.nbytes)}")
+        print(f"would write {one.output.target.path}: {summary(one, one.nbytes)}")
 
 
 def _plan_as_data(planned: "Planned") -> dict[str, Any]:
+    from qconvert.containers.target import paths_of
+
     tensors = [
         {
             "name": line.name,
@@ -97,7 +99,11 @@ def _plan_as_data(planned: "Planned") -> dict[str, Any]:
         }
         for line in planned.lines
     ]
-    return {**describe(planned, planned.output.paths), "bytes": planned.nbytes, "plan": tensors}
+    return {
+        **describe(planned, paths_of(planned.output.target)),
+        "bytes": planned.nbytes,
+        "plan": tensors,
+    }
 
 
 def summary(planned: "Planned", nbytes: int) -> str:
@@ -128,7 +134,9 @@ def show_results(
         )
     elif not quiet:
         for one, result in pairs:
-            for path in result.paths if one.output.path in result.paths else [one.output.path]:
+            for path in (
+                result.paths if one.output.target.path in result.paths else [one.output.target.path]
+            ):
                 print(path)
             print(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
 

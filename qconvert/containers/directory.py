@@ -8,12 +8,92 @@ not expect are removed.
 import fcntl
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from qconvert.errors import OutputError
+from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
+from qconvert.errors import CheckpointError, OutputError
+
+MAX_SHARD_SIZE = 5_000_000_000
+
+MADE_HERE = b'"qconvert.source.fingerprint"'
+"""In the header of every file of a directory that this program wrote."""
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory with safetensors: a `Target`.
+
+    Attributes:
+        slots: every tensor of the files, in the order in which shards are filled.
+        metadata: for the header of each safetensors file; it names all that the weights depend
+            on, so that an interrupted run is only taken up by the same one.
+        files: the small files by name, without the index of the shards.
+        max_shard_size: bytes that a file of weights may have.
+    """
+
+    path: Path
+    slots: Sequence[Slot]
+    metadata: Mapping[str, str]
+    files: Mapping[str, bytes]
+    max_shard_size: int = MAX_SHARD_SIZE
+
+    @property
+    def weight_files(self) -> tuple[Shard, ...]:
+        return self._shards(self.path)
+
+    @property
+    def small_files(self) -> dict[Path, bytes]:
+        return {self.path / name: data for name, data in self._small(self.weight_files).items()}
+
+    @contextmanager
+    def making(self) -> Iterator[tuple[Shard, ...]]:
+        """The files of weights, in a folder that becomes the directory when all is written."""
+        with PartialDirectory(self.path) as partial:
+            shards = self._shards(partial.folder)
+            partial.keep_only({shard.path.name for shard in shards})
+            yield shards
+            for name, data in self._small(shards).items():
+                partial.write(name, data)
+            partial.commit()
+
+    def clear(self) -> None:
+        """Remove a directory that this program has made of something else; never another.
+
+        Raises:
+            OutputError: another is in the way.
+        """
+        path = self.path
+        if not path.exists():
+            return
+        is_own = path.is_dir() and not path.is_symlink()
+        weights = sorted(path.glob("*.safetensors")) if is_own else []
+        if not weights or not all(map(_made_here, weights)):
+            raise OutputError(
+                f"{path} is in the way, and was not made by this program",
+                "choose another folder with -o",
+            )
+        shutil.rmtree(path)
+
+    def _shards(self, folder: Path) -> tuple[Shard, ...]:
+        return lay_out(folder, self.slots, self.metadata, self.max_shard_size)
+
+    def _small(self, shards: Sequence[Shard]) -> dict[str, bytes]:
+        index = {INDEX_NAME: index_json(shards)} if len(shards) > 1 else {}
+        return {**self.files, **index}
+
+
+def _made_here(path: Path) -> bool:
+    try:
+        length = int.from_bytes(read_bytes_at(path, 0, 8), "little")
+        head = read_bytes_at(path, 8, min(length, 1 << 20, file_size(path) - 8))
+    except (OSError, CheckpointError):
+        return False
+    return MADE_HERE in bytes(head)
 
 
 def check_directory(path: Path) -> None:

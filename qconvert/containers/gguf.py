@@ -10,7 +10,8 @@ The `gguf` package writes the header. A model may be cut into shards as llama.cp
 `NAME-00001-of-0000N.gguf`, the first with all metadata. Source: ggml/docs/gguf.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -67,6 +68,29 @@ class Shard:
 
     def header(self) -> bytes:
         return header_bytes(self.metadata, self.slots)
+
+
+@dataclass(frozen=True)
+class GgufFiles:
+    """A GGUF file or its shards, in their order: a `Target`."""
+
+    weight_files: Sequence[Shard]
+
+    @property
+    def path(self) -> Path:
+        return self.weight_files[0].path
+
+    @property
+    def small_files(self) -> Mapping[Path, bytes]:
+        return {}
+
+    @contextmanager
+    def making(self) -> Iterator[Sequence[Shard]]:
+        """Each of the files gets its name when it is whole; see `containers.partial`."""
+        yield self.weight_files
+
+    def clear(self) -> None:
+        """Nothing is in the way: files are replaced."""
 
 
 def padded(count: int) -> int:

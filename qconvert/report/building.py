@@ -40,7 +40,7 @@ from qconvert.report.measuring import (
     find_speed,
     find_windows,
 )
-from qconvert.report.models import make_models, outputs_of, weight_files
+from qconvert.report.models import make_models, outputs_of
 from qconvert.report.types import (
     Original,
     Report,
@@ -118,7 +118,11 @@ def make(asked: Asked, watching: Watching) -> Made:
         found = make_models(planned, asked.threads, watcher)
         if found:
             watcher.note(f"up to date: {', '.join(path.name for path in found)}")
-    files = [Measured(one.output.path, content_digest(weight_files(one.output))) for one in planned]
+    targets = [one.output.target for one in planned]
+    files = [
+        Measured(target.path, content_digest(tuple(file.path for file in target.weight_files)))
+        for target in targets
+    ]
     return Made(checkpoint, mark, subject, tuple(planned), tuple(files), windows, keep)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qconvert import __version__
 from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.model_card import model_card
 from qconvert.containers.safetensors import Slot
 from qconvert.errors import UsageError
@@ -25,8 +26,8 @@ from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.stored import Stored, read_stored
 from qconvert.model.types import TensorMap
 from qconvert.plan.gguf.plan import TensorPlan
-from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, write_outputs
-from qconvert.run.work import Result
+from qconvert.run.outputs import write_outputs
+from qconvert.run.work import Output, Result
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """safetensors' names, and torch's."""
@@ -69,21 +70,10 @@ class ExportPlan:
     def parameters(self) -> int:
         return sum(tensor.map.elements for tensor in self.tensors)
 
-    def output(
-        self, path: Path, max_shard_size: int = MAX_SHARD_SIZE, *, allow_nan: bool = False
-    ) -> Directory:
-        """What is written."""
+    def target(self, path: Path, max_shard_size: int = MAX_SHARD_SIZE) -> Directory:
+        """Where it is written."""
         slots = [Slot(t.name, t.map.shape, t.format, t.nbytes) for t in self.tensors]
-        return Directory(
-            path,
-            self.checkpoint,
-            self.tensors,
-            slots,
-            self.metadata,
-            self.files,
-            max_shard_size,
-            allow_nan,
-        )
+        return Directory(path, slots, self.metadata, self.files, max_shard_size)
 
 
 def make_export_plan(checkpoint: Checkpoint, dtype: str = AUTO) -> ExportPlan:
@@ -207,5 +197,5 @@ def write_directory(
         WeightError: a weight is NaN or infinite and `allow_nan` is not given, or too large for
             F16.
     """
-    output = plan.output(path, max_shard_size, allow_nan=allow_nan)
+    output = Output(plan.checkpoint, plan.tensors, plan.target(path, max_shard_size), allow_nan)
     return write_outputs([output], threads, watcher)[0]

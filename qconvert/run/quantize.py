@@ -12,6 +12,8 @@ from qconvert.calibration.importance import Importance, importance_of, match_imp
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
+from qconvert.containers.gguf import GgufFiles
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ActivationFormat
 from qconvert.machine.watcher import Watcher
@@ -20,7 +22,7 @@ from qconvert.plan.gguf.plan import Model, make_plan, read_model
 from qconvert.plan.gguf.recipe import Recipe, make_recipe
 from qconvert.plan.options import OutputOptions
 from qconvert.plan.safetensors.schemes import is_scheme
-from qconvert.run.outputs import MAX_SHARD_SIZE, Directory, GgufFile, Output
+from qconvert.run.work import Output
 
 if TYPE_CHECKING:
     from qconvert.plan.safetensors.choices import Choice
@@ -123,7 +125,7 @@ def _plan_gguf(
 ) -> Planned:
     plan = make_plan(model, recipe_of(options), _importance(options, measured))
     files = plan.shards(path, options.split_max_size)
-    output = GgufFile(model.checkpoint, plan.tensors, files, options.allow_nan)
+    output = Output(model.checkpoint, plan.tensors, GgufFiles(files), options.allow_nan)
     lines = tuple(
         Line(
             tensor.name,
@@ -154,16 +156,9 @@ def _plan_directory(
     recipe = compressed_recipe(options)
     statistics = _statistics(source, recipe, options, measured, run)
     plan = make_compressed_plan(source, recipe, statistics)
-    output = Directory(
-        path,
-        source.checkpoint,
-        plan.tensors,
-        plan.slots,
-        plan.metadata,
-        plan.files,
-        options.max_shard_size or MAX_SHARD_SIZE,
-        options.allow_nan,
-    )
+    limit = options.max_shard_size or MAX_SHARD_SIZE
+    target = Directory(path, plan.slots, plan.metadata, plan.files, limit)
+    output = Output(source.checkpoint, plan.tensors, target, options.allow_nan)
     return Planned(
         options,
         output,

@@ -26,12 +26,13 @@ from qconvert.checkpoint.dtypes import decode
 from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
+from qconvert.containers.target import File, Place
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble, assemble_bytes
 from qconvert.plan.gguf.plan import Plan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.work import File, Place, Result, Slab, Tensor, Work, cut
+from qconvert.run.work import Result, Slab, Tensor, Work, cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""

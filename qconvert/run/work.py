@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from qconvert.checkpoint import Checkpoint
+from qconvert.containers.target import File, Target
 from qconvert.model.types import SLAB_WEIGHTS, TensorMap
 
 
@@ -55,34 +56,20 @@ class Tensor(Protocol):
         """
 
 
-class Place(Protocol):
-    """A tensor's place in a file."""
+@dataclass(frozen=True)
+class Output:
+    """What a plan comes to: tensors, and the target that they go into.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        checkpoint: where the rows come from.
+        tensors: every tensor of the target's files, in any order.
+        allow_nan: go on where weights are NaN or infinite.
+    """
 
-    @property
-    def nbytes(self) -> int: ...
-
-    @property
-    def padded(self) -> int:
-        """Bytes with the padding behind it."""
-
-
-class File(Protocol):
-    """A file to write, of any container: a header and then tensors."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def slots(self) -> Sequence[Place]: ...
-
-    @property
-    def nbytes(self) -> int:
-        """The exact size."""
-
-    def header(self) -> bytes: ...
+    checkpoint: Checkpoint
+    tensors: Sequence[Tensor]
+    target: Target
+    allow_nan: bool = False
 
 
 @dataclass(frozen=True)

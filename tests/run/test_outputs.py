@@ -10,13 +10,16 @@ from checkpoints import TINY, write_llama
 from safetensors import safe_open
 
 from qconvert.checkpoint import Checkpoint, open_checkpoint, read_rows
+from qconvert.containers.directory import Directory
+from qconvert.containers.gguf import GgufFiles
 from qconvert.containers.safetensors import Slot
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Silent
 from qconvert.model.types import Rows, TensorMap
 from qconvert.plan.gguf.plan import make_plan, read_model
 from qconvert.plan.gguf.recipe import make_recipe
-from qconvert.run.outputs import Directory, GgufFile, Output, write_outputs
+from qconvert.run.outputs import write_outputs
+from qconvert.run.work import Output
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     return open_checkpoint(str(write_llama(tmp_path_factory.mktemp("model"), TINY)))
 
 
-def directory(checkpoint: Checkpoint, path: Path, *, late: bool) -> Directory:
+def directory(checkpoint: Checkpoint, path: Path, *, late: bool) -> Output:
     """A directory of the matrices; `late` puts all that is small to the end of the file."""
     infos = [info for info in checkpoint.tensors.values() if len(info.shape) == 2]
     maps = [TensorMap(info.name, info.shape, (Rows(info.name, 0, info.rows),)) for info in infos]
@@ -86,12 +89,13 @@ def directory(checkpoint: Checkpoint, path: Path, *, late: bool) -> Directory:
     slots = [slot for one in splits for slot in one.slots]
     if late:
         slots.sort(key=lambda slot: len(slot.shape) == 1)
-    return Directory(path, checkpoint, splits, slots, {"made": "so"}, {"a.json": b"{}"})
+    target = Directory(path, slots, {"made": "so"}, {"a.json": b"{}"})
+    return Output(checkpoint, splits, target)
 
 
-def gguf_file(checkpoint: Checkpoint, path: Path, kind: str) -> GgufFile:
+def gguf_file(checkpoint: Checkpoint, path: Path, kind: str) -> Output:
     plan = make_plan(read_model(checkpoint), make_recipe(kind))
-    return GgufFile(checkpoint, plan.tensors, plan.shards(path))
+    return Output(checkpoint, plan.tensors, GgufFiles(plan.shards(path)))
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -122,7 +126,7 @@ def test_an_interrupted_directory_goes_on_with_what_it_had_not_kept(
     output = directory(checkpoint, tmp_path / "out", late=late)
     with pytest.raises(KeyboardInterrupt):
         write_outputs([output], 2, Interrupting(stop))
-    assert not output.path.exists()
+    assert not output.target.path.exists()
     result = write_outputs([output], 2, Silent())[0]
     assert (result.resumed > 0) == (stop > 1)
     assert written(tmp_path / "out") == written(tmp_path / "whole")
@@ -165,7 +169,7 @@ def test_several_outputs_pass_over_the_source_together(checkpoint, tmp_path, mon
         return read_rows(info, start, stop)
 
     monkeypatch.setattr("qconvert.model.assemble.read_rows", watched)
-    outputs = [o for o in several(checkpoint, tmp_path / "out") if isinstance(o, GgufFile)]
+    outputs = [o for o in several(checkpoint, tmp_path / "out") if isinstance(o.target, GgufFiles)]
     write_outputs(outputs, 1, Silent())
     # Each source is done with, in all outputs, before the one after the next is begun.
     last = {name: index for index, name in enumerate(seen)}
@@ -186,8 +190,8 @@ def test_a_spoiled_weight_leaves_none_of_the_outputs(checkpoint, tmp_path):
 
 def test_a_directory_that_is_there_already_is_refused_before_the_work(checkpoint, tmp_path):
     outputs = several(checkpoint, tmp_path / "out")
-    outputs[1].path.mkdir()
-    (outputs[1].path / "mine").touch()
+    outputs[1].target.path.mkdir()
+    (outputs[1].target.path / "mine").touch()
     with pytest.raises(OutputError, match="not empty"):
         write_outputs(outputs, 1, Silent())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b"]

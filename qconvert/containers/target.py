@@ -1,0 +1,74 @@
+"""What is written, whatever its container: files of tensors, and what stands beside them."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+
+class Place(Protocol):
+    """A tensor's place in a file."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def padded(self) -> int:
+        """Bytes with the padding behind it."""
+
+
+class File(Protocol):
+    """A file to write, of any container: a header and then tensors."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def slots(self) -> Sequence[Place]: ...
+
+    @property
+    def nbytes(self) -> int:
+        """The exact size."""
+
+    def header(self) -> bytes: ...
+
+
+class Target(Protocol):
+    """An output: a place, the files of weights in it and the small files beside them."""
+
+    @property
+    def path(self) -> Path:
+        """What it is called: the (first) file, or the directory."""
+
+    @property
+    def weight_files(self) -> Sequence[File]:
+        """The files of weights, where they are when all is done."""
+
+    @property
+    def small_files(self) -> Mapping[Path, bytes]:
+        """All other files, made before a weight is read."""
+
+    def making(self) -> AbstractContextManager[Sequence[File]]:
+        """The files of weights to write, where they are until all is done.
+
+        On the way out the small files are written and everything gets its name, unless there was
+        an error.
+
+        Raises:
+            OutputError: something is there already, or it cannot be written.
+        """
+
+    def clear(self) -> None:
+        """Remove what this program made there before, where it would be in the way.
+
+        Raises:
+            OutputError: it is in the way, and somebody else has made it.
+        """
+
+
+def paths_of(target: Target) -> tuple[Path, ...]:
+    """Every file."""
+    return (*(file.path for file in target.weight_files), *target.small_files)
