@@ -244,11 +244,11 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     from qconvert.checkpoint import open_checkpoint
     from qconvert.machine.watcher import Silent
     from qconvert.plan.gguf.plan import make_plan, read_model
-    from qconvert.plan.gguf.recipe import make_recipe
-    from qconvert.run.stream import convert
+    from qconvert.plan.recipe import Recipe
+    from qconvert.run.outputs import write_outputs
 
-    plan = make_plan(read_model(open_checkpoint(str(directory))), make_recipe(file_type))
-    convert(plan, plan.shards(path), 2, Silent())
+    plan = make_plan(read_model(open_checkpoint(str(directory))), Recipe(file_type, output=path))
+    write_outputs([plan], 2, Silent())
     return plan
 
 

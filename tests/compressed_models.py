@@ -7,6 +7,7 @@ formats read from the file, and its inputs rounded by the functions of compresse
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
-from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
+from qconvert.containers.directory import MAX_SHARD_SIZE
 from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
 from qconvert.model.source import read_source
-from qconvert.plan.options import OutputOptions
-from qconvert.plan.safetensors.plan import CompressedPlan, make_compressed_plan
-from qconvert.plan.safetensors.recipe import compressed_recipe
-from qconvert.plan.safetensors.statistics import NOTHING, Statistics
-from qconvert.plan.safetensors.tensors import QuantizedTensor
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.choices import Choice, choose
+from qconvert.plan.safetensors.plan import make_compressed_plan
+from qconvert.plan.safetensors.tensors import Quantized
+from qconvert.plan.statistics import NOTHING, Statistics
+from qconvert.plan.types import Plan
 from qconvert.run.outputs import write_outputs
-from qconvert.run.work import Output
 
 VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float8_e4m3fn: (torch.uint8, np.uint8)}
 
@@ -52,24 +53,23 @@ SCHEMES: dict[str, dict[str, Any]] = {
 """What is written in every way that differs, with its options."""
 
 
-def plan_model(
-    source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any
-) -> CompressedPlan:
-    recipe = compressed_recipe(OutputOptions(type_, **options))
-    return make_compressed_plan(read_source(open_checkpoint(str(source))), recipe, statistics)
+def plan_model(source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any) -> Plan:
+    model = read_source(open_checkpoint(str(source)))
+    return make_compressed_plan(model, Recipe(type_, **options), statistics)
 
 
-def write_plan(
-    plan: CompressedPlan, path: Path, *, threads: int = 2, shard: int = MAX_SHARD_SIZE
-) -> None:
-    target = Directory(path, plan.slots, plan.metadata, plan.files, shard)
-    output = Output(plan.checkpoint, plan.tensors, target, plan.recipe.allow_nan)
-    write_outputs([output], threads, Silent())
+def choices_of(plan: Plan, statistics: Statistics = NOTHING) -> list[Choice]:
+    return choose(read_source(plan.checkpoint), plan.recipe, statistics.ranges)
+
+
+def write_plan(plan: Plan, path: Path, *, threads: int = 2, shard: int = MAX_SHARD_SIZE) -> None:
+    target = replace(plan.target, path=path, max_shard_size=shard)
+    write_outputs([replace(plan, target=target)], threads, Silent())
 
 
 def quantize_model(
     source: Path, path: Path, type_: str, statistics: Statistics = NOTHING, **options: Any
-) -> CompressedPlan:
+) -> Plan:
     plan = plan_model(source, type_, statistics, **options)
     write_plan(plan, path)
     return plan
@@ -102,7 +102,7 @@ def stored_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def reference_model(plan: CompressedPlan, path: Path, dtype: str = "float32") -> Any:
+def reference_model(plan: Plan, path: Path, dtype: str = "float32") -> Any:
     """The original model with the file's weights, and inputs rounded as the plan says.
 
     Args:
@@ -122,12 +122,16 @@ def reference_model(plan: CompressedPlan, path: Path, dtype: str = "float32") ->
     folder = path.with_name(path.name + "-reference")
     folder.mkdir()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = dict(plan.config)
+    config = config_of(plan)
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
     model = load_model(folder, dtype)
     round_inputs(model, plan, arrays)
     return model
+
+
+def config_of(plan: Plan) -> dict[str, Any]:
+    return json.loads(plan.target.files["config.json"])
 
 
 def load_all(path: Path) -> dict[str, torch.Tensor]:
@@ -137,11 +141,12 @@ def load_all(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def quantized(plan: CompressedPlan) -> Iterable[QuantizedTensor]:
-    return (tensor for tensor in plan.tensors if isinstance(tensor, QuantizedTensor))
+def quantized(plan: Plan) -> Iterable[Quantized]:
+    codings = (tensor.coding for tensor in plan.tensors)
+    return (coding for coding in codings if isinstance(coding, Quantized))
 
 
-def round_inputs(model: Any, plan: CompressedPlan, arrays: Mapping[str, np.ndarray]) -> None:
+def round_inputs(model: Any, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
     """Hooks before linear layers, after the functions of compressed-tensors."""
     from qconvert.plan.safetensors.config import input_args
 

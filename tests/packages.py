@@ -27,10 +27,12 @@ def write_smollm2(path: Path) -> None:
     """It as a Hugging Face directory, as the program exports it."""
     from qconvert.checkpoint import open_checkpoint
     from qconvert.machine.watcher import Silent
-    from qconvert.run.export import make_export_plan, write_directory
+    from qconvert.plan.recipe import Recipe
+    from qconvert.plan.safetensors.export import make_export_plan
+    from qconvert.run.outputs import write_outputs
 
-    plan = make_export_plan(open_checkpoint(str(smollm2_gguf())))
-    write_directory(plan, path, 1 << 40, 2, Silent())
+    plan = make_export_plan(open_checkpoint(str(smollm2_gguf())), Recipe("auto", output=path))
+    write_outputs([plan], 2, Silent())
 
 
 def minilm_archive() -> ZipFile:

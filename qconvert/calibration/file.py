@@ -41,7 +41,8 @@ from qconvert.calibration.types import (
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint, read_bytes
 from qconvert.checkpoint.files import parse_json, read_bytes_at
 from qconvert.checkpoint.safetensors import read_safetensors
-from qconvert.containers.safetensors import Shard, Slot
+from qconvert.containers.safetensors import Shard
+from qconvert.containers.target import Slot
 from qconvert.errors import CheckpointError, OutputError, PlanError
 from qconvert.text.types import Sample
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from struct import pack
 
 import numpy as np
-from gguf import GGMLQuantizationType
 
 from qconvert.calibration.imatrix import COUNTS, SUMS
 from qconvert.calibration.types import Calibration, InputStatistics
 from qconvert.checkpoint.metadata import Metadata, text, texts, u32
-from qconvert.containers.gguf import Slot, header_bytes, padded
+from qconvert.containers.gguf import ALIGNMENT, header_bytes, padded
 from qconvert.containers.partial import PartialFile
+from qconvert.containers.target import Slot
 from qconvert.errors import PlanError, UsageError
 
 
@@ -60,7 +60,7 @@ def gguf_bytes(calibration: Calibration) -> bytes:
         counts = statistics.count.astype("<f4")[:, None]
         for suffix, array in ((SUMS, sums), (COUNTS, counts)):
             shape = array.shape if len(array) > 1 else array.shape[1:]
-            slots.append(Slot(name + suffix, shape, GGMLQuantizationType.F32, array.nbytes))
+            slots.append(Slot(name + suffix, shape, "F32", array.nbytes, ALIGNMENT))
             arrays.append(array)
     data = (array.tobytes().ljust(padded(array.nbytes), b"\0") for array in arrays)
     return header_bytes(_metadata(calibration), slots) + b"".join(data)

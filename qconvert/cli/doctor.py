@@ -105,9 +105,8 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     from qconvert.machine.advice import Size
     from qconvert.model.shapes import read_sizes
     from qconvert.model.source import read_source
-    from qconvert.plan.options import OutputOptions
+    from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.plan import make_compressed_plan
-    from qconvert.plan.safetensors.recipe import compressed_recipe
     from qconvert.plan.safetensors.schemes import SCHEMES
 
     found = look_at(checkpoint)
@@ -116,13 +115,13 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     for scheme in SCHEMES:
         try:
             source = read_source(checkpoint)
-            plan = make_compressed_plan(source, compressed_recipe(OutputOptions(type=scheme)))
+            plan = make_compressed_plan(source, Recipe(scheme))
             sizes.append(Size(scheme, "safetensors", plan.nbytes))
         except QconvertError as error:
             left_out.append(f"{scheme}: {error.message}")
     if not found.plans:
         return sizes, found.parameters, 0, left_out
-    model = read_sizes(found.architecture, found.plans[0].model.metadata)
+    model = read_sizes(found.architecture, found.metadata)
     tokens = min(CONTEXT, model["context"] or CONTEXT)
     cache = 2 * CACHED_BYTES * model["blocks"] * model["key"] * tokens
     return sizes, found.parameters, cache, left_out

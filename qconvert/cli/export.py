@@ -1,5 +1,6 @@
 """`qconvert export`: the same weights in the other container."""
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,11 +9,12 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.containers.sizes import human_bytes
+from qconvert.containers.target import paths_of
 from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
-    from qconvert.run.export import ExportPlan
+    from qconvert.plan.types import Plan
     from qconvert.run.work import Result
 
 AUTO = "auto"
@@ -124,7 +126,7 @@ def to_gguf(
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.cli import outcome
     from qconvert.machine.watcher import Silent
-    from qconvert.plan.options import OutputOptions
+    from qconvert.plan.recipe import Recipe
     from qconvert.run.quantize import Run, plan_outputs
 
     if output is not None:
@@ -135,7 +137,7 @@ def to_gguf(
                 "name a file that ends in .gguf with -o",
             )
     name = float_type(checkpoint) if dtype == AUTO else dtype
-    asked = OutputOptions(name, output=output, split_max_size=split_max_size, allow_nan=allow_nan)
+    asked = Recipe(name, output=output, split_max_size=split_max_size, allow_nan=allow_nan)
     outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
 
 
@@ -161,26 +163,26 @@ def to_directory(
     quiet: bool,
 ) -> None:
     """GGUF to a Hugging Face directory."""
-    from qconvert.containers.directory import MAX_SHARD_SIZE, check_directory
-    from qconvert.run.export import make_export_plan, write_directory
+    from qconvert.containers.directory import check_directory
+    from qconvert.plan.recipe import Recipe
+    from qconvert.plan.safetensors.export import make_export_plan
+    from qconvert.run.outputs import write_outputs
     from qconvert.run.stream import default_threads
 
     path = output or default_directory(checkpoint)
     _check_place(path)
     if not dry_run:
         check_directory(path)
-    plan = make_export_plan(checkpoint, dtype)
-    limit = max_shard_size or MAX_SHARD_SIZE
+    recipe = Recipe(dtype, output=path, allow_nan=allow_nan, max_shard_size=max_shard_size)
+    plan = make_export_plan(checkpoint, recipe)
     if not quiet:
         for notice in plan.notices:
             render.say(notice)
     if dry_run:
-        show_plan(plan, path, limit, as_json)
+        show_plan(plan, path, as_json)
         return
     with render.watching(quiet) as watcher:
-        result = write_directory(
-            plan, path, limit, threads or default_threads(), watcher, allow_nan=allow_nan
-        )
+        (result,) = write_outputs([plan], threads or default_threads(), watcher)
     show_result(plan, path, result, as_json=as_json, quiet=quiet)
 
 
@@ -203,56 +205,50 @@ def _check_place(path: Path) -> None:
         raise UsageError(f"{path} cannot be the output", "name a new directory with -o")
 
 
-def describe(plan: "ExportPlan", path: Path) -> dict[str, Any]:
+def describe(plan: "Plan", path: Path) -> dict[str, Any]:
     """What plan and result have in common, for JSON."""
+    config = json.loads(plan.target.small_files[path / "config.json"])
     return {
         "path": str(path),
-        "architecture": plan.description.config["architectures"][0],
+        "architecture": config["architectures"][0],
         "parameters": plan.parameters,
-        "tensors": plan.dtypes,
+        "tensors": plan.formats,
         "notices": list(plan.notices),
     }
 
 
-def show_plan(plan: "ExportPlan", path: Path, limit: int, as_json: bool) -> None:
+def show_plan(plan: "Plan", path: Path, as_json: bool) -> None:
     """The plan of `--dry-run`: every tensor."""
-    shards = plan.target(path, limit).weight_files
     if as_json:
         tensors = [
             {
                 "name": tensor.name,
                 "shape": list(tensor.map.shape),
-                "source_type": _source_type(plan, tensor.map),
+                "source_type": tensor.source,
                 "type": tensor.format,
                 "bytes": tensor.nbytes,
             }
             for tensor in plan.tensors
         ]
-        paths = [str(path / name) for name in (*(s.path.name for s in shards), *plan.files)]
+        paths = [str(file) for file in paths_of(plan.target)]
         extra = {"paths": paths, "bytes": plan.nbytes, "plan": tensors}
         render.print_json({**describe(plan, path), **extra})
         return
     table = render.make_table("tensor", "shape", "from", "to", ">bytes")
     for tensor in plan.tensors:
         shape = " x ".join(map(str, tensor.map.shape))
-        source = _source_type(plan, tensor.map)
-        render.add_row(table, tensor.name, shape, source, tensor.format, str(tensor.nbytes))
+        render.add_row(table, tensor.name, shape, tensor.source, tensor.format, str(tensor.nbytes))
     render.print_table(table)
-    print(f"would write {path}: {len(shards)} safetensors files, {summary(plan, plan.nbytes)}")
+    count = len(plan.target.weight_files)
+    print(f"would write {path}: {count} safetensors files, {summary(plan, plan.nbytes)}")
 
 
-def _source_type(plan: "ExportPlan", tensor: Any) -> str:
-    return plan.checkpoint.tensors[tensor.parts[0].source].dtype
-
-
-def summary(plan: "ExportPlan", nbytes: int) -> str:
-    kinds = ", ".join(f"{count} {name}" for name, count in plan.dtypes.items())
+def summary(plan: "Plan", nbytes: int) -> str:
+    kinds = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
     return f"{human_bytes(nbytes)} ({nbytes} bytes), {kinds}"
 
 
-def show_result(
-    plan: "ExportPlan", path: Path, result: "Result", *, as_json: bool, quiet: bool
-) -> None:
+def show_result(plan: "Plan", path: Path, result: "Result", *, as_json: bool, quiet: bool) -> None:
     if as_json:
         render.print_json(
             {

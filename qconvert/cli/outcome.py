@@ -9,18 +9,18 @@ from qconvert.containers.sizes import human_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from qconvert.run.quantize import Planned
+    from qconvert.plan.types import Plan
     from qconvert.run.work import Result
 
 
 def write(
-    planned: "Sequence[Planned]", threads: int | None, *, dry_run: bool, as_json: bool, quiet: bool
+    planned: "Sequence[Plan]", threads: int | None, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     """Say what will be done, do it, and say what was done."""
     if not quiet:
         for one in planned:
             if len(planned) > 1 and notices(one):
-                render.say(f"{one.options.type}:")
+                render.say(f"{one.recipe.type}:")
             for notice in notices(one):
                 render.say(notice)
     if dry_run:
@@ -30,32 +30,31 @@ def write(
     from qconvert.run.stream import default_threads
 
     for one in planned:
-        if one.options.folder is not None:
-            one.options.folder.mkdir(exist_ok=True)
+        if one.recipe.folder is not None:
+            one.recipe.folder.mkdir(exist_ok=True)
     with render.watching(quiet) as watcher:
-        outputs = [one.output for one in planned]
-        results = write_outputs(outputs, threads or default_threads(), watcher)
+        results = write_outputs(planned, threads or default_threads(), watcher)
     show_results(planned, results, as_json=as_json, quiet=quiet)
 
 
-def notices(planned: "Planned") -> list[str]:
+def notices(planned: "Plan") -> list[str]:
     """What the user should know of an output."""
     from qconvert.plan.safetensors.schemes import is_scheme
 
-    if not is_scheme(planned.options.type):
-        fallbacks = [line for line in planned.lines if line.reason]
-        return [*planned.notices, *render.fallback_lines(fallbacks, len(planned.lines))]
+    if not is_scheme(planned.recipe.type):
+        lines = render.fallback_lines(planned.fallbacks, len(planned.tensors))
+        return [*planned.notices, *lines]
     return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
-def describe(planned: "Planned", paths: "Sequence[Path]") -> dict[str, Any]:
+def describe(planned: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
     """What plan and result have in common, for JSON."""
     return {
-        "path": str(planned.output.target.path),
+        "path": str(planned.target.path),
         "paths": [str(path) for path in paths],
-        "file_type": planned.options.type,
+        "file_type": planned.recipe.type,
         "bits_per_weight": round(planned.bits_per_weight, 4),
-        "tensors": dict(planned.kinds),
+        "tensors": dict(planned.formats),
         "fallbacks": [
             {
                 "name": line.name,
@@ -64,29 +63,28 @@ def describe(planned: "Planned", paths: "Sequence[Path]") -> dict[str, Any]:
                 "extra_bytes": line.extra_bytes,
                 "reason": line.reason,
             }
-            for line in planned.lines
-            if line.reason
+            for line in planned.fallbacks
         ],
         "notices": list(planned.notices),
     }
 
 
-def show_plans(planned: "Sequence[Planned]", as_json: bool) -> None:
+def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
     """The plans of `--dry-run`: every tensor."""
     if as_json:
         print_all([_plan_as_data(one) for one in planned])
         return
     for one in planned:
         table = render.make_table("tensor", "shape", "from", "to", ">bytes")
-        for line in one.lines:
+        for line in one.tensors:
             shape = " x ".join(map(str, line.shape))
             kind = f"{line.format} (not {line.wanted})" if line.reason else line.format
             render.add_row(table, line.name, shape, line.source, kind, str(line.nbytes))
         render.print_table(table)
-        print(f"would write {one.output.target.path}: {summary(one, one.nbytes)}")
+        print(f"would write {one.target.path}: {summary(one, one.nbytes)}")
 
 
-def _plan_as_data(planned: "Planned") -> dict[str, Any]:
+def _plan_as_data(planned: "Plan") -> dict[str, Any]:
     from qconvert.containers.target import paths_of
 
     tensors = [
@@ -97,18 +95,18 @@ def _plan_as_data(planned: "Planned") -> dict[str, Any]:
             "type": line.format,
             "bytes": line.nbytes,
         }
-        for line in planned.lines
+        for line in planned.tensors
     ]
     return {
-        **describe(planned, paths_of(planned.output.target)),
+        **describe(planned, paths_of(planned.target)),
         "bytes": planned.nbytes,
         "plan": tensors,
     }
 
 
-def summary(planned: "Planned", nbytes: int) -> str:
+def summary(planned: "Plan", nbytes: int) -> str:
     """Sizes and formats in a line."""
-    kinds = ", ".join(f"{count} {name}" for name, count in planned.kinds.items())
+    kinds = ", ".join(f"{count} {name}" for name, count in planned.formats.items())
     return (
         f"{human_bytes(nbytes)} ({nbytes} bytes), "
         f"{planned.bits_per_weight:.2f} bits per weight, {kinds}"
@@ -116,7 +114,7 @@ def summary(planned: "Planned", nbytes: int) -> str:
 
 
 def show_results(
-    planned: "Sequence[Planned]", results: "Sequence[Result]", *, as_json: bool, quiet: bool
+    planned: "Sequence[Plan]", results: "Sequence[Result]", *, as_json: bool, quiet: bool
 ) -> None:
     """Where the outputs are, and what they weigh."""
     pairs = list(zip(planned, results, strict=True))
@@ -134,9 +132,7 @@ def show_results(
         )
     elif not quiet:
         for one, result in pairs:
-            for path in (
-                result.paths if one.output.target.path in result.paths else [one.output.target.path]
-            ):
+            for path in result.paths if one.target.path in result.paths else [one.target.path]:
                 print(path)
             print(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
 

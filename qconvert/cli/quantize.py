@@ -10,7 +10,7 @@ from qconvert.cli import options, outcome, render
 from qconvert.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from qconvert.plan.options import OutputOptions
+    from qconvert.plan.recipe import Recipe
 
 
 def complete_type(incomplete: str) -> list[str]:
@@ -197,15 +197,13 @@ def quantize(
 GROUP_SIZES = ("32", "64", "128", "channel")
 
 
-def _asked(
-    types: Sequence[str], recipe: Path | None, said: dict[str, Any]
-) -> tuple["OutputOptions", ...]:
+def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> tuple["Recipe", ...]:
     """The outputs: those of the recipe, or one for each type, with what the command line said."""
-    from qconvert.plan.options import OutputOptions, with_given
+    from qconvert.plan.recipe import Recipe, with_given
     from qconvert.plan.safetensors.schemes import find_type
 
     if recipe is None:
-        outputs = tuple(OutputOptions(name) for name in dict.fromkeys(map(find_type, types)))
+        outputs = tuple(Recipe(name) for name in dict.fromkeys(map(find_type, types)))
     else:
         from qconvert.plan.document import options_of, read_document
 
@@ -215,7 +213,7 @@ def _asked(
     return with_given(outputs, said)
 
 
-def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["OutputOptions", ...]:
+def _placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
     """The outputs with what `-o` says of their places."""
     from dataclasses import replace
 
@@ -240,7 +238,7 @@ def _placed(asked: tuple["OutputOptions", ...], output: str | None) -> tuple["Ou
     )
 
 
-def _save(asked: Sequence["OutputOptions"], path: Path, source: str, *, quiet: bool) -> None:
+def _save(asked: Sequence["Recipe"], path: Path, source: str, *, quiet: bool) -> None:
     """Write the recipe, but not over another one."""
     from qconvert.plan.saving import document_of, write_document
 

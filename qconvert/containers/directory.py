@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
-from qconvert.containers.safetensors import INDEX_NAME, Shard, Slot, index_json, lay_out
+from qconvert.containers.safetensors import INDEX_NAME, Shard, index_json, lay_out
+from qconvert.containers.target import Slot
 from qconvert.errors import CheckpointError, OutputError
 
 MAX_SHARD_SIZE = 5_000_000_000

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from qconvert.checkpoint.metadata import Field, Metadata
+from qconvert.containers.target import Slot
 
 ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
 
@@ -37,20 +38,6 @@ SCALAR_BYTES = {
     GGUFValueType.INT64: 8,
     GGUFValueType.FLOAT64: 8,
 }
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor's place: name, row-major shape, ggml type, and bytes without padding."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLQuantizationType
-    nbytes: int
-
-    @property
-    def padded(self) -> int:
-        return padded(self.nbytes)
 
 
 @dataclass(frozen=True)
@@ -72,9 +59,37 @@ class Shard:
 
 @dataclass(frozen=True)
 class GgufFiles:
-    """A GGUF file or its shards, in their order: a `Target`."""
+    """A GGUF file or its shards, in their order: a `Target`.
 
-    weight_files: Sequence[Shard]
+    Attributes:
+        output: the file; with several shards `NAME.gguf` becomes `NAME-00001-of-0000N.gguf`.
+        metadata: of the model.
+        slots: every tensor, in the order of the files.
+        split_max_size: bytes of tensor data that a shard may hold, as llama.cpp counts it; a
+            single larger tensor gets a shard of its own. None for one file.
+    """
+
+    output: Path
+    metadata: Metadata
+    slots: Sequence[Slot]
+    split_max_size: int | None = None
+
+    @cached_property
+    def weight_files(self) -> tuple[Shard, ...]:
+        groups = _split(self.slots, self.split_max_size)
+        if self.split_max_size is None:
+            return (Shard(self.output, self.metadata, tuple(self.slots)),)
+        shards = []
+        for number, group in enumerate(groups):
+            name = f"{self.output.stem}-{number + 1:05d}-of-{len(groups):05d}.gguf"
+            split: Metadata = {
+                "split.no": Field(GGUFValueType.UINT16, number),
+                "split.count": Field(GGUFValueType.UINT16, len(groups)),
+                "split.tensors.count": Field(GGUFValueType.INT32, len(self.slots)),
+            }
+            metadata = {**self.metadata, **split} if number == 0 else split
+            shards.append(Shard(self.output.with_name(name), metadata, group))
+        return tuple(shards)
 
     @property
     def path(self) -> Path:
@@ -96,31 +111,6 @@ class GgufFiles:
 def padded(count: int) -> int:
     """`count` rounded up to the alignment."""
     return ceil(count / ALIGNMENT) * ALIGNMENT
-
-
-def lay_out(
-    path: Path, metadata: Metadata, slots: Sequence[Slot], split_max_size: int | None = None
-) -> tuple[Shard, ...]:
-    """The files to write.
-
-    Args:
-        path: the output; with several shards `NAME.gguf` becomes `NAME-00001-of-0000N.gguf`.
-        split_max_size: bytes of tensor data that a shard may hold, as llama.cpp counts it; a
-            single larger tensor gets a shard of its own.
-    """
-    groups = _split(slots, split_max_size)
-    if split_max_size is None:
-        return (Shard(path, metadata, tuple(slots)),)
-    shards = []
-    for number, group in enumerate(groups):
-        place = Path(path.parent, f"{path.stem}-{number + 1:05d}-of-{len(groups):05d}.gguf")
-        split: Metadata = {
-            "split.no": Field(GGUFValueType.UINT16, number),
-            "split.count": Field(GGUFValueType.UINT16, len(groups)),
-            "split.tensors.count": Field(GGUFValueType.INT32, len(slots)),
-        }
-        shards.append(Shard(place, {**metadata, **split} if number == 0 else split, group))
-    return tuple(shards)
 
 
 def _split(slots: Sequence[Slot], limit: int | None) -> list[tuple[Slot, ...]]:
@@ -159,7 +149,7 @@ def _tensor_info(slot: Slot):  # type: ignore[no-untyped-def]
     """The writer's own record; its `add_tensor_info` wants byte shapes and refuses some types."""
     from gguf.gguf_writer import TensorInfo
 
-    return TensorInfo(shape=slot.shape, dtype=slot.type, nbytes=slot.nbytes)
+    return TensorInfo(shape=slot.shape, dtype=GGMLQuantizationType[slot.dtype], nbytes=slot.nbytes)
 
 
 def is_empty(field: Field) -> bool:

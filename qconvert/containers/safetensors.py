@@ -17,24 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qconvert.checkpoint.dtypes import PLAIN
+from qconvert.containers.target import Slot
 
 INDEX_NAME = "model.safetensors.index.json"
 HEADER_ALIGNMENT = 8
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor's place: name, shape, safetensors' dtype and bytes."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-
-    @property
-    def padded(self) -> int:
-        """The format has no gaps."""
-        return self.nbytes
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 
-class Place(Protocol):
-    """A tensor's place in a file."""
+@dataclass(frozen=True)
+class Slot:
+    """A tensor's place in a file.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        shape: row-major.
+        dtype: what the container calls the type of its elements or blocks.
+        nbytes: without the padding behind it.
+        align: the file goes on at a multiple of so many bytes.
+    """
 
-    @property
-    def nbytes(self) -> int: ...
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    align: int = 1
 
     @property
     def padded(self) -> int:
         """Bytes with the padding behind it."""
+        return -(-self.nbytes // self.align) * self.align
 
 
 class File(Protocol):
@@ -27,7 +37,7 @@ class File(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def slots(self) -> Sequence[Place]: ...
+    def slots(self) -> Sequence[Slot]: ...
 
     @property
     def nbytes(self) -> int:

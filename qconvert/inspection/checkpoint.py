@@ -9,8 +9,9 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.plan.gguf.file_types import FILE_TYPES, FileType
-from qconvert.plan.gguf.plan import Model, Plan, make_plan, read_model
-from qconvert.plan.gguf.recipe import Recipe
+from qconvert.plan.gguf.plan import Model, make_plan, read_model
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.types import Plan
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
@@ -54,7 +55,7 @@ def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = No
         if model is None:
             break
         try:
-            plans.append(make_plan(model, Recipe(kind)))
+            plans.append(make_plan(model, Recipe(kind.name)))
         except PlanError as error:
             why = error.message.removeprefix(f"{kind.name} ")
             problems = (*problems, f"{kind.name}: {why}")

@@ -8,7 +8,7 @@ anything is read.
 import re
 from collections.abc import Mapping
 
-from qconvert.checkpoint.metadata import Metadata
+from qconvert.checkpoint.metadata import Field
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "token_embd.weight": ("vocabulary", "hidden"),
@@ -77,7 +77,7 @@ def expected_shape(architecture: str, name: str, sizes: Mapping[str, int]) -> tu
     return tuple(sizes[dimension] for dimension in dimensions)
 
 
-def read_sizes(architecture: str, metadata: Metadata) -> dict[str, int]:
+def read_sizes(architecture: str, metadata: Mapping[str, Field]) -> dict[str, int]:
     """The sizes that shapes are made of, from `{architecture}.*` keys."""
 
     def value(key: str, default: int) -> int:

@@ -6,7 +6,7 @@
       blk.*.ffn_down.weight: q6_k       - type: w8a8
                                           smooth: auto
 
-The keys are those of `OutputOptions`. What stands above `outputs` holds for all of them that it
+The keys are those of `Recipe`. What stands above `outputs` holds for all of them that it
 concerns, and what an output says itself replaces it. Relative paths begin at the recipe's folder.
 """
 
@@ -30,8 +30,8 @@ from qconvert.containers.sizes import parse_size
 from qconvert.errors import QconvertError, UsageError
 from qconvert.formats.safetensors.types import PERCENTILES, EstimatorName
 from qconvert.plan.gguf.file_types import find_format
-from qconvert.plan.options import CONCERNS, SPOKEN, OutputOptions, concerns
 from qconvert.plan.overrides import matcher
+from qconvert.plan.recipe import CONCERNS, SPOKEN, Recipe, concerns
 from qconvert.plan.safetensors.schemes import KEEP, find_scheme, find_type, is_scheme
 from qconvert.plan.yaml_text import Location, Text, read_yaml
 
@@ -73,7 +73,7 @@ PatternField = Annotated[str, AfterValidator(lambda pattern: _pattern(pattern))]
 
 
 class Settings(BaseModel):
-    """What an output can say, beside its type; the fields of `OutputOptions`."""
+    """What an output can say, beside its type; the fields of `Recipe`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -139,7 +139,7 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def options_of(document: Document, types: Sequence[str] = ()) -> tuple[OutputOptions, ...]:
+def options_of(document: Document, types: Sequence[str] = ()) -> tuple[Recipe, ...]:
     """The options of each output.
 
     Args:
@@ -166,12 +166,12 @@ def _said(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in type(settings).model_fields if name in names}
 
 
-def _options(type_: str, said: Mapping[str, Any]) -> OutputOptions:
+def _options(type_: str, said: Mapping[str, Any]) -> Recipe:
     values = {name: value for name, value in said.items() if concerns(name, type_)}
     if "overrides" in values:
         pairs = values["overrides"].items()
         values["overrides"] = tuple((pattern, name.lower()) for pattern, name in pairs)
-    return OutputOptions(type_, **values)
+    return Recipe(type_, **values)
 
 
 Fault = tuple[Location, str, str]

@@ -13,32 +13,12 @@ twice. A pattern that matches nothing is an error: most often it is a slip of th
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from qconvert.errors import PlanError, UsageError
-from qconvert.plan.gguf.file_types import find_format
 
 _EXAMPLE = "write PATTERN=TYPE, as in 'blk.*.ffn_down.weight=q6_k'"
 _REGEX_CHARACTERS = frozenset("\\()|^$+{}")
-
-
-@dataclass(frozen=True)
-class Override:
-    """Tensors that match `pattern` get the format `format` ("Q6_K")."""
-
-    pattern: str
-    format: str
-
-
-def make_override(pattern: str, name: str) -> Override:
-    """An override to one of ggml's types.
-
-    Raises:
-        UsageError: no pattern, no such type, or the regular expression is broken.
-    """
-    matcher(pattern)
-    return Override(pattern, find_format(name))
 
 
 def split_override(text: str) -> tuple[str, str]:

@@ -10,14 +10,14 @@ import yaml
 from qconvert import __version__
 from qconvert.containers.sizes import write_size
 from qconvert.plan.document import Document, Output
-from qconvert.plan.options import DEFAULTS, OutputOptions, concerns
+from qconvert.plan.recipe import DEFAULTS, Recipe, concerns
 
 PATHS = ("output", "folder", "calibration", "importance")
 SIZES = ("split_max_size", "max_shard_size")
 WIDTH = 96
 
 
-def document_of(outputs: Sequence[OutputOptions]) -> Document:
+def document_of(outputs: Sequence[Recipe]) -> Document:
     """The recipe that asks for these outputs; what they have in common stands above the list."""
     if len(outputs) == 1:
         return Document.model_construct(**_said(outputs[0]))
@@ -68,7 +68,7 @@ def _written(name: str, value: Any, folder: Path) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _said(options: OutputOptions) -> dict[str, Any]:
+def _said(options: Recipe) -> dict[str, Any]:
     """What differs from the defaults, and has a meaning."""
     values = {name: getattr(options, name) for name in DEFAULTS if concerns(name, options.type)}
     said = {name: value for name, value in values.items() if value != DEFAULTS[name]}
@@ -89,7 +89,7 @@ def _mapping(overrides: Sequence[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _shared(outputs: Sequence[OutputOptions], name: str) -> Any:
+def _shared(outputs: Sequence[Recipe], name: str) -> Any:
     """What all outputs that an option concerns say alike, if there are several and it differs
     from the default; else None."""
     if name == "output":

@@ -6,10 +6,10 @@ from pathlib import Path
 from qconvert.checkpoint import Checkpoint
 from qconvert.evaluation.divergence.types import Subject
 from qconvert.evaluation.runtimes.subject import BackendName
+from qconvert.plan.types import Plan
 from qconvert.report.keeping import Keep
 from qconvert.report.measuring import Measured
 from qconvert.report.types import Wish
-from qconvert.run.quantize import Planned
 from qconvert.text.types import Windows
 
 
@@ -71,7 +71,7 @@ class Made:
     checkpoint: Checkpoint
     fingerprint: str
     subject: Subject
-    planned: tuple[Planned, ...]
+    planned: tuple[Plan, ...]
     files: tuple[Measured, ...]
     windows: Windows
     keep: Keep

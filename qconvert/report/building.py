@@ -118,7 +118,7 @@ def make(asked: Asked, watching: Watching) -> Made:
         found = make_models(planned, asked.threads, watcher)
         if found:
             watcher.note(f"up to date: {', '.join(path.name for path in found)}")
-    targets = [one.output.target for one in planned]
+    targets = [one.target for one in planned]
     files = [
         Measured(target.path, content_digest(tuple(file.path for file in target.weight_files)))
         for target in targets
@@ -134,7 +134,7 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
     """Of every file, in order."""
     found = []
     for file, planned in zip(made.files, made.planned, strict=True):
-        backend = backend_for(asked.backend, planned.options.type)
+        backend = backend_for(asked.backend, planned.recipe.type)
 
         def measure(path: Path = file.path, backend: BackendName = backend) -> Scored:
             settings = Settings(asked.device, threads=asked.threads)
@@ -232,7 +232,7 @@ def _steps(watcher: Watcher, name: str) -> Callable[[int, int], None]:
 
 
 def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | None) -> Row:
-    options, scores = made.planned[number].options, scored.scores
+    options, scores = made.planned[number].recipe, scored.scores
     return Row(
         name=options.type if is_scheme(options.type) else options.type.upper(),
         path=scores.path.relative_to(asked.folder).as_posix(),

@@ -12,28 +12,26 @@ from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.target import File, Target
 from qconvert.errors import CheckpointError
 from qconvert.machine.watcher import Watcher
-from qconvert.plan.options import OutputOptions
+from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import find_type
+from qconvert.plan.types import Plan
 from qconvert.run.outputs import write_outputs
-from qconvert.run.quantize import Planned
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 """The types where none are named."""
 
 
-def outputs_of(
-    types: Sequence[str], folder: Path, calibration: Path | None
-) -> tuple[OutputOptions, ...]:
+def outputs_of(types: Sequence[str], folder: Path, calibration: Path | None) -> tuple[Recipe, ...]:
     """The outputs that are asked for, each once.
 
     Raises:
         UsageError: a type is not known.
     """
     names = dict.fromkeys(map(find_type, types or LADDER))
-    return tuple(OutputOptions(name, folder=folder, calibration=calibration) for name in names)
+    return tuple(Recipe(name, folder=folder, calibration=calibration) for name in names)
 
 
-def make_models(planned: Sequence[Planned], threads: int, watcher: Watcher) -> list[Path]:
+def make_models(planned: Sequence[Plan], threads: int, watcher: Watcher) -> list[Path]:
     """Write the outputs that are not up to date; the paths of those that were.
 
     Raises:
@@ -41,13 +39,13 @@ def make_models(planned: Sequence[Planned], threads: int, watcher: Watcher) -> l
             cannot be written.
         WeightError: see `write_outputs`.
     """
-    current = [is_current(one.output.target) for one in planned]
-    stale = [one.output for one, done in zip(planned, current, strict=True) if not done]
+    current = [is_current(one.target) for one in planned]
+    stale = [one for one, done in zip(planned, current, strict=True) if not done]
     for output in stale:
         output.target.clear()
     if stale:
         write_outputs(stale, threads, watcher)
-    return [one.output.target.path for one, done in zip(planned, current, strict=True) if done]
+    return [one.target.path for one, done in zip(planned, current, strict=True) if done]
 
 
 def is_current(target: Target) -> bool:

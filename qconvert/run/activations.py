@@ -24,7 +24,7 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.source import Source
 from qconvert.plan.safetensors.choices import can_be_quantized
 from qconvert.plan.safetensors.smoothing import Joint, fold_in, joints
-from qconvert.plan.safetensors.types import Range, Smoothing
+from qconvert.plan.statistics import Range, Smoothing
 from qconvert.run.smoothing import Aim, Smoothed, smooth_by_sample
 
 Smooth = float | Literal["auto"] | None

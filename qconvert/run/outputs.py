@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from qconvert.containers.target import paths_of
 from qconvert.machine.watcher import Watcher
+from qconvert.plan.types import Plan
 from qconvert.run.stream import write_files
-from qconvert.run.work import Output, Result, Work
+from qconvert.run.work import Result, Work
 
 
-def write_outputs(outputs: Sequence[Output], threads: int, watcher: Watcher) -> list[Result]:
-    """Write outputs of the same checkpoint; a result for each.
+def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list[Result]:
+    """Write what is planned of one checkpoint; a result for each plan.
 
     Args:
         threads: how many slabs are worked on at once.
@@ -22,18 +23,13 @@ def write_outputs(outputs: Sequence[Output], threads: int, watcher: Watcher) -> 
         WeightError: a weight is NaN or infinite and that is not allowed, or too large for F16.
     """
     with ExitStack() as stack:
-        works = [
-            Work(
-                one.checkpoint, one.tensors, stack.enter_context(one.target.making()), one.allow_nan
-            )
-            for one in outputs
-        ]
+        works = [Work(plan, stack.enter_context(plan.target.making())) for plan in plans]
         results = write_files(works, threads, watcher)
     return [
         replace(
             result,
-            paths=paths_of(output.target),
-            nbytes=result.nbytes + sum(map(len, output.target.small_files.values())),
+            paths=paths_of(plan.target),
+            nbytes=result.nbytes + sum(map(len, plan.target.small_files.values())),
         )
-        for output, result in zip(outputs, results, strict=True)
+        for plan, result in zip(plans, results, strict=True)
     ]

@@ -23,16 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from qconvert.checkpoint.dtypes import decode
-from qconvert.containers.gguf import Shard
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
-from qconvert.containers.target import File, Place
+from qconvert.containers.target import File, Slot
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble, assemble_bytes
-from qconvert.plan.gguf.plan import Plan
+from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.work import Result, Slab, Tensor, Work, cut
+from qconvert.run.work import Result, Slab, Work, cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
@@ -58,31 +57,21 @@ class Step:
     """A place to fill, with the `part`-th of the pieces that a tensor is made into."""
 
     writing: Writing
-    place: Place
-    tensor: Tensor
+    place: Slot
+    tensor: TensorPlan
     part: int
 
 
-def convert(plan: Plan, shards: tuple[Shard, ...], threads: int, watcher: Watcher) -> Result:
-    """Write the files of a plan.
+def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[Result]:
+    """Write files of one checkpoint, whatever their container; a result for each work.
 
     Args:
-        shards: `plan.shards(path)`.
         threads: how many slabs are worked on at once.
 
     Raises:
         WeightError: a weight is NaN or infinite and the recipe does not allow it.
         OutputError: no room, or the files cannot be written. What is complete stays beside the
             output and is used by the next run of the same plan.
-    """
-    work = Work(plan.model.checkpoint, plan.tensors, shards, plan.recipe.allow_nan)
-    return write_files([work], threads, watcher)[0]
-
-
-def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[Result]:
-    """Write files of one checkpoint, whatever their container; a result for each work.
-
-    Arguments and errors are those of `convert`.
     """
     started = time.monotonic()
     check_room([file for work in works for file in work.files])
@@ -117,7 +106,7 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     """Write what is not written yet; for each line, the number of tensors that were."""
     missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
     todo = _side_by_side(missing)
-    tensors = [tensor for line in lines for tensor in line[0].work.tensors]
+    tensors = [tensor for line in lines for tensor in line[0].work.plan.tensors]
     total = sum(tensor.map.elements for tensor in tensors)
     watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
     streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
@@ -126,7 +115,7 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     made = executor.map(_make, jobs)
     spoiled: dict[str, int] = {}
     for step in todo:
-        writing, place, name = step.writing, step.place, step.tensor.names[0]
+        writing, place, name = step.writing, step.place, step.tensor.slots[0].name
         if step.part == 0:
             # The slabs come first: when they end, nothing is taken from the next tensor's.
             for slab, (pieces, nonfinite) in zip(cut(step.tensor), made):  # noqa: B905
@@ -143,15 +132,15 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     for name, count in spoiled.items():
         watcher.note(f"{name}: {count} weights are NaN or infinite")
     return [
-        len(line[0].work.tensors) - sum(step.part == 0 for step in steps)
+        len(line[0].work.plan.tensors) - sum(step.part == 0 for step in steps)
         for line, steps in zip(lines, missing, strict=True)
     ]
 
 
 def _hold(step: Step, pieces: tuple[np.ndarray, ...]) -> None:
     """Keep what has its place later in the file."""
-    for name, piece in zip(step.tensor.names[1:], pieces[1:], strict=True):
-        step.writing.held.setdefault(name, []).append(piece)
+    for slot, piece in zip(step.tensor.slots[1:], pieces[1:], strict=True):
+        step.writing.held.setdefault(slot.name, []).append(piece)
 
 
 def _made_again(
@@ -169,8 +158,8 @@ def _made_again(
 
 def _missing_steps(writing: Writing) -> list[Step]:
     """The places that are still empty; the header is written if it is not there."""
-    by_name = writing.work.by_name
-    steps = [Step(writing, place, *by_name[place.name]) for place in writing.file.slots]
+    by_slot = writing.work.by_slot
+    steps = [Step(writing, place, *by_slot[place.name]) for place in writing.file.slots]
     if writing.out.marked == 0:
         writing.out.append(writing.header)
         writing.out.mark()
@@ -204,7 +193,7 @@ def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -
     work, peers = step.writing.work, step.tensor.peers
     if not peers:
         return 0.0
-    key = tuple(peer.names[0] for peer in peers)
+    key = tuple(peer.name for peer in peers)
     if key not in known:
         jobs = ((work, slab) for peer in peers for slab in cut(peer))
         known[key] = max(executor.map(_largest, jobs))
@@ -213,18 +202,18 @@ def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -
 
 def _largest(job: tuple[Work, Slab]) -> float:
     work, slab = job
-    rows = assemble(slab.tensor.map, work.checkpoint.tensors, slab.start, slab.stop)
-    sizes = np.abs(slab.tensor.prepare(rows, slab.start))
+    rows = assemble(slab.tensor.map, work.plan.checkpoint.tensors, slab.start, slab.stop)
+    sizes = np.abs(slab.tensor.coding.prepare(rows, slab.start))
     return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 def _open(work: Work, path: Path, header: bytes) -> PartialFile:
     """The file in the making, identified by all that its bytes depend on."""
     digest = sha256(header)
-    for source in work.checkpoint.files:
+    for source in work.plan.checkpoint.files:
         stat = source.stat()
         digest.update(f"{source.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(repr(work.allow_nan).encode())
+    digest.update(repr(work.plan.recipe.allow_nan).encode())
     return PartialFile(path, digest.hexdigest())
 
 
@@ -252,9 +241,9 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     from qconvert.formats.floats import count_nonfinite
 
     work, slab, peak = job
-    tensor, sources = slab.tensor, work.checkpoint.tensors
+    tensor, coding, sources = slab.tensor, slab.tensor.coding, work.plan.checkpoint.tensors
     stored = None
-    if tensor.moved:
+    if coding.moved:
         stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
         dtype = sources[tensor.map.parts[0].source].dtype
         raw = stored.reshape(slab.stop - slab.start, -1)
@@ -262,21 +251,26 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     else:
         rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite = count_nonfinite(rows.reshape(-1))
-    if nonfinite and not work.allow_nan:
+    if nonfinite and not work.plan.recipe.allow_nan:
         raise WeightError(
-            f"{tensor.names[0]} holds weights that are NaN or infinite",
+            f"{tensor.slots[0].name} holds weights that are NaN or infinite",
             "the checkpoint is damaged; --allow-nan goes on all the same",
         )
     if stored is not None:
         return (stored,), nonfinite
-    if nonfinite and not tensor.holds_nan:
+    if nonfinite and not coding.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return tensor.make(tensor.prepare(rows, slab.start), slab.start, peak), nonfinite
+    return coding.make(coding.prepare(rows, slab.start), slab.start, peak), nonfinite
 
 
 def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:
     """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
-    kinds = {tensor.kernel: tensor for work in works for tensor in work.tensors}
+    kinds = {
+        tensor.coding.kernel: tensor
+        for work in works
+        for tensor in work.plan.tensors
+        if not tensor.coding.moved
+    }
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(_run_kernels, list(kinds.values()))
         try:
@@ -286,13 +280,14 @@ def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:
             compiling.result()
 
 
-def _run_kernels(tensors: Sequence[Tensor]) -> None:
+def _run_kernels(tensors: Sequence[TensorPlan]) -> None:
     from qconvert.formats.floats import count_nonfinite
 
     count_nonfinite(np.zeros(1, np.float32))
     for tensor in tensors:
-        rows = np.zeros((min(tensor.row_step, tensor.map.rows), tensor.map.columns), np.float32)
-        tensor.make(tensor.prepare(rows, 0), 0, 1.0)
+        coding, map_ = tensor.coding, tensor.map
+        rows = np.zeros((min(coding.row_step, map_.rows), map_.columns), np.float32)
+        coding.make(coding.prepare(rows, 0), 0, 1.0)
 
 
 def default_threads() -> int:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
+from gguf import GGUFReader, GGUFValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qconvert.checkpoint.metadata import Field, f32, f32s, flag, flags, i32s, text, texts, u32, u64
-from qconvert.containers.gguf import Slot, header_bytes, header_size, lay_out, pairs_size
+from qconvert.containers.gguf import ALIGNMENT, GgufFiles, header_bytes, header_size, pairs_size
+from qconvert.containers.target import Slot
 
 FIELDS = st.one_of(
     st.integers(0, 2**32 - 1).map(u32),
@@ -27,7 +28,7 @@ SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 
 
 def f32_slot(name: str, shape: tuple[int, ...]) -> Slot:
-    return Slot(name, shape, GGMLQuantizationType.F32, 4 * int(np.prod(shape)))
+    return Slot(name, shape, "F32", 4 * int(np.prod(shape)), ALIGNMENT)
 
 
 @settings(max_examples=200, deadline=None)
@@ -65,7 +66,7 @@ def test_the_gguf_package_reads_what_is_written(tmp_path):
 def test_shards_hold_at_most_the_size_and_only_the_first_has_the_metadata(tmp_path):
     slots = [f32_slot(f"t{number}", (100,)) for number in range(7)]
     metadata = {"general.architecture": text("llama")}
-    shards = lay_out(tmp_path / "model.gguf", metadata, slots, 3 * slots[0].padded)
+    shards = GgufFiles(tmp_path / "model.gguf", metadata, slots, 3 * slots[0].padded).weight_files
     assert [shard.path.name for shard in shards] == [
         "model-00001-of-00003.gguf",
         "model-00002-of-00003.gguf",
@@ -79,7 +80,7 @@ def test_shards_hold_at_most_the_size_and_only_the_first_has_the_metadata(tmp_pa
 
 def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(tmp_path):
     slots = [f32_slot("small", (4,)), f32_slot("large", (4000,)), f32_slot("other", (4,))]
-    shards = lay_out(tmp_path / "m.gguf", {}, slots, 1000)
+    shards = GgufFiles(tmp_path / "m.gguf", {}, slots, 1000).weight_files
     assert [[slot.name for slot in shard.slots] for shard in shards] == [
         ["small"],
         ["large"],

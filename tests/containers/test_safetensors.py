@@ -5,7 +5,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from qconvert.containers.safetensors import Slot, index_json, lay_out
+from qconvert.containers.safetensors import index_json, lay_out
+from qconvert.containers.target import Slot
 
 SLOTS = (
     Slot("b.half", (3, 5), "F16", 30),

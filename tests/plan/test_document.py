@@ -14,10 +14,10 @@ from qconvert.containers.sizes import parse_size, write_size
 from qconvert.errors import UsageError
 from qconvert.plan.document import Document, Settings, options_of, read_document
 from qconvert.plan.gguf.file_types import FILE_TYPES, FORMAT_NAMES
-from qconvert.plan.options import (
+from qconvert.plan.recipe import (
     CONCERNS,
     DEFAULTS,
-    OutputOptions,
+    Recipe,
     check_used,
     concerns,
     with_given,
@@ -45,7 +45,7 @@ outputs:
 
 @pytest.fixture
 def read(tmp_path):
-    def read(text: str) -> tuple[OutputOptions, ...]:
+    def read(text: str) -> tuple[Recipe, ...]:
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
         return options_of(read_document(path))
@@ -67,14 +67,14 @@ def refusal(read, tmp_path):
 
 
 def test_a_type_alone_is_a_recipe(read):
-    assert read("type: Q4_K\n") == (OutputOptions("q4_k_m"),)
+    assert read("type: Q4_K\n") == (Recipe("q4_k_m"),)
 
 
 def test_outputs_take_what_stands_above_and_their_own(read, tmp_path):
     shared = {"calibration": tmp_path / "calib.safetensors", "folder": tmp_path / "out"}
     assert read(EXAMPLE) == (
-        OutputOptions("q4_k_m", **shared),
-        OutputOptions(
+        Recipe("q4_k_m", **shared),
+        Recipe(
             "w8a8",
             **shared,
             activations="static",
@@ -82,7 +82,7 @@ def test_outputs_take_what_stands_above_and_their_own(read, tmp_path):
             activation_range="percentile",
             percentile=99.9,
         ),
-        OutputOptions(
+        Recipe(
             "w4a16",
             **shared,
             group_size=64,
@@ -119,7 +119,7 @@ def test_types_choose_among_the_outputs_and_add_to_them(read, tmp_path):
     found = options_of(document, ["w4a16", "Q8_0"])
     assert [one.type for one in found] == ["w4a16", "q8_0"]
     assert found[0].group_size == 64
-    assert found[1] == OutputOptions(
+    assert found[1] == Recipe(
         "q8_0", calibration=tmp_path / "calib.safetensors", folder=tmp_path / "out"
     )
 
@@ -253,7 +253,7 @@ PATHS = ("output", "folder", "calibration", "importance")
 
 
 @st.composite
-def output_options(draw, folder: Path) -> OutputOptions:
+def output_options(draw, folder: Path) -> Recipe:
     type_ = draw(st.sampled_from([*SCHEMES, *dict.fromkeys(k.name for k in FILE_TYPES.values())]))
     values = {}
     for name in DEFAULTS:
@@ -269,7 +269,7 @@ def output_options(draw, folder: Path) -> OutputOptions:
             values[name] = draw(VALUES.get(name, st.booleans()))
             if name in PATHS:
                 values[name] = folder / values[name]
-    return OutputOptions(type_, **values)
+    return Recipe(type_, **values)
 
 
 FOLDER = Path(tempfile.gettempdir()) / "recipes"
@@ -287,18 +287,18 @@ def test_what_is_saved_says_the_same_when_it_is_read(outputs):
     assert there == [moved(one, FOLDER, FOLDER) for one in outputs]
 
 
-def moved(options: OutputOptions, old: Path, new: Path) -> OutputOptions:
+def moved(options: Recipe, old: Path, new: Path) -> Recipe:
     """The same as if its recipe were in another folder, `..` taken out."""
     paths = {}
     for name in PATHS:
         path = getattr(options, name)
         if path is not None:
             paths[name] = Path(str(path).replace(str(old), str(new), 1)).resolve()
-    return OutputOptions(**(vars(options) | paths))
+    return Recipe(**(vars(options) | paths))
 
 
 def test_only_what_differs_from_the_defaults_is_written(tmp_path):
-    text = write_document(document_of([OutputOptions("q4_k_m")]), tmp_path)
+    text = write_document(document_of([Recipe("q4_k_m")]), tmp_path)
     assert yaml.safe_load(text) == {"type": "q4_k_m"}
     assert text.startswith("# A recipe of qconvert")
 
@@ -306,8 +306,8 @@ def test_only_what_differs_from_the_defaults_is_written(tmp_path):
 def test_what_outputs_share_is_written_once(tmp_path):
     calibration = tmp_path / "calib.safetensors"
     outputs = [
-        OutputOptions("q4_k_m", calibration=calibration, pure=True),
-        OutputOptions("w8a8", calibration=calibration),
+        Recipe("q4_k_m", calibration=calibration, pure=True),
+        Recipe("w8a8", calibration=calibration),
     ]
     text = write_document(document_of(outputs), tmp_path)
     assert yaml.safe_load(text) == {
@@ -317,18 +317,18 @@ def test_what_outputs_share_is_written_once(tmp_path):
 
 
 def test_of_equal_patterns_the_last_is_written():
-    options = OutputOptions("q8_0", overrides=(("a", "q6_k"), ("b", "f16"), ("a", "q4_k")))
+    options = Recipe("q8_0", overrides=(("a", "q6_k"), ("b", "f16"), ("a", "q4_k")))
     (found,) = options_of(document_of([options]))
     assert found.overrides == (("b", "f16"), ("a", "q4_k"))
 
 
 def test_comments_cannot_become_content(tmp_path):
-    text = write_document(document_of([OutputOptions("q8_0")]), tmp_path, ["x\npure: true"])
+    text = write_document(document_of([Recipe("q8_0")]), tmp_path, ["x\npure: true"])
     assert yaml.safe_load(text) == {"type": "q8_0"}
 
 
 def test_recipes_and_options_have_the_same_words_and_defaults():
-    names = {field.name for field in fields(OutputOptions)}
+    names = {field.name for field in fields(Recipe)}
     assert set(Document.model_fields) == names | {"outputs"}
     assert set(CONCERNS) <= names
     for name, field in Settings.model_fields.items():

@@ -38,7 +38,7 @@ def test_a_second_run_writes_nothing(source, tmp_path):
     assert make_models(plan(source, folder), 1, Silent()) == []
     before = {path: path.stat().st_ino for path in folder.rglob("*")}
     planned = plan(source, folder)
-    assert make_models(planned, 1, Silent()) == [one.output.target.path for one in planned]
+    assert make_models(planned, 1, Silent()) == [one.target.path for one in planned]
     assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
 
 
@@ -51,7 +51,7 @@ def test_calibrated_files_are_left_too(source, tmp_path):
     first = plan(source, folder, ("q4_0",), calibration)
     assert make_models(first, 1, Silent()) == []
     both = plan(source, folder, types, calibration)
-    assert make_models(both, 1, Silent()) == [first[0].output.target.path]
+    assert make_models(both, 1, Silent()) == [first[0].target.path]
     assert len(make_models(plan(source, folder, types, calibration), 1, Silent())) == 2
 
 
@@ -60,7 +60,7 @@ def test_times_of_files_say_nothing(source, tmp_path):
     make_models(plan(source, folder), 1, Silent())
     for path in folder.rglob("*"):
         os.utime(path, (0, 0))
-    assert all(is_current(one.output.target) for one in plan(source, folder))
+    assert all(is_current(one.target) for one in plan(source, folder))
 
 
 def test_another_source_makes_everything_anew(source, tmp_path):
@@ -70,7 +70,7 @@ def test_another_source_makes_everything_anew(source, tmp_path):
     shutil.rmtree(source)
     write_llama(source, TINY, seed=1)
     planned = plan(source, folder)
-    assert not any(is_current(one.output.target) for one in planned)
+    assert not any(is_current(one.target) for one in planned)
     assert make_models(planned, 1, Silent()) == []
     make_models(plan(source, clean), 1, Silent())
     after = contents(folder)
@@ -90,7 +90,7 @@ def test_one_more_type_leaves_the_others(source, tmp_path):
 def test_what_is_damaged_is_not_up_to_date(source, tmp_path, harm):
     folder = tmp_path / "out"
     make_models(plan(source, folder), 1, Silent())
-    gguf, directory = (one.output.target.path for one in plan(source, folder))
+    gguf, directory = (one.target.path for one in plan(source, folder))
     if harm == "cut":
         gguf.write_bytes(gguf.read_bytes()[:-32])
         (directory / "model.safetensors").write_bytes(b"")
@@ -103,14 +103,14 @@ def test_what_is_damaged_is_not_up_to_date(source, tmp_path, harm):
         gguf.unlink()
         (directory / "config.json").unlink()
     planned = plan(source, folder)
-    assert not is_current(planned[1].output.target)
-    assert is_current(planned[0].output.target) == (harm == "small file")
+    assert not is_current(planned[1].target)
+    assert is_current(planned[0].target) == (harm == "small file")
 
 
 def test_nothing_that_this_program_did_not_write_is_removed(source, tmp_path):
     folder = tmp_path / "out"
     planned = plan(source, folder)
-    mine = planned[1].output.target.path / "notes.txt"
+    mine = planned[1].target.path / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(OutputError, match="in the way"):

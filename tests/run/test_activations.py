@@ -21,7 +21,7 @@ from qconvert.model.assemble import assemble
 from qconvert.model.source import Source, read_source
 from qconvert.plan.safetensors.smoothing import joints
 from qconvert.plan.safetensors.statistics import factors_of
-from qconvert.plan.safetensors.types import Smoothing
+from qconvert.plan.statistics import Smoothing
 from qconvert.run.activations import Activations, prepare_activations
 
 DYNAMIC = ActivationFormat("int", 8, "token", True)
@@ -44,7 +44,7 @@ def smoothed_model(directory: Path, source: Source, smoothing: Mapping[str, Smoo
             continue
         touched.add(weight.gguf)
         rows = assemble(weight.matrix_map, source.checkpoint.tensors, 0, weight.matrix_map.rows)
-        made = factors.apply(rows + np.float32(weight.add), 0) - np.float32(weight.add)
+        made = factors.apply(rows, 0)
         made = made.T if weight.conv1d else made.reshape(weight.map.shape)
         tensors[weight.name] = np.ascontiguousarray(made)
     assert touched == set(smoothing)

@@ -30,7 +30,10 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.metadata import f32, f32s, flag, flags, i32s, text, texts, u32, u64
 from qconvert.errors import OutputError, QconvertError, UsageError, WeightError
 from qconvert.machine.watcher import Silent
-from qconvert.run.export import ExportPlan, make_export_plan, write_directory
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
+from qconvert.plan.types import Plan
+from qconvert.run.outputs import write_outputs
 
 YARN = {
     "rope_type": "yarn",
@@ -67,16 +70,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def export(source: Path, path: Path, dtype: str = "auto", **settings: Any) -> ExportPlan:
-    plan = make_export_plan(open_checkpoint(str(source)), dtype)
-    write_directory(
-        plan,
-        path,
-        settings.pop("max_shard_size", 300_000),
-        settings.pop("threads", 2),
-        settings.pop("watcher", Silent()),
-        **settings,
-    )
+def export(source: Path, path: Path, dtype: str = "auto", **settings: Any) -> Plan:
+    threads, watcher = settings.pop("threads", 2), settings.pop("watcher", Silent())
+    recipe = Recipe(dtype, output=path, **{"max_shard_size": 300_000, **settings})
+    plan = make_export_plan(open_checkpoint(str(source)), recipe)
+    write_outputs([plan], threads, watcher)
     return plan
 
 
@@ -177,12 +175,12 @@ def test_auto_keeps_each_float_type_and_makes_quantized_weights_f32(
         t.format for t, source in zip(exact.tensors, sources, strict=True) if source == "Q8_0"
     }
     assert written == {"F32"}
-    assert set(export(tmp_path / "q8_0.gguf", tmp_path / "short", kind).dtypes) == {kind.upper()}
+    assert set(export(tmp_path / "q8_0.gguf", tmp_path / "short", kind).formats) == {kind.upper()}
 
 
 def test_another_dtype_is_wrong_usage(tiny: Path) -> None:
     with pytest.raises(UsageError):
-        make_export_plan(open_checkpoint(str(tiny)), "q8_0")
+        make_export_plan(open_checkpoint(str(tiny)), Recipe("q8_0"))
 
 
 def changed(source: Path, path: Path, change: Callable[[str, np.ndarray], np.ndarray]) -> Path:
@@ -381,12 +379,12 @@ def test_any_value_of_any_key_gives_a_plan_or_one_clear_line(tiny: Path) -> None
         for field in GARBAGE:
             spoiled = replace(checkpoint, metadata={**whole, key: field})
             try:
-                plan = make_export_plan(spoiled)
+                plan = make_export_plan(spoiled, Recipe("auto"))
             except QconvertError as error:
                 refused += "\n" not in error.message
                 continue
             planned += 1
-            for name, data in plan.files.items():
+            for name, data in plan.target.files.items():
                 if name.endswith(".json"):
                     assert json.loads(data, parse_constant=pytest.fail) is not None
     assert refused + planned == len(GARBAGE) * len({*whole, *MORE_KEYS})
@@ -520,11 +518,10 @@ def test_the_model_card_says_where_the_weights_come_from(smollm2: Path, exported
 def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> None:
     minilm_archive().extractall(tmp_path / "model")
     from qconvert.plan.gguf.plan import make_plan, read_model
-    from qconvert.plan.gguf.recipe import make_recipe
-    from qconvert.run.stream import convert
 
-    plan = make_plan(read_model(open_checkpoint(str(tmp_path / "model"))), make_recipe("f32"))
-    convert(plan, plan.shards(tmp_path / "minilm.gguf"), 2, Silent())
+    recipe = Recipe("f32", output=tmp_path / "minilm.gguf")
+    plan = make_plan(read_model(open_checkpoint(str(tmp_path / "model"))), recipe)
+    write_outputs([plan], 2, Silent())
     export(tmp_path / "minilm.gguf", tmp_path / "back", max_shard_size=10**9)
 
     original, returned = (
@@ -545,4 +542,4 @@ def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> No
     assert pooling["pooling_mode_mean_tokens"]
     assert pooling["word_embedding_dimension"] == 384
     again = read_model(open_checkpoint(str(tmp_path / "back")))
-    assert again.metadata["bert.pooling_type"] == plan.metadata["bert.pooling_type"]
+    assert again.metadata["bert.pooling_type"] == plan.target.metadata["bert.pooling_type"]

@@ -22,8 +22,9 @@ from qconvert.formats import FORMATS
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.plan.gguf.plan import make_plan, read_model
-from qconvert.plan.gguf.recipe import make_recipe
-from qconvert.run.stream import convert
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.statistics import Statistics
+from qconvert.run.outputs import write_outputs
 
 
 def matrices(model, random) -> dict[str, np.ndarray]:
@@ -48,8 +49,9 @@ def converted(request, tmp_path_factory):
     sums = matrices(model, np.random.default_rng(3))
     counts = {name: [2.0] * len(values) for name, values in sums.items()}
     importance = read_importance(write_imatrix(folder / "im.gguf", sums, counts))
-    plan = make_plan(model, make_recipe("q4_k_m"), importance)
-    convert(plan, plan.shards(folder / "out.gguf"), 2, Silent())
+    recipe = Recipe("q4_k_m", output=folder / "out.gguf")
+    plan = make_plan(model, recipe, Statistics(importance))
+    write_outputs([plan], 2, Silent())
     return plan, sums, GGUFReader(folder / "out.gguf"), folder
 
 
@@ -60,7 +62,7 @@ def test_every_matrix_is_quantized_with_its_own_importance(converted):
     for tensor in plan.tensors:
         if tensor.name not in sums:
             continue
-        rows = assemble(tensor.map, plan.model.checkpoint.tensors, 0, tensor.map.rows)
+        rows = assemble(tensor.map, plan.checkpoint.tensors, 0, tensor.map.rows)
         quantize = FORMATS[tensor.format].quantize
         parts = np.split(rows, len(sums[tensor.name]))
         weights = sums[tensor.name] / np.float32(2)
@@ -96,7 +98,7 @@ def test_the_importance_of_another_model_is_refused(converted, tmp_path):
         write_imatrix(tmp_path / "im.gguf", other, {"blk.0.attn_q.weight": [1.0]})
     )
     with pytest.raises(PlanError, match=r"blk\.0\.attn_q\.weight"):
-        make_plan(plan.model, make_recipe("q4_k_m"), importance)
+        make_plan(read_model(plan.checkpoint), Recipe("q4_k_m"), Statistics(importance))
 
 
 def quantize_with_llama(source: Path, out: Path, ftype: int, values: dict[str, np.ndarray]) -> None:
@@ -119,9 +121,9 @@ def quantize_with_llama(source: Path, out: Path, ftype: int, values: dict[str, n
 def test_types_and_bytes_are_llama_cpps_and_no_weighted_error_is_larger(converted, tmp_path, kind):
     plan, sums, _, folder = converted
     importance = read_importance(folder / "im.gguf")
-    recipe = make_recipe(kind)
-    ours = make_plan(plan.model, recipe, importance)
-    convert(ours, ours.shards(tmp_path / "ours.gguf"), 1, Silent())
+    recipe = Recipe(kind, output=tmp_path / "ours.gguf")
+    ours = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    write_outputs([ours], 1, Silent())
     convert_model(folder / "model", tmp_path / "full.gguf", "f32")
     theirs = tmp_path / "theirs.gguf"
     ftype = recipe.file_type.ftype
@@ -148,19 +150,21 @@ def test_a_calibration_cancels_errors_on_the_mean_input_too(converted, tmp_path)
     plan, _, _, folder = converted
     calibration = run_capture(folder / "model", tmp_path / "calib.safetensors").calibration
     importance = importance_of(calibration)
-    made = make_plan(plan.model, make_recipe("q4_k_m"), importance)
-    convert(made, made.shards(tmp_path / "out.gguf"), 1, Silent())
+    recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
+    made = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    write_outputs([made], 1, Silent())
     written = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     before = after = 0.0
     for tensor in made.tensors:
         if FORMATS[tensor.format].grid is None or tensor.name not in importance.values:
             continue
-        rows = assemble(tensor.map, made.model.checkpoint.tensors, 0, tensor.map.rows)
+        rows = assemble(tensor.map, made.checkpoint.tensors, 0, tensor.map.rows)
         raw = written[tensor.name].data.reshape(len(rows), -1)
-        means = np.repeat(tensor.means, len(rows) // len(tensor.means), axis=0)
-        weights = np.repeat(tensor.importance, len(rows) // len(tensor.importance), axis=0)
+        coding = tensor.coding
+        means = np.repeat(coding.means, len(rows) // len(coding.means), axis=0)
+        weights = np.repeat(coding.importance, len(rows) // len(coding.importance), axis=0)
         quantize, dequantize = FORMATS[tensor.format].quantize, FORMATS[tensor.format].dequantize
-        parts = zip(np.split(rows, len(tensor.importance)), tensor.importance, strict=True)
+        parts = zip(np.split(rows, len(coding.importance)), coding.importance, strict=True)
         plain = np.concatenate([quantize(part, np.ascontiguousarray(w)) for part, w in parts])
         offs = [dequantize(packed) - rows for packed in (plain, raw)]
         old, new = (np.square((off * means).sum(axis=1)).sum() for off in offs)

@@ -11,8 +11,9 @@ from qconvert.calibration.imatrix import read_importance
 from qconvert.checkpoint import open_checkpoint
 from qconvert.machine.watcher import Silent
 from qconvert.plan.gguf.plan import make_plan, read_model
-from qconvert.plan.gguf.recipe import make_recipe
-from qconvert.run.stream import convert
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.statistics import Statistics
+from qconvert.run.outputs import write_outputs
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -56,12 +57,12 @@ def weights(path):
 def test_llama_cpp_reads_and_runs_what_was_meant(kind, source, tmp_path):
     model, importance = source
     coded, plain = tmp_path / "coded.gguf", tmp_path / "plain.gguf"
-    plan = make_plan(model, make_recipe(kind), importance)
-    convert(plan, plan.shards(coded), 1, Silent())
+    plan = make_plan(model, Recipe(kind, output=coded), Statistics(importance))
+    write_outputs([plan], 1, Silent())
     assert plan.recipe.file_type.base in plan.formats
 
-    back = make_plan(read_model(open_checkpoint(str(coded))), make_recipe("f32"))
-    convert(back, back.shards(plain), 1, Silent())
+    back = make_plan(read_model(open_checkpoint(str(coded))), Recipe("f32", output=plain))
+    write_outputs([back], 1, Silent())
 
     theirs = as_llama_cpp_reads_it(coded, tmp_path / "theirs.gguf")
     ours = weights(plain)

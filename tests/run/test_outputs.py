@@ -1,6 +1,5 @@
 """Several tensors from the same rows, and several outputs side by side."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,40 +10,26 @@ from safetensors import safe_open
 
 from qconvert.checkpoint import Checkpoint, open_checkpoint, read_rows
 from qconvert.containers.directory import Directory
-from qconvert.containers.gguf import GgufFiles
-from qconvert.containers.safetensors import Slot
+from qconvert.containers.target import Slot
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Silent
 from qconvert.model.types import Rows, TensorMap
 from qconvert.plan.gguf.plan import make_plan, read_model
-from qconvert.plan.gguf.recipe import make_recipe
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.outputs import write_outputs
-from qconvert.run.work import Output
 
 
 @dataclass(frozen=True)
 class Split:
     """A tensor written as its rows less their largest value, the largest values, and the peak."""
 
-    map: TensorMap
-    others: tuple[TensorMap, ...] = ()
+    matrix_rows: int
 
     row_step = 3
     holds_nan = False
     moved = False
     kernel = "split"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.map.name, self.map.name + "_top", self.map.name + "_peak")
-
-    @property
-    def matrix_rows(self) -> int:
-        return self.map.rows
-
-    @property
-    def peers(self) -> Sequence["Split"]:
-        return [Split(one) for one in self.others]
 
     def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
         return rows * np.float32(2)
@@ -54,14 +39,6 @@ class Split:
         top = rows.max(axis=1)
         constant = np.array([peak] if start == 0 else [], np.float32)
         return rows - top[:, None], top, constant
-
-    @property
-    def slots(self) -> list[Slot]:
-        sizes = (self.map.shape, self.map.shape[:1], (1,))
-        return [
-            Slot(name, shape, "F32", 4 * int(np.prod(shape)))
-            for name, shape in zip(self.names, sizes, strict=True)
-        ]
 
 
 class Interrupting(Silent):
@@ -81,21 +58,31 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     return open_checkpoint(str(write_llama(tmp_path_factory.mktemp("model"), TINY)))
 
 
-def directory(checkpoint: Checkpoint, path: Path, *, late: bool) -> Output:
+def directory(checkpoint: Checkpoint, path: Path, *, late: bool) -> Plan:
     """A directory of the matrices; `late` puts all that is small to the end of the file."""
     infos = [info for info in checkpoint.tensors.values() if len(info.shape) == 2]
     maps = [TensorMap(info.name, info.shape, (Rows(info.name, 0, info.rows),)) for info in infos]
-    splits = [Split(one, (maps[0], one)) for one in maps]
-    slots = [slot for one in splits for slot in one.slots]
+    alone = [planned(one) for one in maps]
+    tensors = tuple(replace(one, peers=(alone[0], one)) for one in alone)
+    slots = [slot for one in tensors for slot in one.slots]
     if late:
         slots.sort(key=lambda slot: len(slot.shape) == 1)
     target = Directory(path, slots, {"made": "so"}, {"a.json": b"{}"})
-    return Output(checkpoint, splits, target)
+    return Plan(checkpoint, Recipe("split"), tensors, target, 0)
 
 
-def gguf_file(checkpoint: Checkpoint, path: Path, kind: str) -> Output:
-    plan = make_plan(read_model(checkpoint), make_recipe(kind))
-    return Output(checkpoint, plan.tensors, GgufFiles(plan.shards(path)))
+def planned(map_: TensorMap) -> TensorPlan:
+    """A matrix that becomes three tensors."""
+    names = (map_.name, map_.name + "_top", map_.name + "_peak")
+    slots = tuple(
+        Slot(name, shape, "F32", 4 * int(np.prod(shape)))
+        for name, shape in zip(names, (map_.shape, map_.shape[:1], (1,)), strict=True)
+    )
+    return TensorPlan(map_.name, map_.shape, "F32", map_, slots, Split(map_.rows), "split", "split")
+
+
+def gguf_file(checkpoint: Checkpoint, path: Path, kind: str) -> Plan:
+    return make_plan(read_model(checkpoint), Recipe(kind, output=path))
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -132,7 +119,7 @@ def test_an_interrupted_directory_goes_on_with_what_it_had_not_kept(
     assert written(tmp_path / "out") == written(tmp_path / "whole")
 
 
-def several(checkpoint: Checkpoint, folder: Path) -> list[Output]:
+def several(checkpoint: Checkpoint, folder: Path) -> list[Plan]:
     folder.mkdir(exist_ok=True)
     return [
         gguf_file(checkpoint, folder / "a.gguf", "q4_k_m"),
@@ -169,7 +156,7 @@ def test_several_outputs_pass_over_the_source_together(checkpoint, tmp_path, mon
         return read_rows(info, start, stop)
 
     monkeypatch.setattr("qconvert.model.assemble.read_rows", watched)
-    outputs = [o for o in several(checkpoint, tmp_path / "out") if isinstance(o.target, GgufFiles)]
+    outputs = several(checkpoint, tmp_path / "out")[::2]
     write_outputs(outputs, 1, Silent())
     # Each source is done with, in all outputs, before the one after the next is begun.
     last = {name: index for index, name in enumerate(seen)}
@@ -182,7 +169,7 @@ def test_several_outputs_pass_over_the_source_together(checkpoint, tmp_path, mon
 def test_a_spoiled_weight_leaves_none_of_the_outputs(checkpoint, tmp_path):
     outputs = several(checkpoint, tmp_path / "out")
     poisoned = replace(outputs[1].tensors[-1].map, add=float("nan"))
-    tensors = [*outputs[1].tensors[:-1], Split(poisoned)]
+    tensors = (*outputs[1].tensors[:-1], replace(outputs[1].tensors[-1], map=poisoned))
     with pytest.raises(WeightError):
         write_outputs([outputs[0], replace(outputs[1], tensors=tensors)], 2, Silent())
     assert not list((tmp_path / "out").iterdir())

@@ -20,8 +20,8 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.partial import partial_path
 from qconvert.errors import OutputError, WeightError
 from qconvert.plan.gguf.plan import make_plan, read_model
-from qconvert.plan.gguf.recipe import make_recipe
-from qconvert.run.stream import convert
+from qconvert.plan.recipe import Recipe
+from qconvert.run.outputs import write_outputs
 
 QCONVERT = str(Path(sys.executable).with_name("qconvert"))
 MEDIUM = Llama(512, 8, 1536, 8, 2, 8000)
@@ -42,9 +42,10 @@ class Quiet:
 
 
 def quantize(model: Path, out: Path, kind: str = "q4_k_m", threads: int = 2, split=None, **recipe):
-    plan = make_plan(read_model(open_checkpoint(str(model))), make_recipe(kind, **recipe))
+    asked = Recipe(kind, output=out, split_max_size=split, **recipe)
+    plan = make_plan(read_model(open_checkpoint(str(model))), asked)
     watcher = Quiet()
-    return convert(plan, plan.shards(out, split), threads, watcher), plan, watcher
+    return write_outputs([plan], threads, watcher)[0], plan, watcher
 
 
 @pytest.fixture(scope="module")

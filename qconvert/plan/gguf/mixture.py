@@ -21,9 +21,10 @@ from qconvert.model.roles import (
     role_of,
 )
 from qconvert.plan.gguf.facts import ModelFacts, facts_from_metadata
-from qconvert.plan.gguf.recipe import Recipe
+from qconvert.plan.gguf.recipe import in_formats
 from qconvert.plan.gguf.rules import Place, has_coarse_output, mixture_format
 from qconvert.plan.overrides import match_last
+from qconvert.plan.recipe import Recipe
 
 __all__ = ["Choice", "ModelFacts", "choose_formats", "facts_from_metadata", "fit_to_rows"]
 
@@ -94,9 +95,11 @@ def choose_formats(
             are; from elsewhere they become what llama.cpp's converter makes of them.
 
     Raises:
+        UsageError: a type's name is not known, or a pattern is not well formed.
         PlanError: a pattern matches nothing that can be quantized; rows do not fit and the recipe
             has no fallback; or a tensor's type needs an importance that is not there.
     """
+    recipe = in_formats(recipe)
     open_tensors = [
         tensor for tensor in tensors if can_be_quantized(tensor[0], tensor[1], facts.architecture)
     ]
@@ -138,7 +141,7 @@ def _wanted_formats(
     """What the recipe asks for, by name, of tensors that can be quantized."""
     names = [name for name, _, _ in tensors]
     tied = "output.weight" not in names
-    named = match_last([override.pattern for override in recipe.overrides], names)
+    named = match_last([pattern for pattern, _ in recipe.overrides], names)
     mixture = _mixture_formats(recipe, facts, tensors, importance, tied)
     wanted = {}
     for name in names:
@@ -146,7 +149,7 @@ def _wanted_formats(
         if set_by_role:
             wanted[name] = set_by_role
         elif name in named:
-            wanted[name] = recipe.overrides[named[name]].format
+            wanted[name] = recipe.overrides[named[name]][1]
         else:
             wanted[name] = mixture.get(name, recipe.file_type.base)
     return wanted

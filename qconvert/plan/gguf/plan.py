@@ -1,37 +1,36 @@
-"""The plan: every output tensor with its sources, format and bytes, before anything is read.
+"""The plan of a GGUF file: every tensor with its sources, format and bytes, before any is read.
 
-    checkpoint + recipe + importance -> Plan
+    model + recipe + statistics -> Plan
 
 `inspect`, `--dry-run`, disk checks, fallbacks and resuming all come from it; what cannot work is
 said here.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGUFValueType
 
 from qconvert import __version__
-from qconvert.algorithms.balance import quantize_balanced
 from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.checkpoint.metadata import Field, Metadata, text, u32
-from qconvert.containers.gguf import Shard, Slot, file_size, lay_out, pairs_size
-from qconvert.formats import FORMATS
-from qconvert.formats.floats import check_f16
+from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_size
+from qconvert.containers.target import Slot
 from qconvert.formats.types import block_sizes
 from qconvert.model.caveats import caveats
 from qconvert.model.families import find_architecture, map_tensors, pooling_metadata
 from qconvert.model.general import general_metadata
 from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
 from qconvert.model.types import Rows, TensorMap
+from qconvert.plan.blocks import Blocks
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
-from qconvert.plan.gguf.recipe import Recipe
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.statistics import NOTHING, Statistics
+from qconvert.plan.types import Plan, TensorPlan
 
 QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
@@ -86,152 +85,6 @@ class Model:
         if not tensor.parts:
             return "F32"
         return self.checkpoint.tensors[tensor.parts[0].source].dtype
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """One output tensor.
-
-    Attributes:
-        map: where its rows come from.
-        format: what is written.
-        wanted: what the recipe asked for before the fallback.
-        reason: why they differ; empty if they do not.
-        importance: float32 [matrices, columns], or None.
-        means: of the inputs, float32 [matrices, columns], or None where they are not known.
-        moved: the source has whole blocks of the same format, which stay as they are.
-    """
-
-    map: TensorMap
-    format: str
-    wanted: str
-    reason: str = ""
-    importance: np.ndarray | None = None
-    means: np.ndarray | None = None
-    moved: bool = False
-
-    @property
-    def row_step(self) -> int:
-        return 1
-
-    @property
-    def peers(self) -> tuple["TensorPlan", ...]:
-        return ()
-
-    @property
-    def name(self) -> str:
-        return self.map.name
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    @property
-    def matrix_rows(self) -> int:
-        """Where each matrix has its own importance, its rows."""
-        several = self.importance is not None and len(self.importance) > 1
-        return self.map.shape[-2] if several else self.map.rows
-
-    @property
-    def holds_nan(self) -> bool:
-        return block_sizes(self.format)[0] == 1
-
-    @property
-    def kernel(self) -> str:
-        return f"{self.format} balanced" if self.means is not None else self.format
-
-    def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
-        return rows
-
-    def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
-        """uint8 [rows, row bytes].
-
-        Raises:
-            WeightError: a weight is too large for F16.
-        """
-        if self.format == "F16":
-            check_f16(self.name, rows)
-        format_ = FORMATS[self.format]
-        if self.importance is None:
-            return (format_.quantize(rows, None),)
-        matrix = start * len(self.importance) // self.map.rows
-        importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
-        if self.means is None:
-            return (format_.quantize(rows, importance),)
-        mean = np.ascontiguousarray(self.means[matrix], dtype=np.float32)
-        return (quantize_balanced(format_, rows, importance, mean),)
-
-    @property
-    def nbytes(self) -> int:
-        block, block_bytes = block_sizes(self.format)
-        return self.map.elements // block * block_bytes
-
-    @property
-    def is_fallback(self) -> bool:
-        return self.format != self.wanted
-
-    @property
-    def extra_bytes(self) -> int:
-        """What the fallback costs, against the wanted format's bits per weight."""
-        block, block_bytes = block_sizes(self.wanted)
-        return self.nbytes - round(self.map.elements * block_bytes / block)
-
-    @property
-    def slot(self) -> Slot:
-        type_ = GGMLQuantizationType[self.format]
-        return Slot(self.name, self.map.shape, type_, self.nbytes)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything about the output but its weights.
-
-    Attributes:
-        made_by: the metadata that says how the file came to be, beside the model's.
-        notices: what the user should know.
-    """
-
-    model: Model
-    recipe: Recipe
-    tensors: tuple[TensorPlan, ...]
-    made_by: Metadata
-    notices: tuple[str, ...] = ()
-
-    @property
-    def metadata(self) -> Metadata:
-        return {**self.model.metadata, **self.made_by}
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        return tuple(tensor.slot for tensor in self.tensors)
-
-    @cached_property
-    def nbytes(self) -> int:
-        """The exact size of the file, unsplit."""
-        return file_size(self.model.pairs_size + pairs_size(self.made_by), self.slots)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of tensor data over weights, as llama.cpp counts them."""
-        weights = sum(tensor.map.elements for tensor in self.tensors)
-        return 8 * sum(tensor.nbytes for tensor in self.tensors) / weights
-
-    @property
-    def fallbacks(self) -> tuple[TensorPlan, ...]:
-        return tuple(tensor for tensor in self.tensors if tensor.is_fallback)
-
-    @property
-    def formats(self) -> dict[str, int]:
-        """How many tensors get each format, the most bytes first."""
-        sizes: Counter[str] = Counter()
-        for tensor in self.tensors:
-            sizes[tensor.format] += tensor.nbytes
-        counts = Counter(tensor.format for tensor in self.tensors)
-        return {name: counts[name] for name, _ in sizes.most_common()}
-
-    def shards(self, path: Path, split_max_size: int | None = None) -> tuple[Shard, ...]:
-        """The files to write."""
-        return lay_out(path, self.metadata, self.slots, split_max_size)
 
 
 def read_model(checkpoint: Checkpoint) -> Model:
@@ -295,40 +148,82 @@ def _of_the_model(metadata: Mapping[str, Field]) -> Metadata:
     }
 
 
-def make_plan(model: Model, recipe: Recipe, importance: Importance | None = None) -> Plan:
+def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what every tensor becomes.
 
     Raises:
+        UsageError: a type's name is not known, or a pattern is not well formed.
         PlanError: a pattern matches nothing, the importance belongs to another model, or a
             fallback is needed and the recipe refuses it.
     """
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
-    facts = facts_from_metadata(model.metadata)
-    warnings: list[str] = []
+    importance, warnings = statistics.importance, list[str]()
     if importance:
         shapes = {name: shape for name, shape, _ in listed}
         importance, warnings = match_importance(importance, shapes)
-    known = importance.values if importance else None
-    from_gguf = model.checkpoint.container == "gguf"
-    choices = choose_formats(recipe, facts, listed, known, from_gguf=from_gguf)
+    choices = choose_formats(
+        recipe,
+        facts_from_metadata(model.metadata),
+        listed,
+        importance.values if importance else None,
+        from_gguf=model.checkpoint.container == "gguf",
+    )
     tensors = tuple(
-        _plan_tensor(tensor, choice, importance, model.checkpoint.tensors)
-        for tensor, choice in zip(model.tensors, choices, strict=True)
+        _plan_tensor(map_, choice, dtype, importance, model.checkpoint.tensors)
+        for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
     made_by = _made_by(model, recipe, importance)
-    return Plan(model, recipe, tensors, made_by, (*model.notices, *warnings))
+    slots = tuple(slot for tensor in tensors for slot in tensor.slots)
+    return Plan(
+        model.checkpoint,
+        recipe,
+        tensors,
+        GgufFiles(
+            recipe.path(model.checkpoint.source),
+            {**model.metadata, **made_by},
+            slots,
+            recipe.split_max_size,
+        ),
+        file_size(model.pairs_size + pairs_size(made_by), slots),
+        (*model.notices, *statistics.notices, *warnings),
+    )
 
 
 def _plan_tensor(
-    tensor: TensorMap,
+    map_: TensorMap,
     choice: Choice,
+    dtype: str,
     importance: Importance | None,
     sources: Mapping[str, TensorInfo],
 ) -> TensorPlan:
-    values = importance.values.get(tensor.name) if importance else None
-    means = importance.means.get(tensor.name) if importance else None
-    moved = _can_be_moved(tensor, choice.format, sources)
-    return TensorPlan(tensor, choice.format, choice.wanted, choice.reason, values, means, moved)
+    values = importance.values.get(map_.name) if importance else None
+    means = importance.means.get(map_.name) if importance else None
+    several = values is not None and len(values) > 1
+    block, block_bytes = block_sizes(choice.format)
+    nbytes = map_.elements // block * block_bytes
+    extra = 0
+    if choice.fell_back:
+        block, block_bytes = block_sizes(choice.wanted)
+        extra = nbytes - round(map_.elements * block_bytes / block)
+    return TensorPlan(
+        map_.name,
+        map_.shape,
+        dtype,
+        map_,
+        (Slot(map_.name, map_.shape, choice.format, nbytes, ALIGNMENT),),
+        Blocks(
+            map_.name,
+            choice.format,
+            map_.shape[-2] if several else map_.rows,
+            _can_be_moved(map_, choice.format, sources),
+            values,
+            means,
+        ),
+        choice.format,
+        choice.wanted,
+        choice.reason,
+        extra,
+    )
 
 
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:

@@ -14,11 +14,10 @@ from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.model.source import Source, Weight
 from qconvert.plan.overrides import match_last
-from qconvert.plan.safetensors.recipe import CompressedRecipe
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.recipe import exceptions, scheme_of
 from qconvert.plan.safetensors.schemes import GROUP_SIZES, Scheme, embedding_scheme
-from qconvert.plan.safetensors.types import Range
-
-Ranges = Mapping[str, Range | None]
+from qconvert.plan.statistics import Ranges
 
 JOINED = {"attn_q": "attn", "attn_k": "attn", "attn_v": "attn", "ffn_gate": "ffn", "ffn_up": "ffn"}
 
@@ -39,7 +38,7 @@ class Choice:
     reasons: tuple[str, ...] = ()
 
 
-def choose(source: Source, recipe: CompressedRecipe, ranges: Ranges | None) -> list[Choice]:
+def choose(source: Source, recipe: Recipe, ranges: Ranges | None) -> list[Choice]:
     """The choice for every weight, in order.
 
     Args:
@@ -60,17 +59,18 @@ def choose(source: Source, recipe: CompressedRecipe, ranges: Ranges | None) -> l
     return choices
 
 
-def _wanted(source: Source, recipe: CompressedRecipe) -> dict[str, Scheme | None]:
+def _wanted(source: Source, recipe: Recipe) -> dict[str, Scheme | None]:
     """The scheme of each weight that may have one."""
     open_ = [weight for weight in source.weights if can_be_quantized(weight)]
     names = [weight.name for weight in open_]
-    found = match_last([pattern for pattern, _ in recipe.overrides], names)
+    usual, named = scheme_of(recipe), exceptions(recipe)
+    found = match_last([pattern for pattern, _ in named], names)
     kept = match_last(recipe.keep, [weight.name for weight in source.weights])
     wanted: dict[str, Scheme | None] = {}
     for weight in open_:
-        scheme = _usual(weight, recipe)
+        scheme = _usual(weight, recipe, usual)
         if weight.name in found:
-            scheme = recipe.overrides[found[weight.name]][1]
+            scheme = named[found[weight.name]][1]
         if weight.name in kept:
             scheme = None
         if scheme is not None and weight.role in ("embedding", "output"):
@@ -84,12 +84,12 @@ def can_be_quantized(weight: Weight) -> bool:
     return weight.role in ("linear", "expert", "output", "embedding")
 
 
-def _usual(weight: Weight, recipe: CompressedRecipe) -> Scheme | None:
+def _usual(weight: Weight, recipe: Recipe, scheme: Scheme) -> Scheme | None:
     if weight.role == "output":
-        return recipe.scheme if recipe.lm_head else None
+        return scheme if recipe.lm_head else None
     if weight.role == "embedding":
         return embedding_scheme() if recipe.embeddings else None
-    return recipe.scheme
+    return scheme
 
 
 def _check_end(weight: Weight, scheme: Scheme, tied: bool, named: bool) -> Scheme:

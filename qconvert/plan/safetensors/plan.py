@@ -1,21 +1,23 @@
 """The plan of a quantized safetensors directory: every tensor with its bytes, and every small
 file, before a weight is read.
 
-    checkpoint + recipe + what a calibration adds -> CompressedPlan
+    source + recipe + statistics -> Plan
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from qconvert import __version__
+from qconvert.calibration.importance import match_importance
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.dtypes import PLAIN
+from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.model_card import model_card
-from qconvert.containers.safetensors import Slot
+from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors import encoding
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
@@ -24,141 +26,93 @@ from qconvert.model.general import general_metadata
 from qconvert.model.source import Source, Weight
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
+from qconvert.model.types import TensorMap
+from qconvert.plan.blocks import Blocks, Factors
+from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
 from qconvert.plan.safetensors.files import small_files
-from qconvert.plan.safetensors.notices import described, fallback_lines, is_loadable, loads_in
-from qconvert.plan.safetensors.recipe import CompressedRecipe
+from qconvert.plan.safetensors.notices import described, fallback_lines, loads_in
+from qconvert.plan.safetensors.recipe import spelled, weight_estimator
 from qconvert.plan.safetensors.statistics import (
-    NOTHING,
-    Statistics,
     factors_of,
     importance_of,
     static_input,
     statistics_digest,
 )
-from qconvert.plan.safetensors.tensors import FLOATS, KeptTensor, QuantizedTensor, StaticInput
+from qconvert.plan.safetensors.tensors import Quantized, StaticInput
+from qconvert.plan.statistics import NOTHING, Statistics
+from qconvert.plan.types import Coding, Plan, TensorPlan
 
 WRITTEN = (
     "Written by qconvert {version}: weights quantized in the layouts of compressed-tensors, for "
     "transformers and serving engines (vLLM, SGLang)."
 )
 
-CompressedTensor = KeptTensor | QuantizedTensor
+FLOATS = ("F32", "F16", "BF16")
 
 
-@dataclass(frozen=True)
-class CompressedPlan:
-    """Everything about the directory but its weights.
-
-    Attributes:
-        choices: what becomes of each weight, in the order of `tensors`.
-        dtype: of the numbers that are not quantized.
-        config: `config.json`.
-        files: the small files by name, config.json and the model card among them.
-        metadata: for the header of each safetensors file.
-        notices: what the user should know.
-    """
-
-    source: Source
-    recipe: CompressedRecipe
-    choices: tuple[Choice, ...]
-    tensors: tuple[CompressedTensor, ...]
-    dtype: str
-    config: Mapping[str, Any]
-    files: Mapping[str, bytes]
-    metadata: Mapping[str, str]
-    notices: tuple[str, ...]
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.source.checkpoint
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """Every tensor of the files, those of a weight side by side."""
-        return tuple(slot for tensor in self.tensors for slot in tensor.slots)
-
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes of the tensors."""
-        return sum(slot.nbytes for slot in self.slots)
-
-    @property
-    def parameters(self) -> int:
-        return sum(choice.weight.map.elements for choice in self.choices)
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.nbytes / self.parameters
-
-    @property
-    def fallbacks(self) -> tuple[Choice, ...]:
-        return tuple(choice for choice in self.choices if choice.reasons)
-
-    @property
-    def schemes(self) -> dict[str, int]:
-        """How many weights are stored how, the most bytes first."""
-        sizes: Counter[str] = Counter()
-        counts: Counter[str] = Counter()
-        for choice, tensor in zip(self.choices, self.tensors, strict=True):
-            name = described(choice.scheme) if choice.scheme else tensor.slots[0].dtype
-            sizes[name] += sum(slot.nbytes for slot in tensor.slots)
-            counts[name] += 1
-        return {name: counts[name] for name, _ in sizes.most_common()}
-
-    @property
-    def is_loadable(self) -> bool:
-        """Whether transformers runs the directory as it stands."""
-        return is_loadable(self.choices)
-
-
-def make_compressed_plan(
-    source: Source, recipe: CompressedRecipe, statistics: Statistics = NOTHING
-) -> CompressedPlan:
+def make_compressed_plan(source: Source, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what the directory will hold.
 
     Raises:
+        UnsupportedError: an override names no scheme.
+        UsageError: an option does not fit, or a pattern is not well formed.
         PlanError: a pattern matches nothing, an exception cannot be made, or statistics are missing
-            or of another shape.
+            or of another model or shape.
         CheckpointError: metadata or small files cannot be read or trusted.
     """
-    checkpoint = source.checkpoint
+    checkpoint, importance, warnings = source.checkpoint, statistics.importance, list[str]()
+    if importance:
+        importance, warnings = match_importance(importance, source.shapes)
     choices = tuple(choose(source, recipe, statistics.ranges))
     if not schemes(choices):
         raise PlanError("nothing would be quantized", "leave out what keeps all weights")
     own = model_dtype(source)
     is_fp4 = any("fp4" in scheme.weights.layout for scheme in schemes(choices))
     dtype = "BF16" if is_fp4 else own  # what float4 unpacks to, and nothing else
-    maker = _Maker(checkpoint, recipe, statistics, dtype, converted=dtype != own)
-    tensors = tuple(_with_peers(choices, [maker.tensor(choice) for choice in choices]))
-    config = config_json(source, choices, dtype)
-    made_by = {
-        "qconvert.version": __version__,
-        "qconvert.source": checkpoint.source,
-        "qconvert.source.fingerprint": fingerprint(checkpoint),
-        "qconvert.recipe": _spelled(recipe),
-        **statistics_digest(statistics),
-    }
-    notices = [
+    estimator = weight_estimator(recipe) or Estimator()
+    values = importance.values if importance else None
+    maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted=dtype != own)
+    tensors = _with_peers(choices, tuple(map(maker.tensor, choices)))
+    notices = (
         *source.notices,
         *_lost(checkpoint),
         *_missing_tokenizer(source),
         *fallback_lines(choices),
-    ]
-    notices += [*statistics.notices, *loads_in(source, choices), *_rounded(checkpoint, tensors)]
-    plan = CompressedPlan(
-        source,
-        recipe,
-        choices,
-        tensors,
-        dtype,
-        config,
-        {},
-        {"format": "pt", **made_by},
-        tuple(notices),
+        *warnings,
+        *statistics.notices,
+        *loads_in(source, choices),
+        *_rounded(tensors),
     )
-    return replace(plan, files=_files(plan, statistics))
+    made_by = {
+        "qconvert.version": __version__,
+        "qconvert.source": checkpoint.source,
+        "qconvert.source.fingerprint": fingerprint(checkpoint),
+        "qconvert.recipe": spelled(recipe),
+        **statistics_digest(importance, statistics),
+    }
+    target = Directory(
+        recipe.path(checkpoint.source),
+        [slot for tensor in tensors for slot in tensor.slots],
+        {"format": "pt", **made_by},
+        {},
+        recipe.max_shard_size or MAX_SHARD_SIZE,
+    )
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    plan = Plan(checkpoint, recipe, tensors, target, nbytes, notices)
+    facts = {
+        "Source": checkpoint.source,
+        "Fingerprint": made_by["qconvert.source.fingerprint"],
+        "Class": source.config["architectures"][0],
+        "Parameters": f"{plan.parameters:,}",
+        "Bytes of weights": f"{plan.nbytes:,}",
+        "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
+        "Other numbers": DTYPES[dtype],
+        **({"Calibration": importance.path.name} if importance else {}),
+    }
+    files = _files(source, config_json(source, choices, dtype), facts, notices)
+    return replace(plan, target=replace(target, files=files))
 
 
 def model_dtype(source: Source) -> ScaleDtype:
@@ -181,38 +135,47 @@ class _Maker:
     """What all tensors have in common.
 
     Attributes:
+        importance: by GGUF name.
         converted: kept floats get the dtype of the model, whatever they are stored in.
     """
 
     checkpoint: Checkpoint
-    recipe: CompressedRecipe
+    estimator: Estimator
     statistics: Statistics
+    importance: Mapping[str, np.ndarray] | None
     dtype: ScaleDtype
     converted: bool
 
-    def tensor(self, choice: Choice) -> CompressedTensor:
-        if choice.scheme is None:
-            return self._kept(choice.weight)
-        weight, columns = choice.weight, choice.weight.matrix_map.columns
+    def tensor(self, choice: Choice) -> TensorPlan:
+        weight, scheme = choice.weight, choice.scheme
         factors = factors_of(weight, self.statistics.smoothing)
-        return QuantizedTensor(
-            weight,
-            choice.scheme,
-            self.dtype,
-            self.recipe.estimator or Estimator(),
-            importance_of(weight, columns, self.statistics.importance, factors),
-            factors,
-            self._input(choice),
+        reason = "; ".join(choice.reasons)
+        if scheme is None:
+            dtype, moved = self._kept(weight, factors)
+            map_ = weight.map
+            slots: tuple[Slot, ...] = (_whole(map_, dtype),)
+            coding: Coding = Blocks(weight.name, dtype, max(map_.rows, 1), moved, factors=factors)
+            words = dtype
+        else:
+            map_, words = weight.matrix_map, described(scheme)
+            importance = importance_of(weight, self.importance, factors)
+            inputs = self._input(choice)
+            coding = Quantized(
+                weight, scheme, self.dtype, self.estimator, importance, factors, inputs
+            )
+            slots = coding.slots
+        wanted = described(choice.wanted) if choice.wanted else slots[0].dtype
+        return TensorPlan(
+            weight.name, weight.map.shape, weight.dtype, map_, slots, coding, words, wanted, reason
         )
 
-    def _kept(self, weight: Weight) -> KeptTensor:
-        factors = factors_of(weight, self.statistics.smoothing)
+    def _kept(self, weight: Weight, factors: Factors | None) -> tuple[str, bool]:
+        """The dtype of a weight that is not quantized, and whether its bytes stay as they are."""
         dtype = weight.dtype
-        is_float = dtype in FLOATS
-        if not self._has_plain_bytes(weight) or (is_float and self.converted):
+        if not self._has_plain_bytes(weight) or (dtype in FLOATS and self.converted):
             dtype = self.dtype
-        moved = dtype == weight.dtype and factors is None and not _is_computed(weight)
-        return KeptTensor(weight.map, dtype, moved, weight.add, factors)
+        is_stored = not (weight.map.add or weight.map.transpose)
+        return dtype, dtype == weight.dtype and factors is None and is_stored
 
     def _has_plain_bytes(self, weight: Weight) -> bool:
         """Whether what is stored can be written again; not F64, float8 and blocks."""
@@ -230,31 +193,26 @@ class _Maker:
         return static_input(choice, ranges[choice.weight.gguf])
 
 
-def _is_computed(weight: Weight) -> bool:
-    """Whether the rows are not those that are stored."""
-    return bool(weight.map.add or weight.map.transpose)
+def _whole(map_: TensorMap, dtype: str) -> Slot:
+    return Slot(map_.name, map_.shape, dtype, map_.elements * PLAIN[dtype])
 
 
-def _with_peers(
-    choices: Sequence[Choice], tensors: Sequence[CompressedTensor]
-) -> list[CompressedTensor]:
+def _with_peers(choices: Sequence[Choice], tensors: Sequence[TensorPlan]) -> tuple[TensorPlan, ...]:
     """Tensors that draw their scale from the largest weight know all those it is over."""
-    groups: dict[tuple[str, ...], list[QuantizedTensor]] = {}
-    for choice, tensor in zip(choices, tensors, strict=True):
-        if isinstance(tensor, QuantizedTensor) and encoding.needs_peak(tensor.scheme.weights):
-            groups.setdefault(peak_key(choice.weight), []).append(tensor)
-    made: list[CompressedTensor] = []
-    for choice, tensor in zip(choices, tensors, strict=True):
-        peers = groups.get(peak_key(choice.weight)) if choice.weight.gguf else None
-        if isinstance(tensor, QuantizedTensor) and peers and tensor in peers:
-            made.append(replace(tensor, peers=tuple(peers)))
-        else:
-            made.append(tensor)
-    return made
-
-
-def _spelled(recipe: CompressedRecipe) -> str:
-    return json.dumps(asdict(recipe), sort_keys=True, separators=(",", ":"))
+    groups: dict[tuple[str, ...], list[TensorPlan]] = {}
+    keys = [
+        peak_key(choice.weight)
+        if choice.scheme and encoding.needs_peak(choice.scheme.weights)
+        else None
+        for choice in choices
+    ]
+    for key, tensor in zip(keys, tensors, strict=True):
+        if key:
+            groups.setdefault(key, []).append(tensor)
+    return tuple(
+        replace(tensor, peers=groups[key]) if key else tensor
+        for key, tensor in zip(keys, tensors, strict=True)
+    )
 
 
 def _lost(checkpoint: Checkpoint) -> list[str]:
@@ -275,43 +233,34 @@ def _missing_tokenizer(source: Source) -> list[str]:
     return ["there is no tokenizer beside the weights: the directory will have none"]
 
 
-def _rounded(checkpoint: Checkpoint, tensors: Sequence[CompressedTensor]) -> list[str]:
+def _rounded(tensors: Sequence[TensorPlan]) -> list[str]:
     """Kept weights that lose something."""
     count = sum(
-        tensor.dtype != "F32"
-        and checkpoint.tensors[tensor.map.parts[0].source].dtype in ("F32", "F64", "F16")
-        and checkpoint.tensors[tensor.map.parts[0].source].dtype != tensor.dtype
+        tensor.format not in ("F32", tensor.source) and tensor.source in ("F32", "F64", "F16")
         for tensor in tensors
-        if isinstance(tensor, KeptTensor)
+        if isinstance(tensor.coding, Blocks)
     )
     return [f"{count} other tensors are rounded to bfloat16"] if count else []
 
 
-def _files(plan: CompressedPlan, statistics: Statistics) -> dict[str, bytes]:
-    """All files but the weights."""
-    checkpoint, source = plan.checkpoint, plan.source
-    family = source.architecture.name
+def _files(
+    source: Source,
+    config: Mapping[str, Any],
+    facts: Mapping[str, str],
+    notices: Sequence[str],
+) -> dict[str, bytes]:
+    """All files but the weights, the model card with these facts among them."""
+    checkpoint, family = source.checkpoint, source.architecture.name
     if checkpoint.container == "gguf":
         stored = read_stored(checkpoint.metadata, source.config["vocab_size"])
-        config = {**plan.config, **special_ids(stored)}
+        config = {**config, **special_ids(stored)}
         files = directory_files(checkpoint.metadata, config, family, stored)
         metadata = checkpoint.metadata
     else:
-        files = {**small_files(checkpoint.path), "config.json": json_bytes(plan.config)}
+        files = {**small_files(checkpoint.path), "config.json": json_bytes(config)}
         maps = [weight.map for weight in source.weights]
         metadata = general_metadata(checkpoint.path, checkpoint.source, family, maps)
-    facts = {
-        "Source": plan.metadata["qconvert.source"],
-        "Fingerprint": plan.metadata["qconvert.source.fingerprint"],
-        "Class": source.config["architectures"][0],
-        "Parameters": f"{plan.parameters:,}",
-        "Bytes of weights": f"{plan.nbytes:,}",
-        "Weights": ", ".join(f"{count} {name}" for name, count in plan.schemes.items()),
-        "Other numbers": DTYPES[plan.dtype],
-    }
-    if statistics.name:
-        facts["Calibration"] = statistics.name
     base = checkpoint.source.partition("@")[0].partition(":")[0]
     task = "feature-extraction" if family == "bert" else "text-generation"
-    card = model_card(metadata, facts, plan.notices, task, written=WRITTEN, base=base)
+    card = model_card(metadata, facts, notices, task, written=WRITTEN, base=base)
     return {**files, "README.md": card.encode()}

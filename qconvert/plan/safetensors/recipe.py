@@ -1,80 +1,70 @@
-"""What is asked of a quantized safetensors directory: a recipe, made once from the options."""
+"""What a recipe asks of a quantized safetensors directory, in schemes."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict
 
 from qconvert.algorithms.ranges import estimator
 from qconvert.formats.safetensors.types import Estimator
-from qconvert.plan.options import OutputOptions, concerns
 from qconvert.plan.overrides import matcher
+from qconvert.plan.recipe import Recipe, concerns
 from qconvert.plan.safetensors.schemes import KEEP, Scheme, find_scheme, kind_of, make_scheme
 
-
-@dataclass(frozen=True)
-class CompressedRecipe:
-    """How a model is to be quantized.
-
-    Attributes:
-        scheme: of linear weights.
-        overrides: schemes by name pattern, None to keep; the last that matches counts.
-        keep: patterns of weights that are kept, whatever else is said of them.
-        lm_head: quantize the output projection too.
-        embeddings: quantize the token embeddings too.
-        estimator: of the weights' ranges; None for the usual one.
-        allow_nan: go on where weights are NaN or infinite.
-    """
-
-    scheme: Scheme
-    overrides: tuple[tuple[str, Scheme | None], ...] = ()
-    keep: tuple[str, ...] = ()
-    lm_head: bool = False
-    embeddings: bool = False
-    estimator: Estimator | None = None
-    allow_nan: bool = False
+Exceptions = tuple[tuple[str, Scheme | None], ...]
+"""Patterns of names and their schemes, None to keep; the last that matches counts."""
 
 
-def compressed_recipe(options: OutputOptions) -> CompressedRecipe:
-    """The recipe of an output whose type is a scheme.
+def exceptions(recipe: Recipe) -> Exceptions:
+    """What the overrides ask for.
 
     Raises:
         UnsupportedError: an override names no scheme.
         UsageError: an option does not fit, or a pattern is not well formed.
     """
-    overrides = []
-    for pattern, name in options.overrides:
+    found = []
+    for pattern, name in recipe.overrides:
         matcher(pattern)
-        scheme = None if name.lower() == KEEP else _scheme(name, options)
-        overrides.append((pattern, scheme))
-    for pattern in options.keep:
-        matcher(pattern)
-    return CompressedRecipe(
-        _scheme(options.type, options),
-        tuple(overrides),
-        options.keep,
-        lm_head=options.lm_head,
-        embeddings=options.embeddings,
-        estimator=_estimator(options),
-        allow_nan=options.allow_nan,
-    )
+        found.append((pattern, None if name.lower() == KEEP else scheme_of(recipe, name)))
+    return tuple(found)
 
 
-def _scheme(name: str, options: OutputOptions) -> Scheme:
-    """The scheme with those of the options that concern it.
+def scheme_of(recipe: Recipe, name: str | None = None) -> Scheme:
+    """The scheme of linear weights, or of that name, with those of the options that concern it.
 
     An exception of another kind has its own usual ones: stored ranges of inputs, say, are those of
     one kind.
+
+    Raises:
+        UsageError: no such scheme, or an option does not fit it.
     """
-    if kind_of(find_scheme(name)) != kind_of(options.type):
+    name = name or recipe.type
+    if kind_of(find_scheme(name)) != kind_of(recipe.type):
         return make_scheme(name)
     chosen = {
-        option: getattr(options, option)
+        option: getattr(recipe, option)
         for option in ("activations", "strategy", "group_size", "asymmetric")
         if concerns(option, name)
     }
     return make_scheme(name, **chosen)
 
 
-def _estimator(options: OutputOptions) -> Estimator | None:
-    if options.weight_range is None:
+def weight_estimator(recipe: Recipe) -> Estimator | None:
+    """Of the weights' ranges; None for the usual one."""
+    if recipe.weight_range is None:
         return None
-    percentile = options.percentile if options.weight_range == "percentile" else None
-    return estimator(options.weight_range, percentile)
+    percentile = recipe.percentile if recipe.weight_range == "percentile" else None
+    return estimator(recipe.weight_range, percentile)
+
+
+def spelled(recipe: Recipe) -> str:
+    """All that the bytes of the weights depend on, as JSON for the header of the files."""
+    weights = weight_estimator(recipe)
+    said = {
+        "scheme": asdict(scheme_of(recipe)),
+        "overrides": [(name, scheme and asdict(scheme)) for name, scheme in exceptions(recipe)],
+        "keep": recipe.keep,
+        "lm_head": recipe.lm_head,
+        "embeddings": recipe.embeddings,
+        "estimator": weights and asdict(weights),
+        "allow_nan": recipe.allow_nan,
+    }
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))

@@ -16,7 +16,7 @@ from qconvert.model.assemble import assemble
 from qconvert.model.folding import Fold, folds
 from qconvert.model.source import Source, Weight
 from qconvert.model.types import SLAB_WEIGHTS
-from qconvert.plan.safetensors.types import Smoothing
+from qconvert.plan.statistics import Smoothing
 
 STORED = ("BF16", "F16", "F32")
 

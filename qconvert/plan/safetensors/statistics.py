@@ -4,37 +4,16 @@ what it is multiplied with.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from qconvert.calibration.importance import Importance
 from qconvert.errors import PlanError
 from qconvert.model.source import Weight
-from qconvert.plan.safetensors.choices import Choice, Ranges
-from qconvert.plan.safetensors.tensors import Factors, StaticInput
-from qconvert.plan.safetensors.types import Range, Smoothing
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a calibration adds, by the GGUF names of weights.
-
-    Attributes:
-        importance: float32 [matrices, columns].
-        ranges: of inputs, for static activations; None in it makes a layer dynamic.
-        smoothing: of weights, norms and biases.
-        name: what it is called in the output.
-        notices: what the user should know of it.
-    """
-
-    importance: Mapping[str, np.ndarray] | None = None
-    ranges: Ranges | None = None
-    smoothing: Mapping[str, Smoothing] | None = None
-    name: str = ""
-    notices: tuple[str, ...] = ()
-
-
-NOTHING = Statistics()
+from qconvert.plan.blocks import Factors
+from qconvert.plan.safetensors.choices import Choice
+from qconvert.plan.safetensors.tensors import StaticInput
+from qconvert.plan.statistics import Range, Smoothing, Statistics
 
 
 def factors_of(weight: Weight, smoothing: Mapping[str, Smoothing] | None) -> Factors | None:
@@ -57,7 +36,7 @@ def factors_of(weight: Weight, smoothing: Mapping[str, Smoothing] | None) -> Fac
         rows = _reordered(rows, weight, map_.rows)
     if columns is not None and columns.shape != (map_.columns,):
         raise PlanError(f"{weight.name} has {map_.columns} columns, not {columns.size} to smooth")
-    return Factors(columns, rows)
+    return Factors(columns, rows, weight.add)
 
 
 def _reordered(values: np.ndarray | None, weight: Weight, count: int) -> np.ndarray | None:
@@ -77,21 +56,14 @@ def _reordered(values: np.ndarray | None, weight: Weight, count: int) -> np.ndar
 
 def importance_of(
     weight: Weight,
-    columns: int,
     importance: Mapping[str, np.ndarray] | None,
     factors: Factors | None,
 ) -> np.ndarray | None:
-    """That of a weight's columns, as its smoothed inputs have it.
-
-    Raises:
-        PlanError: it is of another shape.
-    """
+    """That of a weight's columns, as its smoothed inputs have it."""
     found = (importance or {}).get(weight.gguf)
     if found is None:
         return None
     values = found.reshape(-1, found.shape[-1])
-    if values.shape[1] != columns:
-        raise PlanError(f"{weight.name} has {columns} columns, its importance {values.shape[1]}")
     row = values[min(weight.matrix, len(values) - 1)].astype(np.float32)
     if factors is not None and factors.columns is not None:
         row = row / np.maximum(factors.columns, np.float32(1e-12)) ** 2
@@ -110,17 +82,22 @@ def static_input(choice: Choice, found: Range | None) -> StaticInput:
     return StaticInput(float(found.scale[matrix]), zero)
 
 
-def statistics_digest(statistics: Statistics) -> dict[str, str]:
-    """What identifies the statistics, and with them the output."""
+def statistics_digest(importance: Importance | None, statistics: Statistics) -> dict[str, str]:
+    """What identifies the statistics, and with them the output.
+
+    Args:
+        importance: matched with the model.
+    """
+    values = importance.values if importance else None
+    given = (values, statistics.ranges, statistics.smoothing)
+    if all(one is None for one in given):
+        return {}
     digest = hashlib.sha256()
-    for arrays in (statistics.importance, statistics.ranges, statistics.smoothing):
+    for arrays in given:
         for name, value in sorted((arrays or {}).items()):
             digest.update(name.encode())
             fields = vars(value).values() if hasattr(value, "__dict__") else [value]
             for array in fields:
                 digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    given = (statistics.importance, statistics.ranges, statistics.smoothing)
-    if all(one is None for one in given):
-        return {}
-    named = {"qconvert.calibration": statistics.name} if statistics.name else {}
+    named = {"qconvert.calibration": importance.path.name} if importance else {}
     return {**named, "qconvert.statistics.sha256": digest.hexdigest()}

@@ -1,101 +1,19 @@
-"""The tensors of a directory, as the pipeline makes them."""
+"""Quantized weights of a directory: everything that is stored for one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 
 from qconvert.checkpoint.dtypes import PLAIN
-from qconvert.containers.safetensors import Slot
+from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
-from qconvert.formats import FORMATS
-from qconvert.formats.floats import check_f16
 from qconvert.formats.safetensors import encoding
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.formats.safetensors.types import Estimator, Part, ScaleDtype
 from qconvert.model.source import Weight
-from qconvert.model.types import TensorMap
+from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.schemes import Scheme
-
-FLOATS = ("F32", "F16", "BF16")
-
-
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """What a weight is multiplied with before it is stored, in its own order of rows.
-
-    Attributes:
-        columns: float32 [columns].
-        rows: float32 [rows].
-    """
-
-    columns: np.ndarray | None = None
-    rows: np.ndarray | None = None
-
-    def apply(self, values: np.ndarray, start: int) -> np.ndarray:
-        """float32 [rows, columns], the rows from `start` on."""
-        if self.columns is not None:
-            values = values * self.columns
-        if self.rows is not None:
-            values = values * self.rows[start : start + len(values), None]
-        return values
-
-
-@dataclass(frozen=True, eq=False)
-class KeptTensor:
-    """A tensor that is not quantized.
-
-    Attributes:
-        dtype: safetensors' name of what is written.
-        moved: the stored bytes are written as they are.
-        factors: what it is multiplied with, once `add` is added; it is taken off again.
-    """
-
-    map: TensorMap
-    dtype: str
-    moved: bool = False
-    add: float = 0.0
-    factors: Factors | None = None
-
-    row_step = 1
-    holds_nan = True
-    peers: tuple["QuantizedTensor", ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.map.name,)
-
-    @property
-    def matrix_rows(self) -> int:
-        return max(self.map.rows, 1)
-
-    @property
-    def kernel(self) -> str:
-        return f"kept {self.dtype} {self.moved}"
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        nbytes = self.map.elements * PLAIN[self.dtype]
-        return (Slot(self.map.name, self.map.shape, self.dtype, nbytes),)
-
-    def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
-        if self.factors is None:
-            return rows
-        add = np.float32(self.add)
-        made: np.ndarray = self.factors.apply(rows + add, start) - add
-        return made
-
-    def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
-        """uint8 [rows, row bytes].
-
-        Raises:
-            WeightError: a weight is too large for F16.
-        """
-        if self.moved:
-            return (np.empty(0, np.uint8),)
-        if self.dtype == "F16":
-            check_f16(self.map.name, rows)
-        return (FORMATS[self.dtype].quantize(np.ascontiguousarray(rows), None),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +29,13 @@ class StaticInput:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedTensor:
-    """A weight and all that is stored for it.
+class Quantized:
+    """A weight and all that is stored for it: a `Coding`.
 
     Attributes:
         scale_dtype: of its scales.
         importance: float32 [columns], or None.
         inputs: the range of its input, where one is stored.
-        peers: those whose largest weight it shares; empty if it does not ask for one.
     """
 
     weight: Weight
@@ -128,18 +45,13 @@ class QuantizedTensor:
     importance: np.ndarray | None = None
     factors: Factors | None = None
     inputs: StaticInput | None = None
-    peers: Sequence["QuantizedTensor"] = field(default=())
 
     holds_nan = False
     moved = False
 
     @property
-    def map(self) -> TensorMap:
-        return self.weight.matrix_map
-
-    @property
     def shape(self) -> tuple[int, int]:
-        return self.map.rows, self.map.columns
+        return self.weight.matrix_map.rows, self.weight.matrix_map.columns
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -154,15 +66,11 @@ class QuantizedTensor:
         return (*made, Part("input_zero_point", (1,), "I8", 1, False))
 
     @property
-    def names(self) -> tuple[str, ...]:
-        stem = self.weight.name.removesuffix("weight")
-        return tuple(stem + part.suffix for part in self.parts)
-
-    @property
     def slots(self) -> tuple[Slot, ...]:
+        stem = self.weight.name.removesuffix("weight")
         return tuple(
-            Slot(name, self._stored_shape(part), part.dtype, part.nbytes)
-            for name, part in zip(self.names, self.parts, strict=True)
+            Slot(stem + part.suffix, self._stored_shape(part), part.dtype, part.nbytes)
+            for part in self.parts
         )
 
     def _stored_shape(self, part: Part) -> tuple[int, ...]:
@@ -175,29 +83,30 @@ class QuantizedTensor:
     @property
     def row_step(self) -> int:
         if any(self._is_turned(part) for part in self.parts):
-            return self.map.rows
+            return self.matrix_rows
         return encoding.row_step(self.scheme.weights)
 
     @property
     def matrix_rows(self) -> int:
-        return self.map.rows
+        return self.shape[0]
 
     @property
-    def kernel(self) -> str:
+    def kernel(self) -> Hashable:
         weighted = self.importance is not None
-        return f"{self.scheme.weights} {self.scale_dtype} {self.estimator} {weighted}"
+        return self.scheme.weights, self.scale_dtype, self.estimator, weighted
 
     def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
         return rows if self.factors is None else self.factors.apply(rows, start)
 
     def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
         """An array for each of `parts`."""
+        form = self.scheme.weights
         arrays = encoding.quantize(
-            self.scheme.weights,
+            form,
             np.ascontiguousarray(rows, np.float32),
             self.importance,
             self.estimator,
-            peak if self.peers else None,
+            peak if encoding.needs_peak(form) else None,
             self.scale_dtype,
             self.shape,
             start == 0,

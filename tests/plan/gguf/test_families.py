@@ -10,7 +10,7 @@ from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_architecture, map_tensors
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
-from qconvert.plan.gguf.recipe import Recipe, make_recipe
+from qconvert.plan.recipe import Recipe
 
 KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
 
@@ -32,7 +32,7 @@ def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, h
         found = choose_formats(recipe, facts, tensors, names)
         return {choice.name: choice.format for choice in found}
 
-    half = formats(make_recipe("bf16"))
+    half = formats(Recipe("bf16"))
     path = tmp_path / "bf16.gguf"
     writer = gguf.GGUFWriter(path, architecture.name)
     for key, field in metadata.items():
@@ -43,4 +43,4 @@ def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, h
         if kind.quantized:
             theirs = llama_types(path, kind.ftype, importance=list(half))
             assert len(theirs) == len(tensors)
-            assert formats(Recipe(kind)) == theirs, kind.name
+            assert formats(Recipe(kind.name)) == theirs, kind.name

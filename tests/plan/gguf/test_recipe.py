@@ -1,30 +1,24 @@
 import pytest
 
 from qconvert.errors import UsageError
-from qconvert.plan.gguf.file_types import FILE_TYPES
-from qconvert.plan.gguf.recipe import Recipe, make_recipe
-from qconvert.plan.overrides import Override
-
-
-def test_a_file_type_alone_is_a_recipe():
-    assert make_recipe("Q4_K") == Recipe(FILE_TYPES["q4_k_m"])
-    assert Recipe(FILE_TYPES["q8_0"]).fallback
+from qconvert.plan.gguf.recipe import in_formats
+from qconvert.plan.recipe import Recipe
 
 
 def test_the_words_of_the_command_line_become_types():
-    recipe = make_recipe(
-        "q4_k_m",
-        pure=True,
-        output_type="q8_0",
-        embedding_type="F16",
-        overrides=[("*attn_v*", "q6_k")],
-        keep=["blk.0.*"],
-        fallback=False,
-        allow_nan=True,
+    recipe = in_formats(
+        Recipe(
+            "Q4_K",
+            output_type="q8_0",
+            embedding_type="F16",
+            overrides=(("*attn_v*", "q6_k"),),
+            keep=("blk.0.*",),
+        )
     )
+    assert recipe.file_type.name == "q4_k_m"
     assert recipe.output_type == "Q8_0"
     assert recipe.embedding_type == "F16"
-    assert recipe.overrides == (Override("*attn_v*", "Q6_K"),)
+    assert recipe.overrides == (("*attn_v*", "Q6_K"),)
     assert recipe.keep == ("blk.0.*",)
 
 
@@ -41,4 +35,10 @@ def test_the_words_of_the_command_line_become_types():
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_read(options, error):
     with pytest.raises(error):
-        make_recipe("q4_k_m", **options)
+        in_formats(Recipe("q4_k_m", **options))
+
+
+def test_a_wrong_type_in_an_override_is_answered_with_the_nearest():
+    with pytest.raises(UsageError) as caught:
+        in_formats(Recipe("q4_k_m", overrides=(("blk.*", "q6k"),)))
+    assert "q6_k" in caught.value.hint

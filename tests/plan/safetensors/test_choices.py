@@ -5,12 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from common import save_model
-from compressed_models import plan_model, write_plan
+from compressed_models import choices_of, plan_model, write_plan
 
 from qconvert.errors import PlanError, QconvertError, UsageError
-from qconvert.plan.safetensors.plan import CompressedPlan
-from qconvert.plan.safetensors.statistics import Statistics
-from qconvert.plan.safetensors.types import Range
+from qconvert.plan.statistics import Range, Statistics
+from qconvert.plan.types import Plan
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +33,10 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def names(plan: CompressedPlan) -> dict[str, str]:
+def names(plan: Plan) -> dict[str, str]:
     return {
         choice.weight.name: choice.scheme.name if choice.scheme else "kept"
-        for choice in plan.choices
+        for choice in choices_of(plan)
     }
 
 
@@ -117,7 +116,7 @@ def test_rows_take_the_largest_smaller_group_that_divides_them(narrow: Path) -> 
     plan = plan_model(narrow, "w4a16")
     sizes = {
         choice.weight.name.split(".")[-2]: choice.scheme.weights.group_size
-        for choice in plan.choices
+        for choice in choices_of(plan)
         if choice.scheme
     }
     assert sizes == {
@@ -138,11 +137,11 @@ def test_experts_share_the_group_that_divides_all_of_their_rows(experts: Path) -
     plan = plan_model(experts, "w4a16", group_size=32)
     sizes = {
         choice.scheme.weights.group_size
-        for choice in plan.choices
+        for choice in choices_of(plan)
         if choice.weight.role == "expert" and choice.scheme
     }
     assert sizes == {32}  # rows of 160 and 224
-    assert not any(choice.reasons for choice in plan.choices if choice.weight.role == "expert")
+    assert not any(choice.reasons for choice in choices_of(plan) if choice.weight.role == "expert")
 
 
 def test_rows_without_any_group_have_one_scale(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_rows_without_any_group_have_one_scale(tmp_path: Path) -> None:
     plan = plan_model(tmp_path, "w4a16")
     form = next(
         choice.scheme.weights
-        for choice in plan.choices
+        for choice in choices_of(plan)
         if choice.scheme and choice.weight.name == "encoder.layer.0.output.dense.weight"
     )
     assert (form.strategy, form.group_size) == ("channel", None)
@@ -165,7 +164,7 @@ def test_float4_leaves_rows_that_do_not_fit(narrow: Path) -> None:
 def test_float8_blocks_give_way_to_rows_where_they_do_not_fit(narrow: Path, dense: Path) -> None:
     strategies = {
         choice.weight.name.split(".")[-2]: choice.scheme.weights.strategy
-        for choice in plan_model(dense, "fp8", strategy="block").choices
+        for choice in choices_of(plan_model(dense, "fp8", strategy="block"))
         if choice.scheme
     }
     # 64 rows of keys cannot be cut at blocks of 128.
@@ -176,7 +175,7 @@ def test_float8_blocks_give_way_to_rows_where_they_do_not_fit(narrow: Path, dens
     }
     assert all(
         choice.scheme.weights.strategy == "channel"
-        for choice in plan_model(narrow, "fp8", strategy="block").choices
+        for choice in choices_of(plan_model(narrow, "fp8", strategy="block"))
         if choice.scheme
     )
 
@@ -186,7 +185,7 @@ def test_static_inputs_need_a_range_for_every_layer(dense: Path) -> None:
         plan_model(dense, "w8a8", Statistics(ranges={}), activations="static")
     assert any(
         choice.scheme.is_static
-        for choice in plan_model(dense, "w8a8", activations="static").choices
+        for choice in choices_of(plan_model(dense, "w8a8", activations="static"))
         if choice.scheme
     )
 
@@ -207,14 +206,14 @@ def test_exceptions_of_another_kind_have_their_own_options(dense: Path) -> None:
         asymmetric=True,
         overrides=(("*.0.mlp.down_proj.weight", "fp8"), ("*.1.mlp.down_proj.weight", "w4a16")),
     )
-    found = {choice.weight.name: choice.scheme for choice in plan.choices}
+    found = {choice.weight.name: choice.scheme for choice in choices_of(plan)}
     first, second = (found[f"model.layers.{block}.mlp.down_proj.weight"] for block in range(2))
     assert first is not None
     assert second is not None
     assert not first.is_static
     assert second.weights.symmetric
     plan = plan_model(dense, "w4a16", group_size=32, overrides=(("*.down_proj.weight", "w3a16"),))
-    assert {c.scheme.weights.group_size for c in plan.choices if c.scheme} == {32}
+    assert {c.scheme.weights.group_size for c in choices_of(plan) if c.scheme} == {32}
 
 
 def test_joined_layers_are_dynamic_together(dense: Path) -> None:
@@ -224,14 +223,14 @@ def test_joined_layers_are_dynamic_together(dense: Path) -> None:
             ranges[f"blk.{block}.{kind}.weight"] = Range(np.ones(1, np.float32))
     ranges["blk.1.attn_k.weight"] = None
     plan = plan_model(dense, "w8a8", Statistics(ranges=ranges), activations="static")
-    dynamic = {choice.weight.name for choice in plan.fallbacks}
+    dynamic = {tensor.name for tensor in plan.fallbacks}
     assert dynamic == {f"model.layers.1.self_attn.{part}_proj.weight" for part in "qkv"}
     assert any("one range for all tokens" in notice for notice in plan.notices)
 
 
 def test_int8_experts_are_dynamic(experts: Path) -> None:
     plan = plan_model(experts, "w8a8", activations="static")
-    for choice in plan.choices:
+    for choice in choices_of(plan):
         if choice.scheme:
             assert choice.scheme.is_static == (choice.weight.role == "linear")
 

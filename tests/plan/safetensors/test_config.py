@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from common import save_model
-from compressed_models import plan_model, quantize_model
+from compressed_models import choices_of, config_of, plan_model, quantize_model
 from safetensors.torch import load_file, save_file
 
 from qconvert.plan.safetensors.config import patterns
-from qconvert.plan.safetensors.plan import CompressedPlan
+from qconvert.plan.types import Plan
 
 PRESETS = {"w8a8": "W8A8", "w8a16": "W8A16", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC"}
 PRESETS |= {"nvfp4a16": "NVFP4A16", "mxfp4a16": "MXFP4A16"}
 
 
-def validated(plan: CompressedPlan):
+def validated(plan: Plan):
     from compressed_tensors.quantization import QuantizationConfig
 
-    stored = json.loads(json.dumps(plan.config["quantization_config"]))
+    stored = json.loads(json.dumps(config_of(plan)["quantization_config"]))
     return QuantizationConfig.model_validate(stored)
 
 
@@ -56,7 +56,7 @@ def test_float8_blocks_are_a_preset_too(dense: Path) -> None:
 
 def test_the_rest_of_the_configuration_stays(dense: Path) -> None:
     source = json.loads((dense / "config.json").read_text())
-    config = dict(plan_model(dense, "w8a8").config)
+    config = config_of(plan_model(dense, "w8a8"))
     quantization = config.pop("quantization_config")
     assert config == source
     assert set(quantization) == {
@@ -84,7 +84,7 @@ def test_every_layer_has_the_group_that_its_tensors_are_of(dense: Path) -> None:
     assert config.format == "mixed-precision"
     with torch.device("meta"):
         layer = torch.nn.Linear(4, 4)
-    for choice in plan.choices:
+    for choice in choices_of(plan):
         module = choice.weight.name.removesuffix(".weight")
         for name in (module, module.removeprefix("model.")):
             found = [
@@ -128,7 +128,7 @@ def test_expressions_match_what_they_are_made_of_and_nothing_else() -> None:
 
 def test_kept_matrices_are_ignored(tmp_path: Path) -> None:
     save_model("mixtral", tmp_path)
-    ignored = plan_model(tmp_path, "w8a8").config["quantization_config"]["ignore"]
+    ignored = config_of(plan_model(tmp_path, "w8a8"))["quantization_config"]["ignore"]
     assert ignored[0] == "lm_head"
     gate = "model.layers.1.block_sparse_moe.gate"
     assert any(re.match(text.removeprefix("re:"), gate) for text in ignored)
@@ -160,15 +160,15 @@ def test_a_vision_tower_stays_out_of_it(tmp_path: Path) -> None:
 def test_a_tied_output_is_ignored_and_not_written(tmp_path: Path) -> None:
     save_model("qwen3", tmp_path / "model", tied=True)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w8a8")
-    assert plan.config["quantization_config"]["ignore"] == ["lm_head"]
-    assert plan.config["tie_word_embeddings"] is True
-    assert not any("lm_head" in slot.name for slot in plan.slots)
+    assert config_of(plan)["quantization_config"]["ignore"] == ["lm_head"]
+    assert config_of(plan)["tie_word_embeddings"] is True
+    assert not any("lm_head" in slot.name for slot in plan.target.slots)
     assert any("output projection too" in notice for notice in plan.notices)
 
 
 def test_pooling_layers_that_no_file_holds_are_ignored(tmp_path: Path) -> None:
     save_model("bert", tmp_path)
-    ignored = plan_model(tmp_path, "w8a8").config["quantization_config"]["ignore"]
+    ignored = config_of(plan_model(tmp_path, "w8a8"))["quantization_config"]["ignore"]
     assert [bool(re.match(text.removeprefix("re:"), "bert.pooler.dense")) for text in ignored] == [
         True
     ]
@@ -176,6 +176,8 @@ def test_pooling_layers_that_no_file_holds_are_ignored(tmp_path: Path) -> None:
 
 def test_float4_of_a_wider_model_is_run_in_bfloat16(dense: Path) -> None:
     plan = plan_model(dense, "nvfp4a16")
-    assert plan.config["dtype"] == "bfloat16"
-    assert {slot.dtype for slot in plan.slots if slot.name.endswith("norm.weight")} == {"BF16"}
+    assert config_of(plan)["dtype"] == "bfloat16"
+    assert {slot.dtype for slot in plan.target.slots if slot.name.endswith("norm.weight")} == {
+        "BF16"
+    }
     assert any("bfloat16" in notice for notice in plan.notices)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from common import random_tokens, save_model, tiny_model
 from compressed_models import (
+    choices_of,
+    config_of,
     load_all,
     load_model,
     outputs,
@@ -16,6 +18,8 @@ from compressed_models import (
     reference_model,
 )
 from packages import minilm_archive
+
+from qconvert.plan.safetensors.notices import is_loadable
 
 SENTENCES = (
     "The cat sat on the mat.",
@@ -49,7 +53,7 @@ def sentence_vectors(model: Any, path: Path) -> np.ndarray:
 @pytest.mark.parametrize("embeddings", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_minilm(minilm: Path, embeddings: bool, tmp_path: Path) -> None:
     plan = quantize_model(minilm, tmp_path / "out", "w8a8", embeddings=embeddings)
-    assert plan.is_loadable
+    assert is_loadable(choices_of(plan))
     before = sentence_vectors(load_model(minilm), minilm)
     after = sentence_vectors(load_model(tmp_path / "out"), tmp_path / "out")
     assert np.min(np.sum(before * after, axis=1)) > 0.99
@@ -78,10 +82,10 @@ def test_gpt2_lies_as_vllm_reads_it(type_: str, tmp_path: Path) -> None:
     model = save_model("gpt2", tmp_path / "model", n_embd=192, n_inner=416)
     original = dict(model.state_dict())
     plan = quantize_model(tmp_path / "model", tmp_path / "out", type_)
-    config = QuantizationConfig.model_validate(plan.config["quantization_config"])
+    config = QuantizationConfig.model_validate(config_of(plan)["quantization_config"])
     weights = load_all(tmp_path / "out")
     groups = {group.weights.group_size: group for group in config.config_groups.values()}
-    for choice in plan.choices:
+    for choice in choices_of(plan):
         if choice.scheme is None:
             continue
         stem = choice.weight.name.removesuffix("weight")
@@ -102,7 +106,7 @@ def test_gpt2_lies_as_vllm_reads_it(type_: str, tmp_path: Path) -> None:
     assert report.missing_keys in ([], ["lm_head.weight"])
     assert not report.unexpected_keys
     bits = 4 if "4" in type_ else 8
-    for choice in plan.choices:
+    for choice in choices_of(plan):
         if choice.scheme:
             one, other = (state[choice.weight.name] for state in (original, read.state_dict()))
             error = ((one - other).norm() / one.norm()).item()
@@ -123,6 +127,8 @@ def test_kept_conv1d_layers_stay_as_they_are(tmp_path: Path) -> None:
 def test_embeddings_are_int8_whatever_the_scheme(tmp_path: Path) -> None:
     save_model("bert", tmp_path)
     plan = plan_model(tmp_path, "fp8", overrides=(("*word_embeddings.weight", "w8a16"),))
-    slot = next(slot for slot in plan.slots if slot.name == "embeddings.word_embeddings.weight")
+    slot = next(
+        slot for slot in plan.target.slots if slot.name == "embeddings.word_embeddings.weight"
+    )
     assert slot.dtype == "I8"
-    assert any(slot.name == "embeddings.position_embeddings.weight" for slot in plan.slots)
+    assert any(slot.name == "embeddings.position_embeddings.weight" for slot in plan.target.slots)

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from common import random_tokens, save_model
-from compressed_models import load_model, outputs, plan_model, quantize_model, reference_model
+from compressed_models import (
+    choices_of,
+    load_model,
+    outputs,
+    plan_model,
+    quantize_model,
+    reference_model,
+)
+
+from qconvert.plan.safetensors.notices import is_loadable
 
 SMALL = {"wide": True, "num_hidden_layers": 1}
 
@@ -27,7 +36,7 @@ def difference(plan: Any, path: Path, dtype: str = "float32", **options: Any) ->
 def test_packed_zero_points_load_dequantized_alone(tmp_path: Path) -> None:
     save_model("qwen3", tmp_path / "model", **SMALL)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w4a16", asymmetric=True)
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("dequantize=True" in notice for notice in plan.notices)
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         load_model(tmp_path / "out")
@@ -42,7 +51,7 @@ def test_packed_zero_points_load_dequantized_alone(tmp_path: Path) -> None:
 def test_experts_that_are_not_fused(type_: str, options: dict, tmp_path: Path) -> None:
     save_model("mixtral", tmp_path / "model", num_local_experts=2, **SMALL)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", type_, **options)
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("transformers 5.23 cannot run it" in notice for notice in plan.notices)
     for route in ({}, dequantized()):
         with pytest.raises(RuntimeError, match="automatic conversion"):
@@ -52,7 +61,7 @@ def test_experts_that_are_not_fused(type_: str, options: dict, tmp_path: Path) -
 def test_experts_whose_global_scales_are_dropped(tmp_path: Path) -> None:
     save_model("mixtral", tmp_path / "model", num_local_experts=2, **SMALL)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "nvfp4a16")
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("answers are wrong" in notice for notice in plan.notices)
     assert difference(plan, tmp_path / "out", "bfloat16") > 1
 
@@ -61,12 +70,12 @@ def test_experts_that_are_kept(tmp_path: Path) -> None:
     save_model("mixtral", tmp_path / "model", num_local_experts=2, **SMALL)
     keep = ("*experts*",)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w8a16", keep=keep)
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("cannot leave experts" in notice for notice in plan.notices)
     with pytest.raises(RuntimeError, match="automatic conversion"):
         load_model(tmp_path / "out")
     plan = quantize_model(tmp_path / "model", tmp_path / "fp8", "fp8", keep=keep)
-    assert plan.is_loadable
+    assert is_loadable(choices_of(plan))
     assert difference(plan, tmp_path / "fp8") <= 1e-5
 
 
@@ -74,7 +83,7 @@ def test_experts_of_several_schemes(tmp_path: Path) -> None:
     save_model("mixtral", tmp_path / "model", num_local_experts=2, wide=True, num_hidden_layers=2)
     overrides = (("*.0.*experts*", "w8a16"),)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w4a16", overrides=overrides)
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("these have several" in notice for notice in plan.notices)
     with pytest.raises(RuntimeError, match="automatic conversion"):
         load_model(tmp_path / "out")
@@ -83,7 +92,7 @@ def test_experts_of_several_schemes(tmp_path: Path) -> None:
 def test_conv1d_layers_are_not_replaced(tmp_path: Path) -> None:
     save_model("gpt2", tmp_path / "model", n_layer=1)
     plan = quantize_model(tmp_path / "model", tmp_path / "out", "w8a8")
-    assert not plan.is_loadable
+    assert not is_loadable(choices_of(plan))
     assert any("[in, out]" in notice for notice in plan.notices)
     with pytest.raises((AssertionError, RuntimeError)):
         outputs(load_model(tmp_path / "out"), random_tokens())

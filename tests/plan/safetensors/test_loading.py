@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from common import random_tokens, save_model
-from compressed_models import SCHEMES, load_model, outputs, quantize_model, reference_model
+from compressed_models import (
+    SCHEMES,
+    choices_of,
+    load_model,
+    outputs,
+    quantize_model,
+    reference_model,
+)
 from packages import smollm2_gguf
 
-from qconvert.plan.safetensors.statistics import Statistics
-from qconvert.plan.safetensors.types import Range
+from qconvert.plan.safetensors.notices import is_loadable
+from qconvert.plan.statistics import Range, Statistics
 
 EXPERTS = ("w8a16", "w4a16", "w3a16", "fp8", "fp8 tensor", "mxfp4a16")
 """Schemes whose experts transformers can fuse."""
@@ -32,7 +39,7 @@ def assert_loads(
 ) -> None:
     type_ = name.split()[0]
     plan = quantize_model(source, path, type_, **SCHEMES.get(name, {}), **options)
-    assert plan.is_loadable
+    assert is_loadable(choices_of(plan))
     dtype = "bfloat16" if "fp4" in name else "float32"
     tokens = random_tokens(vocabulary=vocabulary)
     expected = outputs(reference_model(plan, path, dtype), tokens)
@@ -81,9 +88,7 @@ def test_static_inputs(type_: str, asymmetric: bool, tmp_path: Path) -> None:
     plan = quantize_model(
         tmp_path / "model", tmp_path / "out", type_, Statistics(ranges=ranges), **options
     )
-    assert [choice.weight.name for choice in plan.fallbacks] == [
-        "model.layers.1.mlp.down_proj.weight"
-    ]
+    assert [tensor.name for tensor in plan.fallbacks] == ["model.layers.1.mlp.down_proj.weight"]
     tokens = random_tokens()
     expected = outputs(reference_model(plan, tmp_path / "out"), tokens)
     assert np.abs(outputs(load_model(tmp_path / "out"), tokens) - expected).max() <= 1e-5

@@ -11,7 +11,7 @@ from observed_inputs import calibrate
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Silent
-from qconvert.plan.safetensors.statistics import Statistics
+from qconvert.plan.statistics import Statistics
 from qconvert.run.activations import prepare_activations
 
 FORMS = {

@@ -1,7 +1,6 @@
 """What a calibration adds reaches the right weights, rows and columns."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,25 @@ import numpy as np
 import pytest
 from common import convert_model, random_tokens, save_model
 from compressed_models import (
+    choices_of,
     load_model,
     outputs,
     plan_model,
     quantize_model,
+    quantized,
     stored_arrays,
 )
 from safetensors.torch import load_file, save_file
 
+from qconvert.calibration.importance import Importance
 from qconvert.errors import PlanError
-from qconvert.plan.safetensors.statistics import Statistics
-from qconvert.plan.safetensors.tensors import QuantizedTensor
-from qconvert.plan.safetensors.types import Range, Smoothing
+from qconvert.plan.statistics import Range, Smoothing, Statistics
 
 DRAW = np.random.default_rng(5)
+
+
+def importance_named(values: dict[str, np.ndarray]) -> Importance:
+    return Importance(Path("c"), values)
 
 
 def factors(count: int) -> np.ndarray:
@@ -99,10 +103,10 @@ def test_rows_are_multiplied_before_they_are_quantized(tmp_path: Path) -> None:
     columns, rows = factors(5 * 160).reshape(5, 160), factors(5 * 224)
     smoothing = {"blk.1.ffn_up_exps.weight": Smoothing(columns, rows)}
     plan = plan_model(tmp_path, "w8a8", Statistics(smoothing=smoothing))
-    tensor = next(t for t in plan.tensors if ".1.block_sparse_moe.experts.3.w3." in t.names[0])
+    tensor = next(t for t in plan.tensors if ".1.block_sparse_moe.experts.3.w3." in t.slots[0].name)
     ones = np.ones((10, 160), np.float32)
     expected = columns[3] * rows[3 * 224 + 50 : 3 * 224 + 60, None]
-    assert np.array_equal(tensor.prepare(ones, 50), expected)
+    assert np.array_equal(tensor.coding.prepare(ones, 50), expected)
 
 
 def test_rows_of_queries_are_found_in_ggufs_order(tmp_path: Path) -> None:
@@ -125,10 +129,8 @@ def test_importance_goes_to_the_weight_and_the_expert(tmp_path: Path) -> None:
         "blk.0.ffn_up_exps.weight": DRAW.random((5, 160)).astype(np.float32),
         "blk.1.attn_q.weight": DRAW.random((1, 160)).astype(np.float32),
     }
-    plan = plan_model(tmp_path, "w4a16", Statistics(importance=importance))
-    for tensor in plan.tensors:
-        if not isinstance(tensor, QuantizedTensor):
-            continue
+    plan = plan_model(tmp_path, "w4a16", Statistics(importance_named(importance)))
+    for tensor in quantized(plan):
         values = importance.get(tensor.weight.gguf)
         if values is None:
             assert tensor.importance is None
@@ -145,14 +147,14 @@ def test_importance_lowers_the_weighted_error(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     original = stored_arrays(tmp_path / "model")[name]
     errors = []
-    for statistics in (Statistics(), Statistics(importance=importance)):
+    for statistics in (Statistics(), Statistics(importance_named(importance))):
         out = tmp_path / str(len(errors))
         plan = quantize_model(tmp_path / "model", out, "w3a16", statistics)
-        tensor = next(t for t in plan.tensors if t.names[0].startswith(name.removesuffix("weight")))
-        assert isinstance(tensor, QuantizedTensor)
+        tensor = next(one for one in quantized(plan) if one.weight.name == name)
         arrays = stored_arrays(out)
         parts = {
-            part.suffix: arrays[full] for part, full in zip(tensor.parts, tensor.names, strict=True)
+            part.suffix: arrays[slot.name]
+            for part, slot in zip(tensor.parts, tensor.slots, strict=True)
         }
         values = encoding.dequantize(tensor.scheme.weights, parts, tensor.shape)
         errors.append(float(np.sum(weights * (values - original) ** 2)))
@@ -166,12 +168,12 @@ def test_smoothed_inputs_have_another_importance(tmp_path: Path) -> None:
         tmp_path,
         "w8a8",
         Statistics(
-            importance={"blk.0.ffn_up.weight": weights[None]},
+            importance_named({"blk.0.ffn_up.weight": weights[None]}),
             smoothing={"blk.0.ffn_up.weight": Smoothing(columns=scale)},
         ),
     )
-    tensor = next(t for t in plan.tensors if t.names[0] == "model.layers.0.mlp.up_proj.weight")
-    assert isinstance(tensor, QuantizedTensor)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensor = next(one for one in quantized(plan) if one.weight.name == name)
     assert tensor.importance == pytest.approx(weights / scale**2, rel=1e-5)
 
 
@@ -182,7 +184,7 @@ def test_ranges_are_stored_as_they_are(tmp_path: Path) -> None:
         choice.weight.gguf: Range(
             np.array([0.01 * (number + 1)], np.float32), np.array([number - 9], np.int8)
         )
-        for number, choice in enumerate(plan.choices)
+        for number, choice in enumerate(choices_of(plan))
         if choice.scheme
     }
     quantize_model(
@@ -194,7 +196,7 @@ def test_ranges_are_stored_as_they_are(tmp_path: Path) -> None:
         asymmetric=True,
     )
     arrays = stored_arrays(tmp_path / "out")
-    for choice in plan.choices:
+    for choice in choices_of(plan):
         if choice.scheme:
             stem = choice.weight.name.removesuffix("weight")
             range_ = ranges[choice.weight.gguf]
@@ -207,18 +209,18 @@ def test_bytes_are_known_before_the_ranges_are(tmp_path: Path) -> None:
     planned = plan_model(tmp_path, "w8a8", activations="static")
     ranges = {
         choice.weight.gguf: Range(np.ones(1, np.float32))
-        for choice in planned.choices
+        for choice in choices_of(planned)
         if choice.scheme
     }
     plan = plan_model(tmp_path, "w8a8", Statistics(ranges=ranges), activations="static")
     assert plan.nbytes == planned.nbytes
-    assert sum(slot.name.endswith("input_scale") for slot in plan.slots) == 21
+    assert sum(slot.name.endswith("input_scale") for slot in plan.target.slots) == 21
 
 
 @pytest.mark.parametrize(
     "statistics",
     [
-        Statistics(importance={"blk.0.attn_q.weight": np.ones((1, 7), np.float32)}),
+        Statistics(importance_named({"blk.0.attn_q.weight": np.ones((1, 7), np.float32)})),
         Statistics(smoothing={"blk.0.attn_q.weight": Smoothing(columns=np.ones(7, np.float32))}),
         Statistics(smoothing={"blk.0.attn_q.weight": Smoothing(rows=np.ones(7, np.float32))}),
     ],
@@ -226,16 +228,18 @@ def test_bytes_are_known_before_the_ranges_are(tmp_path: Path) -> None:
 )
 def test_statistics_of_another_model_are_refused(statistics: Statistics, tmp_path: Path) -> None:
     save_model("qwen3", tmp_path)
-    with pytest.raises(PlanError, match="q_proj"):
+    with pytest.raises(PlanError, match=r"(q_proj|attn_q)\.weight"):
         plan_model(tmp_path, "w8a8", statistics)
 
 
 def test_other_statistics_make_another_file(tmp_path: Path) -> None:
     save_model("qwen3", tmp_path)
-    one = Statistics(importance={"blk.0.attn_q.weight": np.ones((1, 288), np.float32)}, name="c")
-    other = replace(one, importance={"blk.0.attn_q.weight": np.full((1, 288), 2, np.float32)})
+    ones = np.ones((1, 288), np.float32)
+    one, other = (
+        Statistics(importance_named({"blk.0.attn_q.weight": values})) for values in (ones, 2 * ones)
+    )
     digests = {
-        json.dumps(dict(plan_model(tmp_path, "w8a8", statistics).metadata))
+        json.dumps(dict(plan_model(tmp_path, "w8a8", statistics).target.metadata))
         for statistics in (one, other, Statistics())
     }
     assert len(digests) == 3

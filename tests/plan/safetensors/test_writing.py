@@ -38,8 +38,8 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_tensor_is_there_as_planned(dense: Path, type_: str, tmp_path: Path) -> None:
     plan = quantize_model(dense, tmp_path / "out", type_)
     with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
-        assert set(file.keys()) == {slot.name for slot in plan.slots}
-        for slot in plan.slots:
+        assert set(file.keys()) == {slot.name for slot in plan.target.slots}
+        for slot in plan.target.slots:
             tensor = file.get_tensor(slot.name)
             assert tuple(tensor.shape) == slot.shape
             assert tensor.nbytes == slot.nbytes
@@ -53,7 +53,7 @@ def _header_size(path: Path) -> int:
 
 
 def test_parts_of_a_weight_lie_side_by_side(dense: Path) -> None:
-    names = [slot.name for slot in plan_model(dense, "w8a8").slots]
+    names = [slot.name for slot in plan_model(dense, "w8a8").target.slots]
     for name in names:
         if name.endswith("_scale"):
             assert names[names.index(name) - 1] == name.removesuffix("_scale")

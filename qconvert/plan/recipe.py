@@ -1,6 +1,6 @@
-"""What can be asked of one output: the options of `quantize`, from the command line or a recipe.
+"""What is asked of one output: the options of `quantize`, from the command line or a document.
 
-Both make `OutputOptions`, and everything behind reads them from there. An option that does not
+Both make a `Recipe`, and everything behind reads them from there. An option that does not
 concern a type has no effect on it, so that several outputs can share their options; one that
 concerns none of the outputs is a mistake, which `check_used` reports.
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import EstimatorName
+from qconvert.plan.gguf.file_types import FileType, find_file_type
 from qconvert.plan.safetensors.schemes import KEEP, KINDS, Kind, is_scheme, kind_of
 
 Overrides = tuple[tuple[str, str], ...]
@@ -19,8 +20,8 @@ Overrides = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """The options of one output. None leaves the choice to the type.
+class Recipe:
+    """How one output is to be made. None leaves the choice to the type.
 
     Attributes:
         type: a GGUF file type or a scheme of safetensors, in small letters.
@@ -50,6 +51,9 @@ class OutputOptions:
         lm_head: safetensors: quantize the output projection too.
         embeddings: safetensors: quantize the token embeddings too.
         max_shard_size: safetensors: bytes that a shard may have.
+
+    Where several speak of one tensor of a GGUF file: `keep`, then `output_type` and
+    `embedding_type`, then `overrides`, then `pure`, then the mixture.
     """
 
     type: str
@@ -80,9 +84,31 @@ class OutputOptions:
     embeddings: bool = False
     max_shard_size: int | None = None
 
+    @property
+    def file_type(self) -> FileType:
+        """GGUF: the base format and its mixture.
+
+        Raises:
+            UsageError: there is no such type.
+        """
+        return find_file_type(self.type)
+
+    def path(self, source: str) -> Path:
+        """Where the output goes: as named, or NAME-TYPE in its folder.
+
+        Args:
+            source: what the checkpoint is called, "models/SmolLM2" or "org/name@revision".
+        """
+        if self.output is not None:
+            return self.output
+        stem = source.partition("@")[0].rstrip("/")
+        name = Path(stem).name.removesuffix(".gguf") or "model"
+        ending = self.type if is_scheme(self.type) else f"{self.type.upper()}.gguf"
+        return (self.folder or Path()) / f"{name}-{ending}"
+
 
 DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(OutputOptions) if field.name != "type"
+    field.name: field.default for field in fields(Recipe) if field.name != "type"
 }
 
 SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
@@ -126,7 +152,7 @@ def check_used(given: Iterable[str], types: Sequence[str]) -> None:
     """Refuse options that none of the outputs heeds.
 
     Args:
-        given: names of options, as `OutputOptions` spells them.
+        given: names of options, as `Recipe` spells them.
         types: of the outputs.
 
     Raises:
@@ -141,9 +167,7 @@ def check_used(given: Iterable[str], types: Sequence[str]) -> None:
             )
 
 
-def with_given(
-    outputs: Sequence[OutputOptions], given: Mapping[str, Any]
-) -> tuple[OutputOptions, ...]:
+def with_given(outputs: Sequence[Recipe], given: Mapping[str, Any]) -> tuple[Recipe, ...]:
     """Outputs with what the command line said, each with the options that concern it.
 
     Args:

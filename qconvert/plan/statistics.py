@@ -1,12 +1,15 @@
-"""What a calibration adds to the plan of a quantized safetensors directory.
+"""What a calibration adds to a plan.
 
 Layers go by the GGUF names of their weights, "blk.0.attn_q.weight", whatever the checkpoint calls
 them. Of a weight with several matrices (experts), arrays have a first dimension for these.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from qconvert.calibration.importance import Importance
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,28 @@ class Smoothing:
 
     columns: np.ndarray | None = None
     rows: np.ndarray | None = None
+
+
+Ranges = Mapping[str, Range | None]
+"""By GGUF name; None makes a layer's inputs dynamic."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a calibration adds.
+
+    Attributes:
+        importance: of weights; it need not have been matched with the model.
+        ranges: of inputs, for static activations. Without any at all, what shall be static is
+            planned so, its bytes being known all the same.
+        smoothing: of weights, norms and biases.
+        notices: what the user should know of it.
+    """
+
+    importance: Importance | None = None
+    ranges: Ranges | None = None
+    smoothing: Mapping[str, Smoothing] | None = None
+    notices: tuple[str, ...] = ()
+
+
+NOTHING = Statistics()

@@ -1,0 +1,91 @@
+"""Tensors that become one array: rows in one of ggml's formats, or in a container's own numbers."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qconvert.algorithms.balance import quantize_balanced
+from qconvert.formats import FORMATS
+from qconvert.formats.floats import check_f16
+from qconvert.formats.types import block_sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What a weight is multiplied with before it is stored, in its own order of rows.
+
+    Attributes:
+        columns: float32 [columns].
+        rows: float32 [rows].
+        add: what is added before and taken off again: what is stored lacks it.
+    """
+
+    columns: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    add: float = 0.0
+
+    def apply(self, values: np.ndarray, start: int) -> np.ndarray:
+        """float32 [rows, columns], the rows from `start` on."""
+        add = np.float32(self.add)
+        if add:
+            values = values + add
+        if self.columns is not None:
+            values = values * self.columns
+        if self.rows is not None:
+            values = values * self.rows[start : start + len(values), None]
+        return values - add if add else values
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A tensor in one format: a `Coding`.
+
+    Attributes:
+        name: of the tensor, for messages.
+        format: a name in `FORMATS`; where rows are moved, any other dtype too.
+        matrix_rows: where each matrix has its own importance, its rows; else all.
+        moved: the stored bytes stay as they are.
+        importance: float32 [matrices, columns], or None.
+        means: of the inputs, float32 [matrices, columns], or None where they are not known.
+        factors: what the rows are multiplied with.
+    """
+
+    name: str
+    format: str
+    matrix_rows: int
+    moved: bool = False
+    importance: np.ndarray | None = None
+    means: np.ndarray | None = None
+    factors: Factors | None = None
+
+    row_step = 1
+
+    @property
+    def holds_nan(self) -> bool:
+        return block_sizes(self.format)[0] == 1
+
+    @property
+    def kernel(self) -> Hashable:
+        return self.format, self.means is not None
+
+    def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
+        return rows if self.factors is None else self.factors.apply(rows, start)
+
+    def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
+        """uint8 [rows, row bytes].
+
+        Raises:
+            WeightError: a weight is too large for F16.
+        """
+        if self.format == "F16":
+            check_f16(self.name, rows)
+        format_ = FORMATS[self.format]
+        if self.importance is None:
+            return (format_.quantize(np.ascontiguousarray(rows), None),)
+        matrix = start // self.matrix_rows
+        importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
+        if self.means is None:
+            return (format_.quantize(rows, importance),)
+        mean = np.ascontiguousarray(self.means[matrix], dtype=np.float32)
+        return (quantize_balanced(format_, rows, importance, mean),)
