@@ -23,7 +23,7 @@ from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan
 
 if TYPE_CHECKING:
-    from qconvert.run.activations import Activations
+    from qconvert.run.activations.prepare import Activations
 
 Measured = Calibration | Importance
 """What was measured of a model's inputs: by this program, or by llama.cpp."""
@@ -116,7 +116,7 @@ def _activations(
     from qconvert.algorithms.ranges import estimator
     from qconvert.forward.walk import Place
     from qconvert.plan.safetensors.recipe import scheme_of
-    from qconvert.run.activations import prepare_activations
+    from qconvert.run.activations.prepare import prepare_activations
 
     form = scheme_of(recipe).inputs
     assert form is not None

@@ -12,7 +12,7 @@ from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Silent
 from qconvert.plan.statistics import Statistics
-from qconvert.run.activations import prepare_activations
+from qconvert.run.activations.prepare import prepare_activations
 
 FORMS = {
     "dynamic": ActivationFormat("int", 8, "token", True),

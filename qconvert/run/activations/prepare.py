@@ -23,9 +23,9 @@ from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.source import Source
 from qconvert.plan.safetensors.choices import can_be_quantized
-from qconvert.plan.safetensors.smoothing import Joint, fold_in, joints
 from qconvert.plan.statistics import Range, Smoothing
-from qconvert.run.smoothing import Aim, Smoothed, smooth_by_sample
+from qconvert.run.activations.joints import Joint, fold_in, joints
+from qconvert.run.activations.search import Aim, Smoothed, smooth_by_sample
 
 Smooth = float | Literal["auto"] | None
 

@@ -24,7 +24,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Block, Linear, Place, Walk
 from qconvert.machine.watcher import Watcher
-from qconvert.plan.safetensors.smoothing import Joint
+from qconvert.run.activations.joints import Joint
 
 SEARCH_TOKENS = 2048
 """On which candidates are tried."""

@@ -19,10 +19,10 @@ from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.model.source import Source, read_source
-from qconvert.plan.safetensors.smoothing import joints
 from qconvert.plan.safetensors.statistics import factors_of
 from qconvert.plan.statistics import Smoothing
-from qconvert.run.activations import Activations, prepare_activations
+from qconvert.run.activations.joints import joints
+from qconvert.run.activations.prepare import Activations, prepare_activations
 
 DYNAMIC = ActivationFormat("int", 8, "token", True)
 STATIC = ActivationFormat("int", 8, "tensor", False)
