@@ -6,7 +6,7 @@
     padding to the alignment
     data:     each tensor padded to the alignment
 
-The `gguf` package writes the header. A model may be cut into shards as llama.cpp's own tool does:
+A model may be cut into shards as llama.cpp's own tool does:
 `NAME-00001-of-0000N.gguf`, the first with all metadata. Source: ggml/docs/gguf.md.
 """
 
@@ -16,28 +16,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from struct import pack
 
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
 from qconvert.checkpoint.metadata import Field, Metadata
 from qconvert.containers.target import Slot
 
 ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
 
-SCALAR_BYTES = {
-    GGUFValueType.UINT8: 1,
-    GGUFValueType.INT8: 1,
-    GGUFValueType.BOOL: 1,
-    GGUFValueType.UINT16: 2,
-    GGUFValueType.INT16: 2,
-    GGUFValueType.UINT32: 4,
-    GGUFValueType.INT32: 4,
-    GGUFValueType.FLOAT32: 4,
-    GGUFValueType.UINT64: 8,
-    GGUFValueType.INT64: 8,
-    GGUFValueType.FLOAT64: 8,
+SCALARS = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
 }
+"""How `struct` calls them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Shard:
     @cached_property
     def nbytes(self) -> int:
         """The exact size of the file."""
-        return file_size(pairs_size(self.metadata), self.slots)
+        return file_size(len(pairs_bytes(self.metadata)), self.slots)
 
     def header(self) -> bytes:
         return header_bytes(self.metadata, self.slots)
@@ -126,70 +127,56 @@ def _split(slots: Sequence[Slot], limit: int | None) -> list[tuple[Slot, ...]]:
 
 
 def header_bytes(metadata: Metadata, slots: Sequence[Slot]) -> bytes:
-    """Everything before the data, padded to the alignment."""
-    writer = GGUFWriter(None, "")
-    for values in writer.kv_data:
-        values.clear()
-    for key, field in metadata.items():
-        if not is_empty(field):
-            writer.add_key_value(key, field.value, field.type, field.item)
-    for slot in slots:
-        writer.tensors[0][slot.name] = _tensor_info(slot)
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "header.gguf")
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        data = path.read_bytes()
+    """Everything before the data, padded to the alignment. Empty arrays are left out, as GGUF
+    writers do."""
+    pairs = [field for field in metadata.values() if not _is_empty(field)]
+    head = b"GGUF" + pack("<IQQ", GGUF_VERSION, len(slots), len(pairs))
+    data = head + pairs_bytes(metadata) + _infos_bytes(slots)
     return data.ljust(padded(len(data)), b"\0")
 
 
-def _tensor_info(slot: Slot):  # type: ignore[no-untyped-def]
-    """The writer's own record; its `add_tensor_info` wants byte shapes and refuses some types."""
-    from gguf.gguf_writer import TensorInfo
-
-    return TensorInfo(shape=slot.shape, dtype=GGMLQuantizationType[slot.dtype], nbytes=slot.nbytes)
-
-
-def is_empty(field: Field) -> bool:
-    """Whether it is an empty array, which GGUF writers leave out."""
-    return field.type is GGUFValueType.ARRAY and len(field.value) == 0
-
-
-def pairs_size(metadata: Metadata) -> int:
-    """Bytes of the key-value pairs."""
-    return sum(
-        string_size(key) + 4 + field_size(field)
+def pairs_bytes(metadata: Metadata) -> bytes:
+    """The key-value pairs."""
+    return b"".join(
+        _string_bytes(key) + pack("<I", field.type) + _value_bytes(field)
         for key, field in metadata.items()
-        if not is_empty(field)
+        if not _is_empty(field)
     )
 
 
-def header_size(pairs: int, slots: Sequence[Slot]) -> int:
-    """The length of `header_bytes`, without making it; `pairs` is the metadata's `pairs_size`."""
-    infos = sum(string_size(slot.name) + 4 + 8 * len(slot.shape) + 4 + 8 for slot in slots)
-    return padded(24 + pairs + infos)
-
-
 def file_size(pairs: int, slots: Sequence[Slot]) -> int:
-    """The exact size of a file with these pairs and tensors."""
-    return header_size(pairs, slots) + sum(slot.padded for slot in slots)
+    """The exact size of a file with these tensors, and pairs of so many bytes."""
+    return padded(24 + pairs + len(_infos_bytes(slots))) + sum(slot.padded for slot in slots)
 
 
-def string_size(value: str | bytes) -> int:
-    if isinstance(value, str) and not value.isascii():
-        value = value.encode()
-    return 8 + len(value)
+def _is_empty(field: Field) -> bool:
+    return field.type is GGUFValueType.ARRAY and len(field.value) == 0
 
 
-def field_size(field: Field) -> int:
-    """Bytes of a value as it is stored, without key and type."""
+def _string_bytes(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return pack("<Q", len(data)) + data
+
+
+def _value_bytes(field: Field) -> bytes:
+    """A value without key and type."""
     if field.type is GGUFValueType.STRING:
-        return string_size(field.value)
+        return _string_bytes(field.value)
     if field.type is not GGUFValueType.ARRAY:
-        return SCALAR_BYTES[field.type]
-    if field.item is GGUFValueType.STRING:
-        return 12 + sum(map(string_size, field.value))
+        return pack("<" + SCALARS[field.type], field.value)
     assert field.item is not None
-    return 12 + len(field.value) * SCALAR_BYTES[field.item]
+    head = pack("<IQ", field.item, len(field.value))
+    if field.item is GGUFValueType.STRING:
+        return head + b"".join(map(_string_bytes, field.value))
+    return head + pack(f"<{len(field.value)}{SCALARS[field.item]}", *field.value)
+
+
+def _infos_bytes(slots: Sequence[Slot]) -> bytes:
+    """What the tensors are, and where."""
+    made, offset = [], 0
+    for slot in slots:
+        sizes, type_ = slot.shape[::-1], GGMLQuantizationType[slot.dtype]
+        made.append(_string_bytes(slot.name))
+        made.append(pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, type_, offset))
+        offset += slot.padded
+    return b"".join(made)

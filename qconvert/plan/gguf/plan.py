@@ -18,7 +18,7 @@ from qconvert import __version__
 from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.checkpoint.metadata import Field, Metadata, text, u32
-from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_size
+from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
 from qconvert.formats.types import block_sizes
 from qconvert.model.caveats import caveats
@@ -68,7 +68,7 @@ class Model:
     @cached_property
     def pairs_size(self) -> int:
         """Bytes of the metadata in a file."""
-        return pairs_size(self.metadata)
+        return len(pairs_bytes(self.metadata))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,7 +184,7 @@ def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             slots,
             recipe.split_max_size,
         ),
-        file_size(model.pairs_size + pairs_size(made_by), slots),
+        file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
         (*model.notices, *statistics.notices, *warnings),
     )
 
