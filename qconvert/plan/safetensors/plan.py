@@ -176,8 +176,8 @@ class _Maker:
         dtype = weight.dtype
         if not self._has_plain_bytes(weight) or (dtype in FLOATS and self.converted):
             dtype = self.dtype
-        is_stored = not (weight.map.add or weight.map.transpose)
-        return dtype, dtype == weight.dtype and factors is None and is_stored
+        is_stored = factors is None and not weight.map.is_computed
+        return dtype, dtype == weight.dtype and is_stored
 
     def _has_plain_bytes(self, weight: Weight) -> bool:
         """Whether what is stored can be written again; not F64, float8 and blocks."""
