@@ -21,7 +21,6 @@ bytes. A file is hostile until it is checked.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,8 @@ from qconvert.checkpoint.files import parse_json, read_bytes_at
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.containers.safetensors import Shard
 from qconvert.containers.target import Slot
-from qconvert.errors import CheckpointError, OutputError, PlanError
+from qconvert.containers.whole import renamed
+from qconvert.errors import CheckpointError, PlanError
 from qconvert.text.types import Sample
 
 FORMAT, FORMAT_VERSION = "qconvert.calibration", 1
@@ -120,26 +120,10 @@ def write_inputs(
     text = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
     header = Shard(path, slots, {"format": FORMAT, "calibration": text}).header()
     temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            for _, (_, array) in ordered:
-                file.write(array.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", "make room") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Have the disk take the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with renamed(temporary, path, "make room"), temporary.open("wb") as file:
+        file.write(header)
+        for _, (_, array) in ordered:
+            file.write(array.data)
 
 
 def read_calibration(path: Path) -> Calibration:
