@@ -40,6 +40,11 @@ def test_no_room_knows_a_room_above_it():
     assert not upward
 
 
+def test_planning_never_runs_the_model():
+    made_of = {name for path in (ROOT / "plan").rglob("*.py") for name in imports(path)}
+    assert not {name for name in made_of if name.split(".")[1] in ("forward", "run")}
+
+
 def test_no_module_outgrows_a_reader():
     long = {
         str(path.relative_to(ROOT)): lines

@@ -34,13 +34,6 @@ class Trial:
     weights: Sequence[Any]
 
 
-def column_peaks(weights: Sequence[Any]) -> Any:
-    """The largest absolute weight of each column, float32 [columns]."""
-    import torch
-
-    return torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0).float()
-
-
 def output_errors(
     trial: Trial,
     candidates: Sequence[np.ndarray],

@@ -15,7 +15,7 @@ from qconvert.errors import UsageError
 if TYPE_CHECKING:
     from qconvert.checkpoint import Checkpoint
     from qconvert.plan.types import Plan
-    from qconvert.run.work import Result
+    from qconvert.run.stream import Result
 
 AUTO = "auto"
 CHOICES = (AUTO, "f32", "f16", "bf16")

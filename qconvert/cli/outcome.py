@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qconvert.plan.types import Plan
-    from qconvert.run.work import Result
+    from qconvert.run.stream import Result
 
 
 def write(

@@ -7,8 +7,7 @@ from dataclasses import replace
 from qconvert.containers.target import paths_of
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan
-from qconvert.run.stream import write_files
-from qconvert.run.work import Result, Work
+from qconvert.run.stream import Result, write_files
 
 
 def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list[Result]:
@@ -23,7 +22,7 @@ def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list
         WeightError: a weight is NaN or infinite and that is not allowed, or too large for F16.
     """
     with ExitStack() as stack:
-        works = [Work(plan, stack.enter_context(plan.target.making())) for plan in plans]
+        works = [(plan, stack.enter_context(plan.target.making())) for plan in plans]
         results = write_files(works, threads, watcher)
     return [
         replace(

@@ -29,12 +29,22 @@ from qconvert.containers.target import File, Slot
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble, assemble_bytes
-from qconvert.plan.types import TensorPlan
+from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.work import Result, Slab, Work, cut
+from qconvert.run.slabs import Slab, cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was written."""
+
+    paths: tuple[Path, ...]
+    nbytes: int
+    seconds: float
+    resumed: int
 
 
 @dataclass
@@ -45,7 +55,7 @@ class Writing:
         held: by name, what is written of tensors whose place has not come yet.
     """
 
-    work: Work
+    plan: Plan
     file: File
     header: bytes
     out: PartialFile
@@ -62,10 +72,13 @@ class Step:
     part: int
 
 
-def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[Result]:
-    """Write files of one checkpoint, whatever their container; a result for each work.
+def write_files(
+    works: Sequence[tuple[Plan, Sequence[File]]], threads: int, watcher: Watcher
+) -> list[Result]:
+    """Write files of one checkpoint, whatever their container; a result for each plan.
 
     Args:
+        works: plans, each with its files of weights where they are until all is done.
         threads: how many slabs are worked on at once.
 
     Raises:
@@ -74,17 +87,17 @@ def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[R
             output and is used by the next run of the same plan.
     """
     started = time.monotonic()
-    check_room([file for work in works for file in work.files])
-    _compile_kernels(works, watcher)
+    check_room([file for _, files in works for file in files])
+    _compile_kernels([plan for plan, _ in works], watcher)
     with ExitStack() as stack:
         executor = stack.enter_context(Threads(threads))
-        headers = [[file.header() for file in work.files] for work in works]
+        headers = [[(file, file.header()) for file in files] for _, files in works]
         lines = [
             [
-                Writing(work, file, header, stack.enter_context(_open(work, file.path, header)))
-                for file, header in zip(work.files, of_work, strict=True)
+                Writing(plan, file, header, stack.enter_context(_open(plan, file.path, header)))
+                for file, header in of_plan
             ]
-            for work, of_work in zip(works, headers, strict=True)
+            for (plan, _), of_plan in zip(works, headers, strict=True)
         ]
         outs = [writing.out for line in lines for writing in line]
         try:
@@ -97,8 +110,10 @@ def write_files(works: Sequence[Work], threads: int, watcher: Watcher) -> list[R
             out.commit()
     seconds = time.monotonic() - started
     return [
-        Result(tuple(file.path for file in work.files), work.nbytes, seconds, count)
-        for work, count in zip(works, resumed, strict=True)
+        Result(
+            tuple(file.path for file in files), sum(file.nbytes for file in files), seconds, count
+        )
+        for (_, files), count in zip(works, resumed, strict=True)
     ]
 
 
@@ -106,12 +121,12 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     """Write what is not written yet; for each line, the number of tensors that were."""
     missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
     todo = _side_by_side(missing)
-    tensors = [tensor for line in lines for tensor in line[0].work.plan.tensors]
+    tensors = [tensor for line in lines for tensor in line[0].plan.tensors]
     total = sum(tensor.map.elements for tensor in tensors)
     watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
     streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
     peaks: dict[tuple[str, ...], float] = {}
-    jobs = ((s.writing.work, slab, _peak(s, peaks, executor)) for s, slab in streamed)
+    jobs = ((s.writing.plan, slab, _peak(s, peaks, executor)) for s, slab in streamed)
     made = executor.map(_make, jobs)
     spoiled: dict[str, int] = {}
     for step in todo:
@@ -132,7 +147,7 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     for name, count in spoiled.items():
         watcher.note(f"{name}: {count} weights are NaN or infinite")
     return [
-        len(line[0].work.plan.tensors) - sum(step.part == 0 for step in steps)
+        len(line[0].plan.tensors) - sum(step.part == 0 for step in steps)
         for line, steps in zip(lines, missing, strict=True)
     ]
 
@@ -147,18 +162,22 @@ def _made_again(
     step: Step, peaks: dict[tuple[str, ...], float], executor: Executor
 ) -> list[np.ndarray]:
     """A held piece that an earlier run took with it when it was interrupted."""
-    work, peak = step.writing.work, _peak(step, peaks, executor)
+    plan, peak = step.writing.plan, _peak(step, peaks, executor)
     slabs = list(cut(step.tensor))
-    first = _make((work, slabs[0], peak))[0][step.part]
+    first = _make((plan, slabs[0], peak))[0][step.part]
     if first.nbytes == step.place.nbytes:
         return [first]
-    jobs = ((work, slab, peak) for slab in slabs)
+    jobs = ((plan, slab, peak) for slab in slabs)
     return [pieces[step.part] for pieces, _ in executor.map(_make, jobs)]
 
 
 def _missing_steps(writing: Writing) -> list[Step]:
     """The places that are still empty; the header is written if it is not there."""
-    by_slot = writing.work.by_slot
+    by_slot = {
+        slot.name: (tensor, index)
+        for tensor in writing.plan.tensors
+        for index, slot in enumerate(tensor.slots)
+    }
     steps = [Step(writing, place, *by_slot[place.name]) for place in writing.file.slots]
     if writing.out.marked == 0:
         writing.out.append(writing.header)
@@ -190,30 +209,30 @@ def _side_by_side(lines: Sequence[list[Step]]) -> list[Step]:
 
 def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -> float:
     """The largest absolute value over a tensor's peers; 0 if it does not ask."""
-    work, peers = step.writing.work, step.tensor.peers
+    plan, peers = step.writing.plan, step.tensor.peers
     if not peers:
         return 0.0
     key = tuple(peer.name for peer in peers)
     if key not in known:
-        jobs = ((work, slab) for peer in peers for slab in cut(peer))
+        jobs = ((plan, slab) for peer in peers for slab in cut(peer))
         known[key] = max(executor.map(_largest, jobs))
     return known[key]
 
 
-def _largest(job: tuple[Work, Slab]) -> float:
-    work, slab = job
-    rows = assemble(slab.tensor.map, work.plan.checkpoint.tensors, slab.start, slab.stop)
+def _largest(job: tuple[Plan, Slab]) -> float:
+    plan, slab = job
+    rows = assemble(slab.tensor.map, plan.checkpoint.tensors, slab.start, slab.stop)
     sizes = np.abs(slab.tensor.coding.prepare(rows, slab.start))
     return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
-def _open(work: Work, path: Path, header: bytes) -> PartialFile:
+def _open(plan: Plan, path: Path, header: bytes) -> PartialFile:
     """The file in the making, identified by all that its bytes depend on."""
     digest = sha256(header)
-    for source in work.plan.checkpoint.files:
+    for source in plan.checkpoint.files:
         stat = source.stat()
         digest.update(f"{source.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    digest.update(repr(work.plan.recipe.allow_nan).encode())
+    digest.update(repr(plan.recipe.allow_nan).encode())
     return PartialFile(path, digest.hexdigest())
 
 
@@ -236,12 +255,12 @@ def check_room(files: Sequence[File]) -> None:
         check_free(folder, needed[disk], ELSEWHERE)
 
 
-def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
+def _make(job: tuple[Plan, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     """What is written for a slab, and how many of its weights are NaN or infinite."""
     from qconvert.formats.floats import count_nonfinite
 
-    work, slab, peak = job
-    tensor, coding, sources = slab.tensor, slab.tensor.coding, work.plan.checkpoint.tensors
+    plan, slab, peak = job
+    tensor, coding, sources = slab.tensor, slab.tensor.coding, plan.checkpoint.tensors
     stored = None
     if coding.moved:
         stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
@@ -251,7 +270,7 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     else:
         rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite = count_nonfinite(rows.reshape(-1))
-    if nonfinite and not work.plan.recipe.allow_nan:
+    if nonfinite and not plan.recipe.allow_nan:
         raise WeightError(
             f"{tensor.slots[0].name} holds weights that are NaN or infinite",
             "the checkpoint is damaged; --allow-nan goes on all the same",
@@ -263,12 +282,12 @@ def _make(job: tuple[Work, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
     return coding.make(coding.prepare(rows, slab.start), slab.start, peak), nonfinite
 
 
-def _compile_kernels(works: Sequence[Work], watcher: Watcher) -> None:
+def _compile_kernels(plans: Sequence[Plan], watcher: Watcher) -> None:
     """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
     kinds = {
         tensor.coding.kernel: tensor
-        for work in works
-        for tensor in work.plan.tensors
+        for plan in plans
+        for tensor in plan.tensors
         if not tensor.coding.moved
     }
     with ThreadPoolExecutor(1) as pool:
