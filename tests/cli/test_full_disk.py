@@ -51,16 +51,19 @@ def test_temporary_files(qconvert, model: Path, text: Path, disk: Path, tmp_path
     assert not list(disk.glob("qconvert-*"))
 
 
-def test_an_error_of_the_system(qconvert, model: Path, disk: Path, tmp_path: Path):
-    """The header of a GGUF file is made in a temporary file; the smallest room lets Python choose
-    the disk for these."""
+def test_an_error_of_the_system(qconvert, model: Path, text: Path, disk: Path, tmp_path: Path):
+    """The tokenizer of a GGUF file is read from temporary files; the smallest room lets Python
+    choose the disk for these."""
+    source = tmp_path / "m.gguf"
+    assert qconvert("export", model, "-o", source).returncode == 0
     fill(disk, 4096)
-    done = qconvert("export", model, "-o", tmp_path / "m.gguf", TMPDIR=str(disk))
+    options = ("--data", text, "--tokens", 512, "--window", 64)
+    done = qconvert("calibrate", source, *options, "-o", tmp_path / "c", TMPDIR=str(disk))
     assert done.returncode == 1
     problem, hint = done.stderr.splitlines()[-2:]
     assert problem.startswith("error: No space left on device: ")
     assert hint == f"hint: {HERE}"
-    assert not (tmp_path / "m.gguf").exists()
+    assert not (tmp_path / "c").exists()
 
 
 def test_the_cache(qconvert, model: Path, text: Path, disk: Path):

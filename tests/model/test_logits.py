@@ -149,7 +149,7 @@ def test_gemma3_settings_of_older_configurations_are_understood(tmp_path: Path) 
 def test_windows_fall_on_the_layers_that_gemma3_gives_them_by_default(tmp_path: Path) -> None:
     model = save_model("gemma3", tmp_path / "model", layer_types=None, num_hidden_layers=7)
     plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
-    assert "gemma3.attention.sliding_window_pattern" not in plan.metadata
+    assert "gemma3.attention.sliding_window_pattern" not in plan.target.metadata
     assert_same_logits(model, tmp_path / "f32.gguf")
 
 
@@ -196,8 +196,8 @@ def test_a_base_model_gets_the_embedding_for_an_output(tmp_path: Path) -> None:
     whole = save_model("llama", tmp_path / "whole", tied=True)
     whole.model.save_pretrained(tmp_path / "base")
     plan = convert_model(tmp_path / "base", tmp_path / "f32.gguf", "f32")
-    assert plan.model.checkpoint.config["architectures"] == ["LlamaModel"]
-    assert "embed_tokens.weight" in plan.model.checkpoint.tensors
+    assert plan.checkpoint.config["architectures"] == ["LlamaModel"]
+    assert "embed_tokens.weight" in plan.checkpoint.tensors
     assert_same_logits(whole, tmp_path / "f32.gguf")
 
 
