@@ -101,8 +101,7 @@ def capture(
     started = time.monotonic()
     with open_folder(path) as folder:
         walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
-        identity = _identity(checkpoint, sample, walk)
-        done = _take_up(folder, identity, walk.states)
+        done = _take_up(folder, walk.identity, walk.states)
         # Before the walk does it, which does not know that there is an -o.
         walk.states.create("make room, choose another place with -o, or use fewer --tokens")
         walk.begin = len(done)
@@ -184,25 +183,6 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
         pass
     begin_anew(folder, identity, keep=(SAMPLE,))
     return []
-
-
-def _identity(checkpoint: Checkpoint, sample: Sample, walk: Walk) -> str:
-    import torch
-    import transformers
-
-    digest = sha256(np.ascontiguousarray(sample.tokens, "<i4").tobytes())
-    about = (
-        fingerprint(checkpoint),
-        sample.tokens.shape,
-        walk.dtype,
-        walk.device,
-        walk.batch,
-        __version__,
-        torch.__version__,
-        transformers.__version__,
-    )
-    digest.update(repr(about).encode())
-    return digest.hexdigest()
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:

@@ -7,15 +7,14 @@
         have the block compute with it     so later blocks see what it has become
 
 What each row decides for itself is written as it is streamed, byte by byte; so are the tensors
-outside of blocks. `with_made` plans the file of both.
+outside of blocks. `qconvert.run.stored.with_made` plans the file of both.
 
 A run that is taken up begins with the last block that is complete: what goes into it is still on
 the disk, since a block's output takes the place of the input of the block before.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,17 +22,14 @@ import numpy as np
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.guard import guarded
 from qconvert.calibration.moments import Moments
-from qconvert.checkpoint import Checkpoint, TensorInfo
+from qconvert.checkpoint import Checkpoint
 from qconvert.containers.store import Store
-from qconvert.containers.target import Slot
 from qconvert.formats.coding import Arrays, Seen, dequantize, pack
 from qconvert.formats.types import Format, Weights
 from qconvert.forward.walk import Block, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble
-from qconvert.model.types import Rows, TensorMap
-from qconvert.plan.blocks import Blocks
-from qconvert.plan.types import Plan, TensorPlan
+from qconvert.plan.types import TensorPlan
 
 NEAREST = "nearest"
 
@@ -71,34 +67,29 @@ def quantize_by_block(
     Args:
         walk: from the first block on, with its hidden states in the store's folder.
         tasks: by the GGUF names of weights in blocks; the others stay as they are.
-        store: of an identity that says model, sample, tasks, and where and how the walk computes.
+        store: of an identity that says the walk's, and all that the tasks depend on.
 
     Raises:
         OutputError: no room.
         WeightError: NaN or infinity comes out of a block.
     """
-    complete = _complete(walk, tasks, store)
-    if complete and not walk.states.exist():
+    if not walk.states.exist():
         store.clear()
-        complete = 0
-    walk.begin = max(complete - 1, 0)
+    walk.begin = max(sum(_mark(index) in store for index in range(len(walk))) - 1, 0)
     size = walk.tokens.size
     watcher.begin(len(walk) * size, walk.begin * size)
     for block in walk:
         here = {name: tasks[name] for name in block.linears if name in tasks}
-        _quantize(walk.source.checkpoint, block, here, store, watcher)
+        _quantize(walk.checkpoint, block, here, store, watcher)
+        store.put(_mark(block.index), {})
         block.run()
         walk.states.sync(block.index + 1)
         watcher.advance(size, f"block {block.index + 1} of {len(walk)}")
 
 
-def _complete(walk: Walk, tasks: Mapping[str, Task], store: Store) -> int:
-    """How many blocks from the first on have all of their weights in the store."""
-    for index in range(len(walk)):
-        own = [task for name, task in tasks.items() if name.startswith(f"blk.{index}.")]
-        if not own or any(task.name not in store for task in own):
-            return index
-    return len(walk)
+def _mark(index: int) -> str:
+    """What the store has when it has all of a block."""
+    return f"block {index}"
 
 
 def _quantize(
@@ -175,32 +166,3 @@ def _rows_made(task: Task, store: Store) -> Any:
         groups = x.reshape(-1, len(map_.order), map_.columns)
         x = groups[:, np.argsort(map_.order)]
     return torch.tensor(x.reshape(map_.shape))
-
-
-def with_made(plan: Plan, store: Store) -> Plan:
-    """The plan, with the tensors that the store holds moved from there."""
-    made = store.tensors
-    sources: dict[str, TensorInfo] = {}
-    tensors: list[TensorPlan] = []
-    for tensor in plan.tensors:
-        if tensor.name not in store:
-            tensors.append(tensor)
-            continue
-        for slot in tensor.slots:
-            info = replace(made[slot.name], name=f"made {slot.name}", shape=slot.shape)
-            sources[info.name] = replace(info, dtype=slot.dtype)
-            tensors.append(_moved(tensor, slot, info.name))
-    checkpoint = replace(plan.checkpoint, tensors={**plan.checkpoint.tensors, **sources})
-    return replace(plan, checkpoint=checkpoint, tensors=tuple(tensors))
-
-
-def _moved(tensor: TensorPlan, slot: Slot, source: str) -> TensorPlan:
-    shape = slot.shape or (1,)
-    rows = prod(shape[:-1])
-    return replace(
-        tensor,
-        map=TensorMap(slot.name, shape, (Rows(source, 0, rows),)),
-        slots=(slot,),
-        coding=Blocks(slot.name, slot.dtype, rows, moved=True),
-        peers=(),
-    )

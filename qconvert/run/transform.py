@@ -22,12 +22,11 @@ from qconvert.containers.target import Slot
 from qconvert.errors import UnsupportedError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.tokenizers.export import json_bytes
-from qconvert.model.types import Rows, TensorMap
-from qconvert.plan.blocks import Blocks
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.files import small_files
-from qconvert.plan.types import Plan, TensorPlan
+from qconvert.plan.types import Plan
 from qconvert.run.outputs import write_outputs
+from qconvert.run.stored import written
 from qconvert.run.stream import Result
 
 QUANTIZATION = "quantization_config"
@@ -68,9 +67,8 @@ def plan_transform(checkpoint: Checkpoint, recipe: Recipe, change: Change = UNCH
             "make one of it first: qconvert export",
         )
     laid = overlay(checkpoint, change.tensors)
-    tensors = tuple(
-        _plan_tensor(laid.tensors[name], _dtype(own)) for name, own in checkpoint.tensors.items()
-    )
+    slots = [_slot(own) for own in checkpoint.tensors.values()]
+    tensors = tuple(written(laid.tensors[slot.name], slot) for slot in slots)
     made_by = {
         "format": "pt",
         "qconvert.version": __version__,
@@ -81,12 +79,12 @@ def plan_transform(checkpoint: Checkpoint, recipe: Recipe, change: Change = UNCH
     config = {"config.json": json_bytes(_plain(checkpoint.config))}
     target = Directory(
         recipe.path(checkpoint.source),
-        [slot for tensor in tensors for slot in tensor.slots],
+        slots,
         made_by,
         {**small_files(checkpoint.path), **config, **change.files},
         recipe.max_shard_size or MAX_SHARD_SIZE,
     )
-    return Plan(laid, recipe, tensors, target, sum(tensor.nbytes for tensor in tensors))
+    return Plan(laid, recipe, tensors, target, sum(slot.nbytes for slot in slots))
 
 
 def transform(
@@ -110,18 +108,10 @@ def transform(
     return write_outputs([plan_transform(checkpoint, recipe, change)], threads, watcher)[0]
 
 
-def _dtype(own: TensorInfo) -> str:
+def _slot(own: TensorInfo) -> Slot:
     """What a tensor is written as, whatever its values."""
-    is_plain = own.dtype in PLAIN and own.scale is None and own.codes is None
-    return own.dtype if is_plain else "F32"
-
-
-def _plan_tensor(info: TensorInfo, dtype: str) -> TensorPlan:
-    rows = TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
-    moved = info.dtype == dtype and info.scale is None
-    slot = Slot(info.name, info.shape, dtype, info.elements * PLAIN[dtype])
-    coding = Blocks(info.name, dtype, rows.rows, moved)
-    return TensorPlan(info.name, info.shape, info.dtype, rows, (slot,), coding, dtype, dtype)
+    dtype = own.dtype if own.dtype in PLAIN and own.scale is None else "F32"
+    return Slot(own.name, own.shape, dtype, own.elements * PLAIN[dtype])
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,16 @@ from qconvert.checkpoint import open_checkpoint, read_bytes
 from qconvert.containers.store import Store, open_store
 from qconvert.formats import FORMATS
 from qconvert.formats.coding import Coded, nearest
+from qconvert.forward.states import States
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.plan.gguf.plan import make_plan, read_model
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan
-from qconvert.run.by_block import UNSEEN, Task, quantize_by_block, with_made
+from qconvert.run.by_block import UNSEEN, Task, quantize_by_block
 from qconvert.run.outputs import write_outputs
+from qconvert.run.stored import with_made
 
 TOKENS = np.array(random_tokens(16 * 24), np.int32).reshape(16, 24)
 BLOCKS = 3
@@ -100,7 +102,7 @@ def test_nearest_is_what_streaming_writes(family: str, models: Any, tmp_path: Pa
     write_outputs([plan], 2, Silent())
     streamed = open_checkpoint(str(tmp_path / "streamed.gguf")).tensors
     with made_by_block(plan, tmp_path / "out", "nearest") as (store, _):
-        assert len(store.names) >= 4 * BLOCKS
+        assert len(arrays_of(store)) >= 4 * BLOCKS
         for name, made in arrays_of(store).items():
             assert made == read_bytes(streamed[name], 0, streamed[name].rows).tobytes()
         moved = with_made(plan_of(models[family][0], tmp_path / "moved.gguf"), store)
@@ -156,7 +158,7 @@ def test_later_blocks_see_what_earlier_ones_have_become(models: Any, tmp_path: P
     quantized = quantized_model("llama", models, tmp_path / "q")
     plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
     with made_by_block(plan, tmp_path / "out", "spy") as (store, _):
-        assert len(spied) == len(store.names)
+        assert len(spied) == len(arrays_of(store))
     quantized.model.layers[1].load_state_dict(model.model.layers[1].state_dict())
     for kind in ("self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"):
         layer = f"model.layers.1.{kind}"
@@ -214,13 +216,39 @@ def test_a_weight_that_is_made_is_not_made_again(
     with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "failing"):
         pass
     with open_store(tmp_path / "out", "failing") as store:
-        assert len(store.names) == 10
+        assert len(arrays_of(store)) == 10
     with (
         made_by_block(plan, tmp_path / "out", "failing") as (store, _),
         made_by_block(plan, tmp_path / "whole", "balance") as (whole, _),
     ):
-        assert len(made) == len(store.names) + 1
+        assert len(made) == len(arrays_of(store)) + 1
         assert arrays_of(store) == arrays_of(whole)
+
+
+@pytest.mark.parametrize("count", [8, 11, 14, 17, 20])
+def test_a_crash_while_a_block_runs(
+    count: int, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Hidden states are written six batches a block; those into the block that runs stay."""
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    with made_by_block(plan, tmp_path / "whole", "balance") as (store, walk):
+        whole, last = arrays_of(store), list(walk.last_hidden())
+    written = []
+    write = States.write
+
+    def failing(states: States, block: int, start: int, values: Any) -> None:
+        written.append(block)
+        if len(written) == count:
+            raise KeyboardInterrupt
+        write(states, block, start, values * 0 if len(written) == count - 1 else values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(States, "write", failing)
+        with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "balance"):
+            pass
+    with made_by_block(plan, tmp_path / "out", "balance") as (store, walk):
+        assert arrays_of(store) == whole
+        assert all(map(torch.equal, walk.last_hidden(), last))
 
 
 def test_without_the_hidden_states_all_is_made_anew(models: Any, tmp_path: Path):
