@@ -80,7 +80,7 @@ def quantize_by_block(
     watcher.begin(len(walk) * size, walk.begin * size)
     for block in walk:
         here = {name: tasks[name] for name in block.linears if name in tasks}
-        _quantize(walk.checkpoint, block, here, store, watcher)
+        _quantize(walk.model.checkpoint, block, here, store, watcher)
         store.put(_mark(block.index), {})
         block.run()
         walk.states.sync(block.index + 1)

@@ -12,6 +12,7 @@ from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint, read_r
 from qconvert.checkpoint.overlay import overlay
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
 
 NAME = "model.layers.1.self_attn.o_proj.weight"
 
@@ -55,7 +56,7 @@ def test_the_model_runs_with_it(folder: Path, model: object):
     other, laid = changed(folder)
     tokens = np.array(random_tokens(32), np.int32)
     (folder / "states").mkdir()
-    walk = Walk(laid, tokens[None], Place(folder / "states", "cpu", "f32"))
+    walk = Walk(open_model(laid), tokens[None], Place(folder / "states", "cpu", "f32"))
     for _ in walk:
         pass
     with torch.no_grad():

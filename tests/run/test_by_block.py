@@ -18,7 +18,8 @@ from qconvert.formats.coding import Coded, nearest
 from qconvert.forward.states import States
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan
@@ -71,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, An
 
 def plan_of(model: Path, path: Path) -> Plan:
     recipe = Recipe("q4_k_m", output=path, output_type="f32", embedding_type="f32")
-    return make_plan(read_model(open_checkpoint(str(model))), recipe)
+    return make_plan(open_model(open_checkpoint(str(model))), recipe)
 
 
 def tasks_of(plan: Plan, algorithm: str) -> dict[str, Task]:
@@ -87,7 +88,7 @@ def made_by_block(
     plan: Plan, path: Path, algorithm: str, watcher: Silent | None = None
 ) -> Iterator[tuple[Store, Walk]]:
     with open_store(path, algorithm) as store:
-        walk = Walk(plan.checkpoint, TOKENS, Place(store.folder, "cpu", "f32", batch=3))
+        walk = Walk(open_model(plan.checkpoint), TOKENS, Place(store.folder, "cpu", "f32", batch=3))
         quantize_by_block(walk, tasks_of(plan, algorithm), store, watcher or Silent())
         yield store, walk
 

@@ -21,7 +21,8 @@ from qconvert.errors import PlanError
 from qconvert.formats import FORMATS
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs
@@ -45,7 +46,7 @@ def converted(request, tmp_path_factory):
         write_llama(folder / "model", TINY)
     else:
         save_model("mixtral", folder / "model", wide=True)
-    model = read_model(open_checkpoint(str(folder / "model")))
+    model = open_model(open_checkpoint(str(folder / "model")))
     sums = matrices(model, np.random.default_rng(3))
     counts = {name: [2.0] * len(values) for name, values in sums.items()}
     importance = read_importance(write_imatrix(folder / "im.gguf", sums, counts))
@@ -98,7 +99,7 @@ def test_the_importance_of_another_model_is_refused(converted, tmp_path):
         write_imatrix(tmp_path / "im.gguf", other, {"blk.0.attn_q.weight": [1.0]})
     )
     with pytest.raises(PlanError, match=r"blk\.0\.attn_q\.weight"):
-        make_plan(read_model(plan.checkpoint), Recipe("q4_k_m"), Statistics(importance))
+        make_plan(open_model(plan.checkpoint), Recipe("q4_k_m"), Statistics(importance))
 
 
 def quantize_with_llama(source: Path, out: Path, ftype: int, values: dict[str, np.ndarray]) -> None:
@@ -122,7 +123,7 @@ def test_types_and_bytes_are_llama_cpps_and_no_weighted_error_is_larger(converte
     plan, sums, _, folder = converted
     importance = read_importance(folder / "im.gguf")
     recipe = Recipe(kind, output=tmp_path / "ours.gguf")
-    ours = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    ours = make_plan(open_model(plan.checkpoint), recipe, Statistics(importance))
     write_outputs([ours], 1, Silent())
     convert_model(folder / "model", tmp_path / "full.gguf", "f32")
     theirs = tmp_path / "theirs.gguf"
@@ -151,7 +152,7 @@ def test_a_calibration_cancels_errors_on_the_mean_input_too(converted, tmp_path)
     calibration = run_capture(folder / "model", tmp_path / "calib.safetensors").calibration
     importance = importance_of(calibration)
     recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
-    made = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    made = make_plan(open_model(plan.checkpoint), recipe, Statistics(importance))
     write_outputs([made], 1, Silent())
     written = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     before = after = 0.0

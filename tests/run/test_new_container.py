@@ -14,7 +14,8 @@ import qconvert
 from qconvert.checkpoint import open_checkpoint, read_bytes
 from qconvert.containers.target import Slot
 from qconvert.machine.watcher import Silent
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.run.outputs import write_outputs
 
@@ -64,7 +65,7 @@ class Toy:
 
 def test_a_new_container_is_written_like_any_other(tmp_path: Path):
     checkpoint = open_checkpoint(str(write_llama(tmp_path / "m", TINY)))
-    plan = make_plan(read_model(checkpoint), Recipe("q8_0", output=tmp_path / "m.gguf"))
+    plan = make_plan(open_model(checkpoint), Recipe("q8_0", output=tmp_path / "m.gguf"))
     slots = [slot for tensor in plan.tensors for slot in tensor.slots]
     toy = replace(plan, target=Toy(tmp_path / "m.toy", slots))
     gguf, result = write_outputs([plan, toy], 2, Silent())

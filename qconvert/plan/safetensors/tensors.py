@@ -11,7 +11,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.safetensors import encoding
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.formats.safetensors.types import Estimator, Part, ScaleDtype
-from qconvert.model.source import Weight
+from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.schemes import Scheme
 
