@@ -9,32 +9,31 @@ The part of the mean is the first step of what error feedback (GPTQ, arXiv 2210.
 all of the inputs' second moments.
 """
 
-import numpy as np
-
-from qconvert.formats.types import Format, Packed, Weights
+from qconvert.formats.coding import Coded, Seen, nearest
+from qconvert.formats.types import Format, Weights
 
 BUDGET = 0.03
 """The share by which a row's weighted squared error may grow."""
 
 
-def quantize_balanced(
-    format_: Format, x: Weights, importance: np.ndarray, mean: np.ndarray
-) -> Packed:
-    """As `format_.quantize`, with a few codes moved; formats without a grid as they are.
+def balance(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
+    """As the nearest codes, with a few moved; those of formats without a grid, and where no mean
+    is known, as they are."""
+    coded = nearest(format_, x, seen, peak)
+    if format_.grid is None or seen is None or seen.mean is None:
+        return coded
+    from qconvert.kernels import balance
 
-    x: float32 [rows, columns]; importance, mean: float32 [columns], the inputs' mean squares and
-    means.
-    """
-    if format_.grid is None:
-        return format_.quantize(x, importance)
-    assert format_.fit
-    assert format_.round
-    assert format_.pack
-    from qconvert.kernels.balance import balance
-
-    params = format_.fit(x, importance)
-    codes = format_.round(x, params)
-    step, low, values = format_.grid(params)
-    grid = (step.reshape(-1), low.reshape(-1), values)
-    balance(x.reshape(-1), *grid, importance, mean, max(x.shape[1], 1), BUDGET, codes.reshape(-1))
-    return format_.pack(codes, params)
+    step, low, values = format_.grid(coded.params)
+    balance.balance(
+        x.reshape(-1),
+        step.reshape(-1),
+        low.reshape(-1),
+        values,
+        seen.square,
+        seen.mean,
+        max(x.shape[1], 1),
+        BUDGET,
+        coded.codes.reshape(-1),
+    )
+    return coded

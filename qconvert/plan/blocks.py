@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qconvert.algorithms.balance import quantize_balanced
+from qconvert.algorithms.balance import balance
 from qconvert.formats import FORMATS
+from qconvert.formats.coding import Seen, pack
 from qconvert.formats.floats import check_f16
 from qconvert.formats.types import block_sizes
 
@@ -88,4 +89,4 @@ class Blocks:
         if self.means is None:
             return (format_.quantize(rows, importance),)
         mean = np.ascontiguousarray(self.means[matrix], dtype=np.float32)
-        return (quantize_balanced(format_, rows, importance, mean),)
+        return (pack(format_, balance(format_, rows, Seen(importance, mean), None))[0],)

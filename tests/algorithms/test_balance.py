@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from qconvert.algorithms.balance import BUDGET, quantize_balanced
+from qconvert.algorithms.balance import BUDGET, balance
 from qconvert.formats import FORMATS
+from qconvert.formats.coding import Seen, pack
+from qconvert.formats.types import Format
+
+
+def quantize_balanced(
+    format_: Format, x: np.ndarray, importance: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    return pack(format_, balance(format_, x, Seen(importance, mean), None))[0]
+
 
 GRIDS = [name for name, format_ in FORMATS.items() if format_.grid]
 
