@@ -243,11 +243,12 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     """
     from qconvert.checkpoint import open_checkpoint
     from qconvert.machine.watcher import Silent
-    from qconvert.plan.gguf.plan import make_plan, read_model
+    from qconvert.model.open import open_model
+    from qconvert.plan.gguf.plan import make_plan
     from qconvert.plan.recipe import Recipe
     from qconvert.run.outputs import write_outputs
 
-    plan = make_plan(read_model(open_checkpoint(str(directory))), Recipe(file_type, output=path))
+    plan = make_plan(open_model(open_checkpoint(str(directory))), Recipe(file_type, output=path))
     write_outputs([plan], 2, Silent())
     return plan
 

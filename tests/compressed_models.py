@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.directory import MAX_SHARD_SIZE
-from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
-from qconvert.model.source import read_source
+from qconvert.model.open import open_model
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose
 from qconvert.plan.safetensors.plan import make_compressed_plan
@@ -54,12 +53,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
 
 
 def plan_model(source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any) -> Plan:
-    model = read_source(open_checkpoint(str(source)))
+    model = open_model(open_checkpoint(str(source)))
     return make_compressed_plan(model, Recipe(type_, **options), statistics)
 
 
 def choices_of(plan: Plan, statistics: Statistics = NOTHING) -> list[Choice]:
-    return choose(read_source(plan.checkpoint), plan.recipe, statistics.ranges)
+    return choose(open_model(plan.checkpoint), plan.recipe, statistics.ranges)
 
 
 def write_plan(plan: Plan, path: Path, *, threads: int = 2, shard: int = MAX_SHARD_SIZE) -> None:
@@ -117,7 +116,7 @@ def reference_model(plan: Plan, path: Path, dtype: str = "float32") -> Any:
             parts["weight"] = np.ascontiguousarray(parts["weight"].T)
         for suffix in parts:
             del weights[stem + suffix]
-        values = torch.from_numpy(encoding.dequantize(tensor.scheme.weights, parts, tensor.shape))
+        values = torch.from_numpy(tensor.format.dequantize(tuple(parts.values())))
         weights[tensor.weight.name] = values.T.contiguous() if tensor.weight.conv1d else values
     folder = path.with_name(path.name + "-reference")
     folder.mkdir()
@@ -152,7 +151,7 @@ def round_inputs(model: Any, plan: Plan, arrays: Mapping[str, np.ndarray]) -> No
 
     modules = dict(model.named_modules())
     for tensor in quantized(plan):
-        if tensor.scheme.inputs is None or tensor.weight.role == "expert":
+        if tensor.scheme.inputs is None or tensor.weight.expert:
             continue  # experts are fused, and run as if nothing rounded their inputs
         stem = tensor.weight.name.removesuffix(".weight")
         module = modules.get(stem) or modules[stem.removeprefix("model.")]

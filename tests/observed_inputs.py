@@ -17,7 +17,7 @@ from qconvert.calibration.types import (
 )
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.walk import Place, Walk
-from qconvert.model.source import Source, read_source
+from qconvert.model.open import Model, open_model
 from qconvert.text.types import Sample
 
 TOKENS = np.array([random_tokens(32, seed=seed) for seed in range(3)], np.int32)
@@ -76,10 +76,10 @@ def massive(tokens: int = 1024, columns: int = 96, window: int = 512) -> np.ndar
 
 def calibrate(
     directory: Path, folder: Path, tokens: np.ndarray = TOKENS
-) -> tuple[Source, Calibration]:
+) -> tuple[Model, Calibration]:
     """What a few windows of random tokens tell of a tiny model."""
     checkpoint = open_checkpoint(str(directory))
-    walk = Walk(checkpoint, tokens, Place(folder, "cpu", "f32"))
+    walk = Walk(open_model(checkpoint), tokens, Place(folder, "cpu", "f32"))
     inputs = {}
     with Collector(1) as collector:
         for block in walk:
@@ -92,4 +92,4 @@ def calibrate(
             inputs |= {one.weights[0]: one for one in collector.take(sizes)}
     sample = Sample(tokens, "random", 0)
     path = folder / "calibration.safetensors"
-    return read_source(checkpoint), Calibration(path, sample, inputs, "tiny", "")
+    return open_model(checkpoint), Calibration(path, sample, inputs, "tiny", "")

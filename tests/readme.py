@@ -72,7 +72,7 @@ WEIGHTS = {
 def schemes_table() -> str:
     """Every scheme and what the weights of an 8B Llama weigh in it."""
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.model.source import read_source
+    from qconvert.model.open import open_model
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.plan import make_compressed_plan
     from qconvert.plan.safetensors.schemes import SCHEMES
@@ -80,7 +80,7 @@ def schemes_table() -> str:
     lines = ["| scheme | weights | activations | Llama-3.1-8B |", "|---|---|---|---:|"]
     with tempfile.TemporaryDirectory() as folder:
         write_llama(Path(folder), LLAMA_8B, sparse=True)
-        source = read_source(open_checkpoint(folder))
+        source = open_model(open_checkpoint(folder))
         for name in SCHEMES:
             plan = make_compressed_plan(source, Recipe(name))
             usual = f"int{name[1]} in groups of 128", ""
@@ -106,10 +106,10 @@ def loads_table() -> str:
 
 def families_table() -> str:
     """The classes of `config.json` by GGUF architecture."""
-    from qconvert.model.families import ARCHITECTURES
+    from qconvert.model.families import BY_CLASS
 
     by_name: dict[str, list[str]] = {}
-    for class_name, architecture in ARCHITECTURES.items():
+    for class_name, architecture in BY_CLASS.items():
         by_name.setdefault(architecture.name, []).append(f"`{class_name}`")
     lines = ["| GGUF | `architectures` in config.json |", "|---|---|"]
     lines += [f"| {name} | {', '.join(classes)} |" for name, classes in by_name.items()]

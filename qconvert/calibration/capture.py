@@ -38,6 +38,7 @@ from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
+from qconvert.model.open import open_model
 from qconvert.text.types import Sample
 
 IDENTITY = "identity"
@@ -100,7 +101,9 @@ def capture(
     """
     started = time.monotonic()
     with open_folder(path) as folder:
-        walk = Walk(checkpoint, sample.tokens, Place(folder, device, dtype, threads, batch))
+        walk = Walk(
+            open_model(checkpoint), sample.tokens, Place(folder, device, dtype, threads, batch)
+        )
         identity = _identity(checkpoint, sample, walk)
         done = _take_up(folder, identity, walk.states)
         # Before the walk does it, which does not know that there is an -o.

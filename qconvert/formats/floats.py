@@ -179,7 +179,8 @@ class Floats:
 
     def dequantize(self, arrays: Arrays) -> Weights:
         raw = np.ascontiguousarray(arrays[0])
-        return to_float32(raw.reshape(-1), self.name).reshape(len(raw), -1)
+        columns = raw.shape[1] // _BYTES[self.name]
+        return to_float32(raw.reshape(-1), self.name).reshape(len(raw), columns)
 
 
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}

@@ -6,11 +6,11 @@ The bytes wait in the system's cache, which is not this process's memory.
 import os
 from collections.abc import Sequence
 
-from qconvert.forward.weights import Source
+from qconvert.forward.weights import Parameters
 from qconvert.model.mapping import bare_name
 
 
-def advise(source: Source, parameters: Sequence[str]) -> None:
+def advise(source: Parameters, parameters: Sequence[str]) -> None:
     """Announce that these parameters, by transformers' names, are read next."""
     if not hasattr(os, "posix_fadvise"):
         return

@@ -11,14 +11,14 @@ import numpy as np
 from qconvert.errors import UnsupportedError
 from qconvert.forward.experts import Inputs
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
-from qconvert.forward.weights import EMBEDDING, Source, read_parameter
+from qconvert.forward.weights import EMBEDDING, Parameters, read_parameter
 
 
 class Head:
     """The output projection of a model, in memory.
 
     Args:
-        source: the model.
+        source: where the parameters come from.
         device: "cpu", "cuda" or "mps".
         dtype: of the product, torch's name.
         inputs: changes what is multiplied, as in a walk, or None.
@@ -29,7 +29,7 @@ class Head:
     """
 
     def __init__(
-        self, source: Source, device: str, dtype: str, inputs: Inputs | None = None
+        self, source: Parameters, device: str, dtype: str, inputs: Inputs | None = None
     ) -> None:
         import torch
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from qconvert.forward.weights import Source
+from qconvert.forward.weights import Parameters
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def names_in(linears: dict[str, Linear], module: Any) -> dict[str, tuple[str, ..
     return {line.parameter: line.names for line in linears.values() if line.module is module}
 
 
-def find_linears(source: Source, prefix: str, module: Any) -> dict[str, Linear]:
+def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Linear]:
     """The modules of a block that multiply, by the GGUF names of their weights."""
     found: dict[str, Linear] = {}
     for inner, child in module.named_modules():

@@ -11,7 +11,7 @@ from typing import Any
 
 from qconvert.errors import UnsupportedError, first_line
 from qconvert.forward.attention import use_strips
-from qconvert.forward.weights import Source
+from qconvert.forward.weights import Parameters
 from qconvert.model.quiet import quiet_transformers
 
 
@@ -44,7 +44,7 @@ class Skeleton:
         }
 
 
-def build_skeleton(source: Source) -> Skeleton:
+def build_skeleton(source: Parameters) -> Skeleton:
     """Build the model.
 
     Raises:
@@ -68,7 +68,7 @@ def build_skeleton(source: Source) -> Skeleton:
     auto = transformers.AutoModelForCausalLM if source.is_causal else transformers.AutoModel
     try:
         with quiet_transformers():
-            config = _text_config(source.config)
+            config = _text_config(source.model.config)
         config.pad_token_id = None  # nothing is padded, and some name a token that is not there
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()

@@ -4,7 +4,7 @@ transformers' own model runs with stubs in place of its blocks, which tell what 
 (masks, positions) and stand for the blocks before and after. So every family's own code computes
 everything, and memory holds one block, a batch and its activations.
 
-    walk = Walk(checkpoint, tokens, Place(folder))      # tokens: int [windows, window]
+    walk = Walk(model, tokens, Place(folder))      # tokens: int [windows, window]
     for block in walk:                                  # weights are loaded here
         block.linears                                   # GGUF name of a weight -> Linear
         block.run(observe)                              # all windows through it, to the next one
@@ -35,7 +35,6 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.checkpoint import Checkpoint
 from qconvert.errors import PlanError
 from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
@@ -46,7 +45,8 @@ from qconvert.forward.memory import keep_freed_memory
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.stubs import Stubs
-from qconvert.forward.weights import Source, open_source, read_parameter, read_rows_of
+from qconvert.forward.weights import Parameters, find_parameters, read_parameter, read_rows_of
+from qconvert.model.open import Model
 
 __all__ = ["Block", "Linear", "Observe", "Place", "Walk"]
 
@@ -77,7 +77,7 @@ class Walk:
     """A model and a sample on their way through the blocks. See the module's text.
 
     Args:
-        checkpoint: the model.
+        model: what works.
         tokens: int [windows, window].
         place: where and how.
         begin: the first block to visit; the hidden states that go into it are in the folder.
@@ -91,7 +91,7 @@ class Walk:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Model,
         tokens: np.ndarray,
         place: Place,
         begin: int = 0,
@@ -104,7 +104,7 @@ class Walk:
         if place.threads and self.device == "cpu":
             torch.set_num_threads(place.threads)
         keep_freed_memory()
-        self.source: Source = open_source(checkpoint)
+        self.source: Parameters = find_parameters(model)
         self.skeleton: Skeleton = build_skeleton(self.source)
         self.tokens = tokens
         self.begin = begin

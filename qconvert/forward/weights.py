@@ -9,19 +9,18 @@ Names are compared bare: without "model.", "transformer." and what else wraps a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from qconvert.checkpoint import Checkpoint, TensorInfo, read_bytes
+from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
-from qconvert.model.families import find_architecture
 from qconvert.model.families.common import text_config
-from qconvert.model.mapping import bare_name, in_file_order, map_tensors
-from qconvert.model.reverse import describe
+from qconvert.model.mapping import bare_name, in_file_order
+from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
-from qconvert.model.types import Architecture, Config, Rows, Rule, TensorMap
+from qconvert.model.types import Rule, TensorMap
 
 SLAB = 1 << 24
 """Elements that are converted at once."""
@@ -34,68 +33,54 @@ STORED = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
 
 
 @dataclass(frozen=True)
-class Source:
-    """A checkpoint under Hugging Face's names.
+class Parameters:
+    """Where the parameters of transformers' model come from.
 
     Attributes:
-        checkpoint: where the bytes are.
-        architecture: the family.
-        config: `config.json`, or what stands for it.
-        names: of all GGUF tensors.
         maps: by bare name, how each stored tensor is read.
         lines: by GGUF name, the lines of the family's table that may make it.
         targets: by bare name of a parameter, the GGUF tensors that are made of it, each with the
             line that says so; in the order of their rows.
     """
 
-    checkpoint: Checkpoint
-    architecture: Architecture
-    config: Config
-    names: frozenset[str]
+    model: Model
     maps: Mapping[str, TensorMap]
     lines: Mapping[str, tuple[Rule, ...]]
     targets: Mapping[str, tuple[tuple[str, Rule], ...]]
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
+
+    @property
     def output(self) -> str:
         """The GGUF name of the output projection's weight; the embedding's where they share it."""
-        return OUTPUT if OUTPUT in self.names else EMBEDDING
+        return OUTPUT if OUTPUT in self.model.shapes else EMBEDDING
 
     @property
     def is_causal(self) -> bool:
         """Whether it is a decoder and not an encoder."""
-        key = self.architecture.metadata(self.config).get(
-            f"{self.architecture.name}.attention.causal"
-        )
-        return key is None or bool(key.value)
+        return not self.model.family.encoder
 
     def targets_of(self, parameter: str) -> tuple[tuple[str, Rule], ...]:
         """The GGUF tensors in a parameter, by its name in transformers' model."""
         return self.targets.get(bare_name(parameter), ())
 
 
-def open_source(checkpoint: Checkpoint) -> Source:
+def find_parameters(model: Model) -> Parameters:
     """Find every tensor.
 
     Raises:
         UnsupportedError: an unknown family.
         PlanError: tensors are missing or have other shapes than the configuration says.
-        CheckpointError: the configuration cannot be read.
     """
-    if checkpoint.container == "gguf":
-        found = describe(checkpoint)
-        architecture, config = found.architecture, found.config
-        names = frozenset(checkpoint.tensors)
-        maps = {bare_name(tensor.name): tensor for tensor in found.tensors}
-    else:
-        config = dict(checkpoint.config)
-        architecture = find_architecture(config)
-        # This also tells what is missing or misshapen.
-        made, _ = map_tensors(architecture, config, checkpoint.tensors)
-        names = frozenset(tensor.name for tensor in made)
-        maps = {bare_name(name): _whole(info) for name, info in checkpoint.tensors.items()}
-    blocks = read_sizes(architecture.name, architecture.metadata(config))["blocks"]
-    lines = dict(in_file_order(architecture.rules(text_config(config)), blocks))
+    family, config = model.family, model.config
+    maps = {
+        bare_name(map_.name): replace(map_, shape=map_.shape or (1,))
+        for map_ in model.description.tensors
+    }
+    blocks = read_sizes(family.name, family.metadata(config))["blocks"]
+    lines = dict(in_file_order(family.rules(text_config(config)), blocks))
     targets: dict[str, list[tuple[str, Rule]]] = {}
     for name, rules in lines.items():
         for rule in rules:
@@ -104,14 +89,10 @@ def open_source(checkpoint: Checkpoint) -> Source:
     for pairs in targets.values():
         pairs.sort(key=lambda pair: pair[1].rows or (0, 0))
     by_parameter = {name: tuple(pairs) for name, pairs in targets.items()}
-    return Source(checkpoint, architecture, config, names, maps, lines, by_parameter)
+    return Parameters(model, maps, lines, by_parameter)
 
 
-def _whole(info: TensorInfo) -> TensorMap:
-    return TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
-
-
-def read_parameter(source: Source, name: str, shape: tuple[int, ...], dtype: str) -> Any:
+def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dtype: str) -> Any:
     """A parameter of transformers' model.
 
     Args:
@@ -128,8 +109,8 @@ def read_parameter(source: Source, name: str, shape: tuple[int, ...], dtype: str
     """
     import torch
 
-    pieces = _pieces(source, name, shape)
-    direct = _as_stored(source, pieces, dtype)
+    pieces = _pieces(parameters, name, shape)
+    direct = _as_stored(parameters, pieces, dtype)
     if direct is not None:
         return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
     out = torch.empty(shape, dtype=getattr(torch, dtype))
@@ -137,18 +118,18 @@ def read_parameter(source: Source, name: str, shape: tuple[int, ...], dtype: str
     done = 0
     for piece in pieces:
         for start, stop in _slabs(piece):
-            values = assemble(piece, source.checkpoint.tensors, start, stop)
+            values = assemble(piece, parameters.checkpoint.tensors, start, stop)
             count = values.size // shape[-1]
             rows[done : done + count].copy_(torch.from_numpy(values).view(count, shape[-1]))
             done += count
     return out
 
 
-def read_rows_of(source: Source, name: str, rows: Any, dtype: str) -> Any:
+def read_rows_of(parameters: Parameters, name: str, rows: Any, dtype: str) -> Any:
     """Some rows of a table [entries, columns], in ascending order; arguments as above."""
     import torch
 
-    table = source.maps.get(bare_name(name))
+    table = parameters.maps.get(bare_name(name))
     if table is None:
         raise _missing(name)
     wanted = [int(row) for row in rows]
@@ -160,7 +141,7 @@ def read_rows_of(source: Source, name: str, rows: Any, dtype: str) -> Any:
     out = torch.empty((len(wanted), table.columns), dtype=getattr(torch, dtype))
     done = 0
     for start, stop in _runs(wanted):
-        values = assemble(table, source.checkpoint.tensors, start, stop)
+        values = assemble(table, parameters.checkpoint.tensors, start, stop)
         out[done : done + len(values)].copy_(torch.from_numpy(values))
         done += len(values)
     return out
@@ -175,14 +156,14 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
             begin = index
 
 
-def _pieces(source: Source, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
+def _pieces(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
     """The stored tensors whose rows, one behind the other, are the parameter's."""
     bare = bare_name(name)
-    if bare in source.maps:
-        pieces = [source.maps[bare]]
+    if bare in parameters.maps:
+        pieces = [parameters.maps[bare]]
         fits = pieces[0].shape == shape
     else:
-        pieces = _by_table(source, bare, shape)
+        pieces = _by_table(parameters, bare, shape)
         fits = sum(piece.elements for piece in pieces) == prod(shape)
         fits = fits and all(piece.columns == shape[-1] for piece in pieces)
     if not pieces:
@@ -196,37 +177,39 @@ def _pieces(source: Source, name: str, shape: tuple[int, ...]) -> list[TensorMap
     return pieces
 
 
-def _by_table(source: Source, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
+def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
     chosen = []
-    for target, _ in source.targets.get(bare, ()):
-        rules = [rule for rule in source.lines[target] if _first_source(rule) in source.maps]
+    for target, _ in parameters.targets.get(bare, ()):
+        rules = [
+            rule for rule in parameters.lines[target] if _first_source(rule) in parameters.maps
+        ]
         if not rules:
             return []
         chosen.append(rules[0])
     if not any("{e}" in rule.hf for rule in chosen):
-        return [source.maps[bare_name(rule.hf)] for rule in chosen]
+        return [parameters.maps[bare_name(rule.hf)] for rule in chosen]
     names = [
         bare_name(rule.hf.replace("{e}", str(expert)))
         for expert in range(shape[0])
         for rule in chosen
     ]
-    missing = [name for name in names if name not in source.maps]
+    missing = [name for name in names if name not in parameters.maps]
     if missing:
         raise _missing(missing[0])
-    return [source.maps[name] for name in names]
+    return [parameters.maps[name] for name in names]
 
 
 def _first_source(rule: Rule) -> str:
     return bare_name(rule.hf.replace("{e}", "0"))
 
 
-def _as_stored(source: Source, pieces: list[TensorMap], dtype: str) -> Any:
+def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> Any:
     """The bytes themselves, where nothing has to be computed: uint8, one dimension; else None."""
     piece = pieces[0]
     if len(pieces) > 1 or len(piece.parts) > 1 or piece.order or piece.add or piece.transpose:
         return None
     part = piece.parts[0]
-    info = source.checkpoint.tensors[part.source]
+    info = parameters.checkpoint.tensors[part.source]
     if info.dtype != STORED[dtype] or info.scale is not None:
         return None
     return read_bytes(info, part.start, part.stop).reshape(-1)

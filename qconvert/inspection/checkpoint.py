@@ -8,8 +8,9 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
+from qconvert.model.open import Model, open_model
 from qconvert.plan.gguf.file_types import FILE_TYPES, FileType
-from qconvert.plan.gguf.plan import Model, make_plan, read_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan
 
@@ -77,7 +78,9 @@ def _try_model(checkpoint: Checkpoint) -> tuple[Model | None, tuple[str, ...]]:
     if checkpoint.container == "gguf" and "general.architecture" not in checkpoint.metadata:
         return None, ("this GGUF file holds no model",)
     try:
-        return read_model(checkpoint), ()
+        model = open_model(checkpoint)
+        _ = model.metadata  # where a tokenizer that is not known is met
+        return model, ()
     except (UnsupportedError, PlanError) as error:
         return None, (error.message, error.hint) if error.hint else (error.message,)
 

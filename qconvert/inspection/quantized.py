@@ -22,7 +22,7 @@ from qconvert.inspection.checkpoint import Inspection, look_at
 from qconvert.plan.safetensors.schemes import Scheme
 
 if TYPE_CHECKING:
-    from qconvert.model.source import Source
+    from qconvert.model.open import Model
 
 METHOD = "compressed-tensors"
 OWN = "qconvert."
@@ -165,25 +165,25 @@ def _plain(
     return Checkpoint("huggingface", source, folder, config=bare, tensors=found)
 
 
-def _known(plain: Checkpoint) -> "Source | None":
+def _known(plain: Checkpoint) -> "Model | None":
     """The model, if it is of a known family and all there."""
-    from qconvert.model.source import read_source
+    from qconvert.model.open import open_model
 
     try:
-        return read_source(plain)
+        return open_model(plain)
     except QconvertError:
         return None
 
 
-def _loads_in(source: "Source", layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], str]:
+def _loads_in(model: "Model", layers: tuple[Layer, ...]) -> tuple[tuple[str, ...], str]:
     """What the program says of such a directory when it writes one, and the misfit."""
     from qconvert.plan.safetensors.choices import Choice
     from qconvert.plan.safetensors.notices import loads_in, misfit
 
     by_name = {f"{layer.name}.weight": layer for layer in layers}
     choices = []
-    for weight in source.weights:
+    for weight in model.weights:
         layer = by_name.get(weight.name)
         scheme = Scheme("", layer.form, layer.inputs) if layer else None
         choices.append(Choice(weight, scheme, scheme))
-    return loads_in(source, choices), misfit(choices)
+    return loads_in(model, choices), misfit(choices)

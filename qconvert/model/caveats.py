@@ -2,13 +2,10 @@
 
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.model.families.common import text_config
-from qconvert.model.types import Config
-
-WINDOW_BY_CHOICE = ("Qwen2ForCausalLM", "Qwen2Model", "Qwen3ForCausalLM", "Qwen3Model")
-"""Classes whose window counts only where `use_sliding_window` is set."""
+from qconvert.model.types import Config, Family
 
 
-def caveats(config: Config, metadata: Metadata) -> tuple[str, ...]:
+def caveats(family: Family, config: Config, metadata: Metadata) -> tuple[str, ...]:
     """One line for each.
 
     Args:
@@ -19,8 +16,7 @@ def caveats(config: Config, metadata: Metadata) -> tuple[str, ...]:
     window, context = settings.get("sliding_window"), settings.get("max_position_embeddings")
     if not isinstance(window, int) or not isinstance(context, int) or window >= context:
         return ()
-    classes = settings.get("architectures") or [""]
-    chosen = settings.get("use_sliding_window", str(classes[0]) not in WINDOW_BY_CHOICE)
+    chosen = settings.get("use_sliding_window", not family.window_by_choice)
     if not chosen or any(key.endswith("attention.sliding_window") for key in metadata):
         return ()
     return (f"the model's window of {window} tokens is not kept: llama.cpp attends to all of them",)

@@ -1,4 +1,4 @@
-"""What each family lets be folded: where an input's channels can be divided by what makes them.
+"""What a family lets be folded: where an input's channels can be divided by what makes them.
 
 A norm's output is divided by dividing the norm's weight and bias; the columns of all weights that
 it is multiplied with are multiplied by the same, and the model's function stays. The input of the
@@ -44,27 +44,12 @@ DOWN_OF_EXPERTS = Fold("ffn_up_exps", ("ffn_down_exps",), is_norm=False)
 DENSE = (ATTENTION, FEED_FORWARD, DOWN)
 SPARSE = (ATTENTION, EXPERTS, DOWN_OF_EXPERTS)
 
-FOLDS: dict[str, tuple[Fold, ...]] = {
-    "llama": (*DENSE, EXPERTS, DOWN_OF_EXPERTS),
-    "qwen2": DENSE,
-    "qwen3": DENSE,
-    "qwen3moe": SPARSE,
-    "gemma3": DENSE,
-    "phi3": (FUSED_ATTENTION, FUSED_FEED_FORWARD, DOWN_OF_FUSED),
-    "gpt2": (FUSED_ATTENTION, FUSED_FEED_FORWARD),
-    "olmo2": (DOWN,),
-    "granite": DENSE,
-    "smollm3": DENSE,
-    "bert": (),
-}
-"""By `general.architecture`. Of two kinds of feed-forward, that of the block counts."""
 
-
-def folds(architecture: str, block: int, names: Collection[str]) -> tuple[Fold, ...]:
+def folds(known: tuple[Fold, ...], block: int, names: Collection[str]) -> tuple[Fold, ...]:
     """What can be folded in one block, with full names ("blk.0.attn_norm").
 
     Args:
-        architecture: `general.architecture`.
+        known: of the family.
         names: of the model's GGUF tensors.
     """
     prefix = f"blk.{block}."
@@ -74,7 +59,7 @@ def folds(architecture: str, block: int, names: Collection[str]) -> tuple[Fold, 
 
     return tuple(
         Fold(prefix + fold.maker, full(fold.weights), full(fold.routers), fold.is_norm, fold.part)
-        for fold in FOLDS.get(architecture, ())
+        for fold in known
         if all(
             prefix + stem + ".weight" in names
             for stem in (fold.maker, *fold.weights, *fold.routers)

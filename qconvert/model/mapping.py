@@ -15,7 +15,7 @@ from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.common import text_config
 from qconvert.model.shapes import expected_shape, read_sizes
-from qconvert.model.types import Architecture, Config, Rows, Rule, TensorMap
+from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
 ROOTS = ("model.", "transformer.", "bert.")
@@ -26,7 +26,7 @@ Sources = Mapping[str, TensorInfo]
 
 
 def map_tensors(
-    architecture: Architecture, config: Config, tensors: Mapping[str, TensorInfo]
+    family: Family, config: Config, tensors: Mapping[str, TensorInfo]
 ) -> tuple[tuple[TensorMap, ...], tuple[str, ...]]:
     """Every tensor of the GGUF file, in its order: tables, embeddings, blocks, output.
 
@@ -45,16 +45,16 @@ def map_tensors(
         UnsupportedError: it says what GGUF cannot.
     """
     settings = text_config(config)
-    sizes = read_sizes(architecture.name, architecture.metadata(config))
+    sizes = read_sizes(family.name, family.metadata(config))
     sources = _sources(tensors, tied=settings.get("tie_word_embeddings") is True)
-    constants = architecture.constants(settings).items()
+    constants = family.constants(settings).items()
     mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
-    for name, rules in in_file_order(architecture.rules(settings), sizes["blocks"]):
-        made = _make(name, rules, sources, architecture.name, sizes)
+    for name, rules in in_file_order(family.rules(settings), sizes["blocks"]):
+        made = _make(name, rules, sources, family, sizes)
         if made is not None:
             mapped.append(made)
     _check_output(settings, mapped)
-    return tuple(mapped), _left_out(architecture, tensors, mapped)
+    return tuple(mapped), _left_out(family, tensors, mapped)
 
 
 def _sources(tensors: Mapping[str, TensorInfo], tied: bool) -> dict[str, TensorInfo]:
@@ -101,13 +101,17 @@ def in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, t
 
 
 def _make(
-    name: str, rules: Sequence[Rule], sources: Sources, architecture: str, sizes: Mapping[str, int]
+    name: str,
+    rules: Sequence[Rule],
+    sources: Sources,
+    family: Family,
+    sizes: Mapping[str, int],
 ) -> TensorMap | None:
     """The tensor by its first line whose source is there; None for an optional one without."""
     for rule in rules:
         infos = _find(rule, sources, sizes["experts"])
         if infos:
-            shape = expected_shape(architecture, name, sizes)
+            shape = expected_shape(family, name, sizes)
             return (
                 _transposed(name, infos[0], shape)
                 if rule.transpose
@@ -187,7 +191,7 @@ def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, .
 
 
 def _left_out(
-    architecture: Architecture, tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap]
+    family: Family, tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap]
 ) -> tuple[str, ...]:
     """The tensors that were not used, all of them known to be dispensable."""
     reached: dict[str, int] = {}
@@ -197,7 +201,7 @@ def _left_out(
         if row != tensors[name].rows:
             raise PlanError(f"{name} has {tensors[name].rows} rows, of which {row} are used")
     unused = [name for name in tensors if name not in reached]
-    patterns = [re.compile(pattern) for pattern in (*architecture.ignored, re.escape(OUTPUT))]
+    patterns = [re.compile(pattern) for pattern in (*family.ignored, re.escape(OUTPUT))]
     unknown = [
         name
         for name in unused
@@ -210,7 +214,7 @@ def _left_out(
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise PlanError(
-            f"{unknown[0]}{more} cannot be placed in a {architecture.name} file",
+            f"{unknown[0]}{more} cannot be placed in a {family.name} file",
             hint="the checkpoint has more than its family, or more than config.json says",
         )
     return tuple(unused)

@@ -13,9 +13,7 @@ from gguf import PoolingType
 
 from qconvert.checkpoint.metadata import Field, Metadata, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-
-POOLED = ("bert", "qwen2", "qwen3", "llama")
-"""Architectures whose checkpoints may be embedding models."""
+from qconvert.model.types import Family
 
 MODES = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "lasttoken": PoolingType.LAST}
 FLAGS = {
@@ -28,19 +26,18 @@ FOLDER = "1_Pooling"
 MODULES = "sentence_transformers.models."
 
 
-def pooling_metadata(path: Path, name: str) -> Metadata:
+def pooling_metadata(path: Path, family: Family) -> Metadata:
     """`{name}.pooling_type` for a directory that says how it pools; nothing for others.
 
     Args:
         path: the checkpoint's directory.
-        name: `general.architecture`.
 
     Raises:
         CheckpointError: the description cannot be read.
         UnsupportedError: another way of pooling.
     """
     modules = path / "modules.json"
-    if name not in POOLED or not modules.is_file():
+    if not family.pooled or not modules.is_file():
         return {}
     folder = _pooling_folder(_read(modules))
     if folder is None:
@@ -48,7 +45,7 @@ def pooling_metadata(path: Path, name: str) -> Metadata:
     settings = _read(_inside(path, folder) / "config.json")
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"{folder}/config.json is no object")
-    return {f"{name}.pooling_type": u32(_pooling_type(settings))}
+    return {f"{family.name}.pooling_type": u32(_pooling_type(settings))}
 
 
 def pooling_files(metadata: Mapping[str, Field], name: str, width: int) -> dict[str, Any]:

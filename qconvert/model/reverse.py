@@ -18,40 +18,11 @@ import numpy as np
 
 from qconvert.checkpoint import Checkpoint, TensorInfo, read_rows
 from qconvert.checkpoint.metadata import Metadata
-from qconvert.errors import CheckpointError, PlanError, UnsupportedError
-from qconvert.model.families.bert import BERT
-from qconvert.model.families.gemma3 import GEMMA3
-from qconvert.model.families.gpt2 import GPT2
-from qconvert.model.families.granite import GRANITE
-from qconvert.model.families.llama import LLAMA
-from qconvert.model.families.mixtral import MIXTRAL
-from qconvert.model.families.olmo2 import OLMO2
-from qconvert.model.families.phi3 import PHI3
-from qconvert.model.families.qwen2 import QWEN2
-from qconvert.model.families.qwen3 import QWEN3
-from qconvert.model.families.qwen3_moe import QWEN3_MOE
-from qconvert.model.families.smollm3 import SMOLLM3
+from qconvert.errors import PlanError, UnsupportedError
+from qconvert.model.families import family_of_file
 from qconvert.model.mapping import in_file_order
 from qconvert.model.shapes import expected_shape, read_sizes
-from qconvert.model.types import Architecture, Rows, Rule, TensorMap
-
-BY_NAME: dict[str, Architecture] = {
-    "bert": BERT,
-    "gemma3": GEMMA3,
-    "gpt2": GPT2,
-    "granite": GRANITE,
-    "llama": LLAMA,
-    "olmo2": OLMO2,
-    "phi3": PHI3,
-    "qwen2": QWEN2,
-    "qwen3": QWEN3,
-    "qwen3moe": QWEN3_MOE,
-    "smollm3": SMOLLM3,
-}
-"""`general.architecture` -> the family that it is written back as."""
-
-WITH_EXPERTS = {"llama": MIXTRAL}
-"""The family in place of that one where `expert_count` is given."""
+from qconvert.model.types import Family, Rows, Rule, TensorMap
 
 UNCOMPARED = ("vocab_size",)
 """Keys that need not agree: the embedding's rows decide."""
@@ -72,13 +43,13 @@ class Description:
     """A GGUF model as Hugging Face sees it.
 
     Attributes:
-        architecture: the family.
+        family: the family.
         config: `config.json`.
         tensors: Hugging Face's, each made of the file's.
         notices: keys of the file that `config.json` has no place for.
     """
 
-    architecture: Architecture
+    family: Family
     config: dict[str, Any]
     tensors: tuple[TensorMap, ...]
     notices: tuple[str, ...] = ()
@@ -93,35 +64,14 @@ def describe(checkpoint: Checkpoint) -> Description:
         CheckpointError: the metadata is absurd.
         PlanError: tensors are missing or have other shapes than the metadata says.
     """
-    architecture = find_family(checkpoint)
-    assert architecture.config is not None
-    config = architecture.config(checkpoint)
-    metadata = architecture.metadata(config)
-    notices = _compare_keys(architecture.name, checkpoint.metadata, metadata)
-    _compare_tables(architecture, config, checkpoint)
-    tensors = reverse_tensors(architecture, config, metadata, checkpoint.tensors)
-    return Description(architecture, config, tensors, notices)
-
-
-def find_family(checkpoint: Checkpoint) -> Architecture:
-    """The family of a GGUF file.
-
-    Raises:
-        CheckpointError: the file holds no model.
-        UnsupportedError: no such family can be written back.
-    """
-    field = checkpoint.metadata.get("general.architecture")
-    if field is None or not isinstance(field.value, str):
-        raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")
-    name = field.value
-    if name not in BY_NAME:
-        raise UnsupportedError(
-            f"the family {name!r:.80} cannot be written as a Hugging Face checkpoint",
-            f"known: {', '.join(BY_NAME)}",
-        )
-    if name in WITH_EXPERTS and f"{name}.expert_count" in checkpoint.metadata:
-        return WITH_EXPERTS[name]
-    return BY_NAME[name]
+    family = family_of_file(checkpoint)
+    assert family.config is not None
+    config = family.config(checkpoint)
+    metadata = family.metadata(config)
+    notices = _compare_keys(family.name, checkpoint.metadata, metadata)
+    _compare_tables(family, config, checkpoint)
+    tensors = reverse_tensors(family, config, metadata, checkpoint.tensors)
+    return Description(family, config, tensors, notices)
 
 
 def _compare_keys(name: str, stored: Mapping[str, Any], meant: Metadata) -> tuple[str, ...]:
@@ -149,11 +99,9 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _compare_tables(
-    architecture: Architecture, config: Mapping[str, Any], checkpoint: Checkpoint
-) -> None:
+def _compare_tables(family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Hold the file's rotary tables against those that the configuration would give."""
-    meant = architecture.constants(config)
+    meant = family.constants(config)
     stored = [name for name in ROTARY_TABLES if name in checkpoint.tensors]
     for name in {*stored, *meant}:
         info = checkpoint.tensors.get(name)
@@ -166,7 +114,7 @@ def _compare_tables(
 
 
 def reverse_tensors(
-    architecture: Architecture,
+    family: Family,
     config: Mapping[str, Any],
     metadata: Metadata,
     tensors: Mapping[str, TensorInfo],
@@ -182,16 +130,16 @@ def reverse_tensors(
         PlanError: a tensor is missing or has another shape than the metadata says.
         UnsupportedError: a tensor has no place in the family.
     """
-    sizes = read_sizes(architecture.name, metadata)
+    sizes = read_sizes(family.name, metadata)
     pieces: dict[str, list[_Piece]] = {}
     used = set(ROTARY_TABLES)
-    for name, rules in in_file_order(architecture.rules(config), sizes["blocks"]):
+    for name, rules in in_file_order(family.rules(config), sizes["blocks"]):
         info = tensors.get(name)
         if info is None:
             if all(rule.optional for rule in rules):
                 continue
             raise PlanError(f"the file has no tensor {name}", "it may be cut short, or a shard")
-        shape = expected_shape(architecture.name, name, sizes)
+        shape = expected_shape(family, name, sizes)
         if info.shape != shape:
             raise PlanError(
                 f"{name} has shape {list(info.shape)}, but the metadata asks for {list(shape)}"

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 
 class Role(Enum):
-    """The part that a tensor plays in a mixture."""
+    """The part that a tensor plays in a model."""
 
     OUTPUT = auto()
     EMBEDDING = auto()
@@ -22,6 +22,7 @@ class Role(Enum):
     FFN_UP = auto()
     FFN_GATE = auto()
     FFN_DOWN = auto()
+    ROUTER = auto()
     OTHER = auto()
 
 
@@ -33,6 +34,7 @@ _WHOLE_NAMES = {
 
 # Fused tensors that hold the values count as values. The first part found in the name counts.
 _NAME_PARTS = (
+    ("ffn_gate_inp.weight", Role.ROUTER),
     ("attn_qkv.weight", Role.ATTENTION_V),
     ("attn_kv_b.weight", Role.ATTENTION_V),
     ("attn_v.weight", Role.ATTENTION_V),

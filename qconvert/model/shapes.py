@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from qconvert.checkpoint.metadata import Field
+from qconvert.model.types import Family
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "token_embd.weight": ("vocabulary", "hidden"),
@@ -52,28 +53,20 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_up_exps.weight": ("experts", "expert_ffn", "hidden"),
     "ffn_down_exps.weight": ("experts", "hidden", "expert_ffn"),
 }
-"""By the name without its block."""
-
-SPECIAL_SHAPES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("phi3", "ffn_up.weight"): ("gate_up", "hidden"),
-    ("olmo2", "attn_q_norm.weight"): ("query",),
-    ("olmo2", "attn_k_norm.weight"): ("key",),
-}
-"""By architecture and name, where a family differs."""
+"""By the name without its block, of all families that do not say otherwise."""
 
 _BLOCK = re.compile(r"blk\.(\d+|\{i\})\.")
 
 
-def expected_shape(architecture: str, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def expected_shape(family: Family, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Row-major.
 
     Args:
-        architecture: `general.architecture`.
         name: GGUF's.
         sizes: of `read_sizes`.
     """
     bare = _BLOCK.sub("", name)
-    dimensions = SPECIAL_SHAPES.get((architecture, bare), SHAPES[bare])
+    dimensions = family.shapes.get(bare) or SHAPES[bare]
     return tuple(sizes[dimension] for dimension in dimensions)
 
 

@@ -5,7 +5,7 @@ write a Hugging Face directory, and two functions between `config.json` and GGUF
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
+from qconvert.model.folding import Fold
 
 Config = Mapping[str, Any]
 
@@ -96,7 +97,7 @@ class TensorMap:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Family:
     """A model family.
 
     Attributes:
@@ -108,6 +109,14 @@ class Architecture:
         ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
             no place for (rotary tables, pooling heads).
         config: an opened GGUF file -> `config.json`, where the family can be written back.
+        shapes: by GGUF name without its block, the sizes that make the shape of a tensor, where
+            they differ from those in `model.shapes`.
+        folds: where inputs can be divided by channel.
+        experts: every block has experts.
+        encoder: it embeds texts and does not write them.
+        unstored: parts with linear layers that transformers builds whether stored or not.
+        pooled: checkpoints may be embedding models.
+        window_by_choice: a window in the configuration counts only where `use_sliding_window` is.
     """
 
     name: str
@@ -117,3 +126,10 @@ class Architecture:
     constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
     ignored: tuple[str, ...] = ()
     config: Callable[[Checkpoint], dict[str, Any]] | None = None
+    shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
+    experts: bool = False
+    encoder: bool = False
+    unstored: tuple[str, ...] = ()
+    pooled: bool = False
+    window_by_choice: bool = False

@@ -15,8 +15,8 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import PlanError, UsageError
 from qconvert.machine.watcher import Watcher
-from qconvert.model.source import Source, read_source
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import Model, open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.statistics import Statistics
@@ -59,25 +59,23 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     _check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
-    model, source = None, None
+    model = open_model(checkpoint)
     plans = []
     for recipe in recipes:
         statistics = Statistics(_importance(recipe, measured))
         if is_scheme(recipe.type):
             from qconvert.plan.safetensors.plan import make_compressed_plan
 
-            source = source or read_source(checkpoint)
-            statistics = _with_activations(statistics, source, recipe, measured, run)
-            plans.append(make_compressed_plan(source, recipe, statistics))
+            statistics = _with_activations(statistics, model, recipe, measured, run)
+            plans.append(make_compressed_plan(model, recipe, statistics))
         else:
-            model = model or read_model(checkpoint)
             plans.append(make_plan(model, recipe, statistics))
     return plans
 
 
 def _with_activations(
     statistics: Statistics,
-    source: Source,
+    model: Model,
     recipe: Recipe,
     measured: Mapping[Path, Measured],
     run: Run,
@@ -103,15 +101,13 @@ def _with_activations(
         )
     if run.dry and recipe.smooth is not None:
         return statistics  # sizes do not depend on what the model would have to be run for
-    make_compressed_plan(source, recipe, statistics)
-    done = _activations(source, calibration, recipe, run)
+    make_compressed_plan(model, recipe, statistics)
+    done = _activations(model, calibration, recipe, run)
     ranges = None if inputs.dynamic else done.ranges
     return replace(statistics, ranges=ranges, smoothing=done.smoothing, notices=done.notices)
 
 
-def _activations(
-    source: Source, calibration: Calibration, recipe: Recipe, run: Run
-) -> "Activations":
+def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Run) -> "Activations":
     """Smoothing and stored ranges; the model is run again where they ask for it."""
     from qconvert.algorithms.ranges import estimator
     from qconvert.forward.walk import Place
@@ -124,7 +120,7 @@ def _activations(
     percentile = recipe.percentile if name == "percentile" else None
     with TemporaryDirectory(prefix="qconvert-") as folder:
         return prepare_activations(
-            source,
+            model,
             calibration,
             form,
             smooth=recipe.smooth,

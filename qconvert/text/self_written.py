@@ -19,7 +19,7 @@ import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError, first_line
-from qconvert.model.families import find_architecture
+from qconvert.model.families import find_family
 from qconvert.model.quiet import quiet_transformers
 from qconvert.text.tokenizer import Tokenizer
 
@@ -79,9 +79,7 @@ def first_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> tuple[i
     """
     if checkpoint.container != "huggingface":
         raise UnsupportedError(f"{checkpoint.source}: a GGUF file is not run here", HINT)
-    architecture = find_architecture(checkpoint.config)
-    causal = architecture.metadata(checkpoint.config).get(f"{architecture.name}.attention.causal")
-    if causal is not None and not causal.value:
+    if find_family(checkpoint.config).encoder:
         raise UnsupportedError(f"{checkpoint.source} is an encoder and writes no text", HINT)
     if tokenizer and tokenizer.before:
         return tokenizer.before

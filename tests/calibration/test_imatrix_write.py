@@ -16,7 +16,7 @@ from qconvert.calibration.importance import importance_of, match_importance
 from qconvert.calibration.types import FEW_TOKENS, Calibration
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import UsageError
-from qconvert.plan.gguf.plan import read_model
+from qconvert.model.open import open_model
 
 
 @pytest.fixture(scope="module", params=["llama", "mixtral", "qwen3_moe"])
@@ -49,7 +49,7 @@ def test_it_is_what_llama_cpp_gathers_from_the_same_tokens(calibrated, tmp_path)
 
 def test_both_forms_say_the_same(calibrated, tmp_path):
     model, calibration = calibrated
-    shapes = {t.name: t.shape for t in read_model(open_checkpoint(str(model))).tensors}
+    shapes = {t.name: t.shape for t in open_model(open_checkpoint(str(model))).tensors}
     new, _ = match_importance(written(calibration, tmp_path / "imatrix.gguf"), shapes)
     old, _ = match_importance(written(calibration, tmp_path / "imatrix.dat"), shapes)
     assert list(new.values) == list(old.values) == sorted(calibration.by_weight)

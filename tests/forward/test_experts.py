@@ -10,6 +10,7 @@ from common import save_model, tiny_model
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.experts import are_experts, run_experts
 from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
 
 MOE = ("mixtral", "qwen3_moe")
 
@@ -91,7 +92,7 @@ def test_a_walk_shows_each_expert_what_the_whole_model_routes_to_it(family: str,
     seen: dict[tuple[str, int], list[Any]] = {}
     (tmp_path / "w").mkdir()
     place = Place(tmp_path / "w", device="cpu", dtype="f32", batch=2)
-    for block in Walk(open_checkpoint(str(tmp_path / "m")), tokens, place):
+    for block in Walk(open_model(open_checkpoint(str(tmp_path / "m"))), tokens, place):
         block.run(lambda names, x, expert: seen.setdefault((names[0], expert), []).append(x))
     for index, (hidden, chosen) in enumerate(routed):
         for expert in range(5):

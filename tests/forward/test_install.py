@@ -9,6 +9,7 @@ from common import random_tokens, save_model
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.linears import rows_of
 from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
 
 TOKENS = np.array(random_tokens(80), np.int32).reshape(2, 40)
 
@@ -28,7 +29,7 @@ def walk_of(family: str, folder: Path) -> tuple[Walk, object]:
     model = save_model(family, folder / "model")
     (folder / "states").mkdir()
     place = Place(folder / "states", device="cpu", dtype="f32")
-    return Walk(open_checkpoint(str(folder / "model")), TOKENS, place), model
+    return Walk(open_model(open_checkpoint(str(folder / "model"))), TOKENS, place), model
 
 
 @pytest.mark.parametrize("family", CHANGED)

@@ -9,6 +9,7 @@ from common import FAMILIES, random_tokens, save_model
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
 
 WINDOWS, WINDOW = 5, 40
 
@@ -27,7 +28,7 @@ def walk_through(model: Path, folder: Path, batch: int = 2) -> tuple[np.ndarray,
 
     folder.mkdir()
     place = Place(folder, device="cpu", dtype="f32", batch=batch)
-    walk = Walk(open_checkpoint(str(model)), sample(), place)
+    walk = Walk(open_model(open_checkpoint(str(model))), sample(), place)
     for block in walk:
         block.run(observe)
     walk.finish(observe)

@@ -1,6 +1,7 @@
 """Parameters come from every kind of checkpoint, and what is missing or misshapen is told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.forward.skeleton import build_skeleton
-from qconvert.forward.weights import open_source, read_parameter, read_rows_of
+from qconvert.forward.weights import Parameters, find_parameters, read_parameter, read_rows_of
+from qconvert.model.open import open_model
 
 
 def parameters(path: Path, dtype: str = "float32") -> dict[str, Any]:
     """All parameters of transformers' model but the two large tables."""
-    source = open_source(open_checkpoint(str(path)))
+    source = find_parameters(open_model(open_checkpoint(str(path))))
     skeleton = build_skeleton(source)
     rest = skeleton.parameters_beside_blocks()
     inside = {
@@ -151,7 +153,7 @@ def test_parameters_are_rounded_to_the_runs_type(dtype: str, tmp_path: Path):
 
 def test_rows_of_the_embedding_are_read_alone(tmp_path: Path):
     model = save_model("qwen3", tmp_path)
-    source = open_source(open_checkpoint(str(tmp_path)))
+    source = find_parameters(open_model(open_checkpoint(str(tmp_path))))
     rows = [0, 3, 4, 5, 9, 322]
     found = read_rows_of(source, "model.embed_tokens.weight", np.array(rows), "float32")
     assert np.array_equal(found.numpy(), model.model.embed_tokens.weight.detach().numpy()[rows])
@@ -159,12 +161,18 @@ def test_rows_of_the_embedding_are_read_alone(tmp_path: Path):
         read_rows_of(source, "model.embed_tokens.weight", [323], "float32")
 
 
+def with_config(source: Parameters, config: dict) -> Parameters:
+    model = replace(source.model)
+    vars(model)["description"] = replace(source.model.description, config=config)
+    return replace(source, model=model)
+
+
 def test_building_a_model_takes_no_memory_for_its_weights(tmp_path: Path):
     save_model("qwen3", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    source = open_source(open_checkpoint(str(tmp_path)))
+    source = find_parameters(open_model(open_checkpoint(str(tmp_path))))
     huge = {**config, "hidden_size": 16384, "vocab_size": 10**6, "intermediate_size": 10**6}
-    skeleton = build_skeleton(type(source)(**{**vars(source), "config": huge}))
+    skeleton = build_skeleton(with_config(source, huge))
     large = [p for p in skeleton.model.parameters() if p.numel() > 10**6]
     assert len(large) > 10
     assert all(parameter.is_meta for parameter in large)
@@ -176,12 +184,12 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     del stored["model.layers.1.mlp.up_proj.weight"]
     save_file(stored, tmp_path / "model.safetensors")
     with pytest.raises(PlanError, match=r"no tensor model\.layers\.1\.mlp\.up_proj\.weight"):
-        open_source(open_checkpoint(str(tmp_path)))
+        find_parameters(open_model(open_checkpoint(str(tmp_path))))
 
 
 def test_a_parameter_of_another_shape_is_named(tmp_path: Path):
     save_model("qwen3", tmp_path)
-    source = open_source(open_checkpoint(str(tmp_path)))
+    source = find_parameters(open_model(open_checkpoint(str(tmp_path))))
     name = "model.layers.1.mlp.up_proj.weight"
     with pytest.raises(PlanError, match=r"up_proj.*\[416, 288\].*\[416, 300\]"):
         read_parameter(source, name, (416, 300), "float32")
@@ -191,10 +199,10 @@ def test_a_parameter_of_another_shape_is_named(tmp_path: Path):
 
 def test_what_transformers_cannot_build_is_told_in_one_line(tmp_path: Path):
     save_model("qwen3", tmp_path)
-    source = open_source(open_checkpoint(str(tmp_path)))
-    broken = {**source.config, "hidden_act": "no_such_function"}
+    source = find_parameters(open_model(open_checkpoint(str(tmp_path))))
+    broken = {**source.model.config, "hidden_act": "no_such_function"}
     with pytest.raises(UnsupportedError, match="no_such_function") as error:
-        build_skeleton(type(source)(**{**vars(source), "config": broken}))
+        build_skeleton(with_config(source, broken))
     assert "\n" not in error.value.message
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from qconvert.checkpoint.metadata import u32
 from qconvert.model.caveats import caveats
+from qconvert.model.families import find_family
 
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -15,7 +16,7 @@ QWEN2 = MISTRAL | {"architectures": ["Qwen2ForCausalLM"]}
 
 @pytest.mark.parametrize("config", [MISTRAL, QWEN2 | {"use_sliding_window": True}])
 def test_a_window_that_llama_cpp_ignores_is_said(config):
-    assert "4096" in caveats(config, {})[0]
+    assert "4096" in caveats(find_family(config), config, {})[0]
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,10 @@ def test_a_window_that_llama_cpp_ignores_is_said(config):
     ],
 )
 def test_where_no_window_counts_nothing_is_said(config):
-    assert caveats(config, {}) == ()
+    assert caveats(find_family(config), config, {}) == ()
 
 
 def test_a_window_that_is_kept_needs_no_word():
-    assert caveats(MISTRAL, {"gemma3.attention.sliding_window": u32(4096)}) == ()
+    assert (
+        caveats(find_family(MISTRAL), MISTRAL, {"gemma3.attention.sliding_window": u32(4096)}) == ()
+    )

@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.model.families import find_architecture, map_tensors, pooling_metadata
+from qconvert.model.families import find_family
+from qconvert.model.families.bert import BERT
 from qconvert.model.families.rope import llama3_factors, rope_parameters
+from qconvert.model.mapping import map_tensors
+from qconvert.model.pooling import pooling_metadata
 
 Make = Callable[..., Any]
 
@@ -53,7 +56,7 @@ def test_settings_that_llama_cpp_would_ignore_are_refused(
 ) -> None:
     config = listing(family).config | change
     with pytest.raises(UnsupportedError):
-        find_architecture(config).metadata(config)
+        find_family(config).metadata(config)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_broken_numbers_are_refused(change: dict[str, Any], listing: Make) -> No
     checkpoint = listing("llama")
     config = checkpoint.config | change
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        map_tensors(find_architecture(config), config, checkpoint.tensors)
+        map_tensors(find_family(config), config, checkpoint.tensors)
 
 
 strange = st.recursive(
@@ -111,7 +114,7 @@ def test_a_spoiled_configuration_is_never_a_crash(
     spoiled = data.draw(st.dictionaries(st.sampled_from(names), strange, min_size=1, max_size=3))
     config = checkpoint.config | spoiled
     with suppress(QconvertError):
-        maps, _ = map_tensors(find_architecture(config), config, checkpoint.tensors)
+        maps, _ = map_tensors(find_family(config), config, checkpoint.tensors)
         assert maps
 
 
@@ -150,11 +153,11 @@ def test_rotary_settings_are_found_in_either_style() -> None:
 )
 def test_pooling_is_read_from_the_modules(settings_: str, expected: int, tmp_path: Path) -> None:
     write_modules(tmp_path, "1_Pooling", settings_)
-    assert pooling_metadata(tmp_path, "bert")["bert.pooling_type"].value == expected
+    assert pooling_metadata(tmp_path, BERT)["bert.pooling_type"].value == expected
 
 
 def test_a_model_without_modules_has_no_pooling(tmp_path: Path) -> None:
-    assert pooling_metadata(tmp_path, "bert") == {}
+    assert pooling_metadata(tmp_path, BERT) == {}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_pooling_that_cannot_be_read_is_refused(
 ) -> None:
     write_modules(tmp_path, folder, settings_)
     with pytest.raises((CheckpointError, UnsupportedError)):
-        pooling_metadata(tmp_path, "bert")
+        pooling_metadata(tmp_path, BERT)
 
 
 def write_modules(path: Path, folder: str, settings_: str | None) -> None:

@@ -8,8 +8,8 @@ from common import FAMILIES
 
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
-from qconvert.model.families import ARCHITECTURES, find_architecture, map_tensors
-from qconvert.model.mapping import _order
+from qconvert.model.families import BY_CLASS, find_family
+from qconvert.model.mapping import _order, map_tensors
 from qconvert.model.types import Rule, TensorMap
 
 Make = Callable[..., Any]
@@ -20,20 +20,20 @@ def tensor(name: str, *shape: int) -> TensorInfo:
 
 
 def mapped(config: dict[str, Any], tensors: dict[str, TensorInfo]) -> dict[str, TensorMap]:
-    maps, _ = map_tensors(find_architecture(config), config, tensors)
+    maps, _ = map_tensors(find_family(config), config, tensors)
     return {made.name: made for made in maps}
 
 
 def refusal(config: dict[str, Any], tensors: dict[str, TensorInfo]) -> str:
     with pytest.raises(PlanError) as error:
-        map_tensors(find_architecture(config), config, tensors)
+        map_tensors(find_family(config), config, tensors)
     return error.value.message
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_source_row_is_used_exactly_once(family: str, listing: Make) -> None:
     config, tensors = listing(family)
-    maps, left_out = map_tensors(find_architecture(config), config, tensors)
+    maps, left_out = map_tensors(find_family(config), config, tensors)
     used = {name: np.zeros(info.rows, int) for name, info in tensors.items()}
     for part in (part for made in maps for part in made.parts):
         used[part.source][part.start : part.stop] += 1
@@ -90,7 +90,7 @@ def test_rotary_tables_are_left_out_and_reported(listing: Make) -> None:
     checkpoint = listing("llama")
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     tensors = checkpoint.adding(tensor(name, 20))
-    _, left_out = map_tensors(find_architecture(checkpoint.config), checkpoint.config, tensors)
+    _, left_out = map_tensors(find_family(checkpoint.config), checkpoint.config, tensors)
     assert left_out == (name,)
 
 
@@ -99,7 +99,7 @@ def test_causal_masks_of_old_gpt2_checkpoints_are_left_out(listing: Make) -> Non
     bare = {name.removeprefix("transformer."): info for name, info in checkpoint.tensors.items()}
     bare = {name: tensor(name, *info.shape) for name, info in bare.items()}
     masks = {name: tensor(name, 1, 1, 96, 96) for name in ("h.0.attn.bias", "h.2.attn.bias")}
-    _, left_out = map_tensors(find_architecture(checkpoint.config), checkpoint.config, bare | masks)
+    _, left_out = map_tensors(find_family(checkpoint.config), checkpoint.config, bare | masks)
     assert set(left_out) == set(masks)
 
 
@@ -194,15 +194,15 @@ def test_heads_that_are_no_pairs_are_refused(heads: int) -> None:
 
 
 def test_the_table_of_classes_says_what_the_families_say() -> None:
-    for name, architecture in ARCHITECTURES.items():
+    for name, architecture in BY_CLASS.items():
         assert name in architecture.classes
-    for architecture in ARCHITECTURES.values():
-        assert all(ARCHITECTURES[name] is architecture for name in architecture.classes)
+    for architecture in BY_CLASS.values():
+        assert all(BY_CLASS[name] is architecture for name in architecture.classes)
 
 
 def test_an_unknown_family_is_refused_with_a_list_of_the_known() -> None:
     with pytest.raises(UnsupportedError, match="MambaForCausalLM") as error:
-        find_architecture({"architectures": ["MambaForCausalLM"]})
+        find_family({"architectures": ["MambaForCausalLM"]})
     assert "LlamaForCausalLM" in error.value.hint
     assert "BertModel" in error.value.hint
 
@@ -210,4 +210,4 @@ def test_an_unknown_family_is_refused_with_a_list_of_the_known() -> None:
 @pytest.mark.parametrize("classes", [None, [], "LlamaForCausalLM", [7], [["LlamaForCausalLM"]]])
 def test_a_configuration_without_a_class_is_refused(classes: Any) -> None:
     with pytest.raises(CheckpointError, match="no architecture"):
-        find_architecture({"architectures": classes})
+        find_family({"architectures": classes})

@@ -7,8 +7,9 @@ from common import FAMILIES, convert_model, save_model
 from qconvert.checkpoint import TensorInfo, open_checkpoint
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
-from qconvert.model.families import ARCHITECTURES, map_tensors
-from qconvert.model.reverse import BY_NAME, WITH_EXPERTS, _fused, _Piece, describe
+from qconvert.model.families import FAMILIES as TABLE
+from qconvert.model.mapping import map_tensors
+from qconvert.model.reverse import _fused, _Piece, describe
 from qconvert.model.types import Rule
 
 
@@ -17,9 +18,8 @@ def info(name: str, *shape: int) -> TensorInfo:
 
 
 def test_every_family_can_be_written_back() -> None:
-    known = {family.name for family in ARCHITECTURES.values()}
-    assert set(BY_NAME) == known
-    assert all(family.config for family in (*BY_NAME.values(), *WITH_EXPERTS.values()))
+    known = {family.name for family in TABLE if family.config}
+    assert known == {family.name for family in TABLE}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -44,7 +44,7 @@ def test_every_weight_comes_back_to_its_place(family, tmp_path) -> None:
             assert np.array_equal(values, expected.numpy()), name
     # Forward again: the same file.
     again = {name: TensorInfo(name, t.shape, "F32", file.path, 0, 0) for name, t in made.items()}
-    mapped, unused = map_tensors(description.architecture, description.config, again)
+    mapped, unused = map_tensors(description.family, description.config, again)
     assert not unused
     assert {t.name: t.shape for t in mapped} == {
         name: stored.shape for name, stored in file.tensors.items()

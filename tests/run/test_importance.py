@@ -10,6 +10,7 @@ import pytest
 from captures import run_capture
 from checkpoints import TINY, write_llama
 from common import convert_model, save_model, silence_llama
+from formats.packed import packed_of, weights_of
 from gguf import GGUFReader
 from imatrix_files import write_imatrix
 
@@ -18,10 +19,11 @@ from qconvert.calibration.imatrix import read_importance
 from qconvert.calibration.importance import importance_of
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError
-from qconvert.formats import FORMATS
+from qconvert.formats.types import block_sizes
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs
@@ -45,7 +47,7 @@ def converted(request, tmp_path_factory):
         write_llama(folder / "model", TINY)
     else:
         save_model("mixtral", folder / "model", wide=True)
-    model = read_model(open_checkpoint(str(folder / "model")))
+    model = open_model(open_checkpoint(str(folder / "model")))
     sums = matrices(model, np.random.default_rng(3))
     counts = {name: [2.0] * len(values) for name, values in sums.items()}
     importance = read_importance(write_imatrix(folder / "im.gguf", sums, counts))
@@ -63,14 +65,15 @@ def test_every_matrix_is_quantized_with_its_own_importance(converted):
         if tensor.name not in sums:
             continue
         rows = assemble(tensor.map, plan.checkpoint.tensors, 0, tensor.map.rows)
-        quantize = FORMATS[tensor.format].quantize
         parts = np.split(rows, len(sums[tensor.name]))
         weights = sums[tensor.name] / np.float32(2)
-        expected = np.concatenate([quantize(p, w) for p, w in zip(parts, weights, strict=True)])
+        expected = np.concatenate(
+            [packed_of(tensor.format, p, w) for p, w in zip(parts, weights, strict=True)]
+        )
         stored = written[tensor.name].reshape(expected.shape)
         np.testing.assert_array_equal(stored, expected, err_msg=tensor.name)
         if tensor.format != "Q8_0":  # which takes no notice of it
-            assert not np.array_equal(stored, quantize(rows, None)), tensor.name
+            assert not np.array_equal(stored, packed_of(tensor.format, rows)), tensor.name
             changed += 1
     assert changed > len(sums) / 2
 
@@ -98,7 +101,7 @@ def test_the_importance_of_another_model_is_refused(converted, tmp_path):
         write_imatrix(tmp_path / "im.gguf", other, {"blk.0.attn_q.weight": [1.0]})
     )
     with pytest.raises(PlanError, match=r"blk\.0\.attn_q\.weight"):
-        make_plan(read_model(plan.checkpoint), Recipe("q4_k_m"), Statistics(importance))
+        make_plan(open_model(plan.checkpoint), Recipe("q4_k_m"), Statistics(importance))
 
 
 def quantize_with_llama(source: Path, out: Path, ftype: int, values: dict[str, np.ndarray]) -> None:
@@ -122,7 +125,7 @@ def test_types_and_bytes_are_llama_cpps_and_no_weighted_error_is_larger(converte
     plan, sums, _, folder = converted
     importance = read_importance(folder / "im.gguf")
     recipe = Recipe(kind, output=tmp_path / "ours.gguf")
-    ours = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    ours = make_plan(open_model(plan.checkpoint), recipe, Statistics(importance))
     write_outputs([ours], 1, Silent())
     convert_model(folder / "model", tmp_path / "full.gguf", "f32")
     theirs = tmp_path / "theirs.gguf"
@@ -151,22 +154,21 @@ def test_a_calibration_cancels_errors_on_the_mean_input_too(converted, tmp_path)
     calibration = run_capture(folder / "model", tmp_path / "calib.safetensors").calibration
     importance = importance_of(calibration)
     recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
-    made = make_plan(read_model(plan.checkpoint), recipe, Statistics(importance))
+    made = make_plan(open_model(plan.checkpoint), recipe, Statistics(importance))
     write_outputs([made], 1, Silent())
     written = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     before = after = 0.0
     for tensor in made.tensors:
-        if FORMATS[tensor.format].grid is None or tensor.name not in importance.values:
+        if block_sizes(tensor.format)[0] == 1 or tensor.name not in importance.values:
             continue
         rows = assemble(tensor.map, made.checkpoint.tensors, 0, tensor.map.rows)
         raw = written[tensor.name].data.reshape(len(rows), -1)
         coding = tensor.coding
         means = np.repeat(coding.means, len(rows) // len(coding.means), axis=0)
         weights = np.repeat(coding.importance, len(rows) // len(coding.importance), axis=0)
-        quantize, dequantize = FORMATS[tensor.format].quantize, FORMATS[tensor.format].dequantize
         parts = zip(np.split(rows, len(coding.importance)), coding.importance, strict=True)
-        plain = np.concatenate([quantize(part, np.ascontiguousarray(w)) for part, w in parts])
-        offs = [dequantize(packed) - rows for packed in (plain, raw)]
+        plain = np.concatenate([packed_of(tensor.format, part, w) for part, w in parts])
+        offs = [weights_of(tensor.format, packed) - rows for packed in (plain, raw)]
         old, new = (np.square((off * means).sum(axis=1)).sum() for off in offs)
         before, after = before + old, after + new
         old, new = ((np.square(off) * weights).sum() for off in offs)

@@ -10,7 +10,8 @@ from imatrix_files import write_imatrix
 from qconvert.calibration.imatrix import read_importance
 from qconvert.checkpoint import open_checkpoint
 from qconvert.machine.watcher import Silent
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs
@@ -26,7 +27,7 @@ def source(tmp_path_factory):
     """A model, and importances for it."""
     folder = tmp_path_factory.mktemp("wide")
     save_model("llama", folder / "model", wide=True, num_hidden_layers=2)
-    model = read_model(open_checkpoint(str(folder / "model")))
+    model = open_model(open_checkpoint(str(folder / "model")))
     random = np.random.default_rng(3)
     names = {t.name: t.shape[-1] for t in model.tensors if t.name.startswith("blk.")}
     sums = {
@@ -61,7 +62,7 @@ def test_llama_cpp_reads_and_runs_what_was_meant(kind, source, tmp_path):
     write_outputs([plan], 1, Silent())
     assert plan.recipe.file_type.base in plan.formats
 
-    back = make_plan(read_model(open_checkpoint(str(coded))), Recipe("f32", output=plain))
+    back = make_plan(open_model(open_checkpoint(str(coded))), Recipe("f32", output=plain))
     write_outputs([back], 1, Silent())
 
     theirs = as_llama_cpp_reads_it(coded, tmp_path / "theirs.gguf")

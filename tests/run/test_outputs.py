@@ -13,8 +13,9 @@ from qconvert.containers.directory import Directory
 from qconvert.containers.target import Slot
 from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Silent
+from qconvert.model.open import open_model
 from qconvert.model.types import Rows, TensorMap
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.outputs import write_outputs
@@ -82,7 +83,7 @@ def planned(map_: TensorMap) -> TensorPlan:
 
 
 def gguf_file(checkpoint: Checkpoint, path: Path, kind: str) -> Plan:
-    return make_plan(read_model(checkpoint), Recipe(kind, output=path))
+    return make_plan(open_model(checkpoint), Recipe(kind, output=path))
 
 
 def written(folder: Path) -> dict[str, bytes]:

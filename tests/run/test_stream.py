@@ -19,7 +19,8 @@ from gguf import GGUFReader
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.partial import partial_path
 from qconvert.errors import OutputError, WeightError
-from qconvert.plan.gguf.plan import make_plan, read_model
+from qconvert.model.open import open_model
+from qconvert.plan.gguf.plan import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.run.outputs import write_outputs
 
@@ -43,7 +44,7 @@ class Quiet:
 
 def quantize(model: Path, out: Path, kind: str = "q4_k_m", threads: int = 2, split=None, **recipe):
     asked = Recipe(kind, output=out, split_max_size=split, **recipe)
-    plan = make_plan(read_model(open_checkpoint(str(model))), asked)
+    plan = make_plan(open_model(open_checkpoint(str(model))), asked)
     watcher = Quiet()
     return write_outputs([plan], threads, watcher)[0], plan, watcher
 

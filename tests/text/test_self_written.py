@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
+from qconvert.model.families.llama import LLAMA
 from qconvert.text import self_written
 from qconvert.text.sample import draw_sample
 from qconvert.text.self_written import _pick, first_tokens, write_sample
@@ -137,8 +138,7 @@ def fake(before=(), bos=None, eos=None) -> Tokenizer:
 def test_a_text_begins_with_bos_else_with_what_ends_the_text_before(
     tokenizer, config, first, monkeypatch
 ):
-    architecture = SimpleNamespace(name="llama", metadata=lambda config: {})
-    monkeypatch.setattr(self_written, "find_architecture", lambda config: architecture)
+    monkeypatch.setattr(self_written, "find_family", lambda config: LLAMA)
     checkpoint = Checkpoint("huggingface", "m", Path("m"), config)
     assert first_tokens(checkpoint, tokenizer) == first
 

@@ -19,7 +19,7 @@ from qconvert.evaluation.runtimes.whole import TransformersRuntime
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.inspection.identify import identify
 from qconvert.inspection.quantized import Quantized, look_at_quantized
-from qconvert.model.families import find_architecture
+from qconvert.model.families import find_family
 
 BackendName = Literal["auto", "torch", "transformers", "llama.cpp"]
 UNROUNDED = "torch does not round the inputs of layers: this is what the rounded weights cost alone"
@@ -196,13 +196,11 @@ def is_encoder(checkpoint: Checkpoint) -> bool:
     if checkpoint.container == "gguf":
         name = checkpoint.metadata.get("general.architecture")
         causal = checkpoint.metadata.get(f"{name.value if name else ''}.attention.causal")
-    else:
-        try:
-            family = find_architecture(checkpoint.config)
-            causal = family.metadata(checkpoint.config).get(f"{family.name}.attention.causal")
-        except QconvertError:
-            return False
-    return causal is not None and not causal.value
+        return causal is not None and not causal.value
+    try:
+        return find_family(checkpoint.config).encoder
+    except QconvertError:
+        return False
 
 
 def _name(checkpoint: Checkpoint) -> str:

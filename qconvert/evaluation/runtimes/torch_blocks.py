@@ -6,6 +6,7 @@ a batch.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +21,8 @@ from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.forward.device import choose_device, choose_dtype
 from qconvert.forward.head import Head
 from qconvert.forward.walk import Place, Walk
-from qconvert.forward.weights import open_source
+from qconvert.forward.weights import find_parameters
+from qconvert.model.open import Model, open_model
 from qconvert.text.types import Windows
 
 
@@ -39,6 +41,10 @@ class TorchRuntime:
         self.checkpoint = checkpoint
         self.settings = settings
         self._head: Head | None = None
+
+    @cached_property
+    def _model(self) -> Model:
+        return open_model(self.checkpoint)
 
     def logits(self, windows: Windows) -> Iterator[np.ndarray]:
         """`project` of each of `hidden`.
@@ -61,7 +67,7 @@ class TorchRuntime:
         """
         with TemporaryDirectory(prefix="qconvert-", dir=self.settings.folder) as folder:
             inputs = llama_inputs(self.checkpoint)
-            walk = Walk(self.checkpoint, windows.tokens, self._place(folder), inputs=inputs)
+            walk = Walk(self._model, windows.tokens, self._place(folder), inputs=inputs)
             self._through(walk)
             for batch in walk.last_hidden():
                 for states in batch[:, windows.first : -1]:
@@ -74,7 +80,7 @@ class TorchRuntime:
             device = choose_device(self.settings.device)
             dtype = choose_dtype(self.settings.exact_dtype, device)
             inputs = llama_inputs(self.checkpoint)
-            self._head = Head(open_source(self.checkpoint), device, dtype, inputs)
+            self._head = Head(find_parameters(self._model), device, dtype, inputs)
         return self._head.project(hidden)
 
     def release(self) -> None:

@@ -27,7 +27,8 @@ from qconvert.evaluation.sensitivity.scores import divergences
 from qconvert.evaluation.sensitivity.storage import Stored, of_block, stored_tensors
 from qconvert.evaluation.sensitivity.walk import ALL, Grain, travel
 from qconvert.forward.walk import Place
-from qconvert.forward.weights import OUTPUT, Source, open_source
+from qconvert.forward.weights import OUTPUT, Parameters, find_parameters
+from qconvert.model.open import open_model
 from qconvert.text.types import Windows
 
 Part = tuple[int, bool, str]
@@ -122,7 +123,7 @@ def measure_sensitivity(
     """
     if granularity not in ("auto", "block", "tensor"):
         raise UsageError(f"{granularity!r} is no granularity", "choose auto, block or tensor")
-    source = open_source(file)
+    source = find_parameters(open_model(file))
     if not source.is_causal:
         raise UnsupportedError(f"{file.source} has no output projection to be measured")
     place = replace(place, dtype="f32") if place.dtype == "auto" else place
@@ -134,7 +135,7 @@ def measure_sensitivity(
         worst = _worst_blocks(found)
         more = run.measure(lambda block: "tensor" if block in worst else "", outside=False)
         found = {**more, **found}  # a block that could not be cut is in both
-    return _summary(found, stored_tensors(source), windows, tuple(run.notices))
+    return _summary(found, stored_tensors(source.model), windows, tuple(run.notices))
 
 
 @dataclass
@@ -142,7 +143,7 @@ class _Run:
     """What both walks of "auto" have in common."""
 
     reference: Checkpoint
-    source: Source
+    source: Parameters
     windows: Windows
     place: Place
     walks: int

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qconvert.checkpoint import TensorInfo
-from qconvert.forward.weights import Source
-from qconvert.model.mapping import map_tensors
+from qconvert.model.open import Model
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,13 @@ class Stored:
     nbytes: int
 
 
-def stored_tensors(source: Source) -> dict[str, Stored]:
+def stored_tensors(model: Model) -> dict[str, Stored]:
     """By GGUF name. What is computed and not stored is left out."""
-    tensors = source.checkpoint.tensors
-    if source.checkpoint.container == "gguf":
+    tensors = model.checkpoint.tensors
+    if model.checkpoint.container == "gguf":
         return {name: Stored(info.dtype, info.nbytes) for name, info in tensors.items()}
-    mapped, _ = map_tensors(source.architecture, source.config, tensors)
     found = {}
-    for tensor in mapped:
+    for tensor in model.tensors:
         pieces = []
         for part in tensor.parts:
             whole = _stored(tensors[part.source])

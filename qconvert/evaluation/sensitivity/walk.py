@@ -19,7 +19,8 @@ from qconvert.forward.linears import Linear, rows_of, with_rows
 from qconvert.forward.skeleton import set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
-from qconvert.forward.weights import EMBEDDING, OUTPUT, Source, read_parameter
+from qconvert.forward.weights import EMBEDDING, OUTPUT, Parameters, read_parameter
+from qconvert.model.open import open_model
 
 Grain = Literal["", "block", "tensor"]
 """Into which parts a block is cut; "" measures nothing in it."""
@@ -68,7 +69,7 @@ class Journey:
     """
 
     walk: Walk
-    source: Source
+    source: Parameters
     folder: Path
     tied: bool
     variants: list[Variant] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Journey:
 
 def travel(
     reference: Checkpoint,
-    source: Source,
+    source: Parameters,
     tokens: Any,
     place: Place,
     grain: Callable[[int], Grain],
@@ -107,7 +108,7 @@ def travel(
     Raises:
         PlanError: a weight of the file has another shape.
     """
-    walk = Walk(reference, tokens, place)
+    walk = Walk(open_model(reference), tokens, place)
     journey = Journey(walk, source, place.folder, source.output == EMBEDDING)
     for block in walk:
         if outside and block.index == 0:
@@ -124,7 +125,7 @@ def _embed(journey: Journey, place: Place) -> None:
     """The variants that begin before the first block. The file's own model embeds for them."""
     folder = place.folder / "embedding"
     folder.mkdir(exist_ok=True)
-    other = Walk(journey.source.checkpoint, journey.walk.tokens, replace(place, folder=folder))
+    other = Walk(journey.source.model, journey.walk.tokens, replace(place, folder=folder))
     starts = [
         journey.begin(ALL, -1, head=True),
         journey.begin(EMBEDDING, -1, head=journey.tied),

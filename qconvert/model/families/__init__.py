@@ -1,5 +1,9 @@
-"""Model families: how their tensors and hyper-parameters are called on both sides."""
+"""Model families, one file each: names, shapes, metadata, folds and `config.json`.
 
+A new family is a file here and a line in `FAMILIES`.
+"""
+
+from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.gemma3 import GEMMA3
@@ -14,48 +18,31 @@ from qconvert.model.families.qwen2 import QWEN2
 from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.smollm3 import SMOLLM3
-from qconvert.model.mapping import map_tensors
-from qconvert.model.pooling import pooling_metadata
-from qconvert.model.types import Architecture, Config
+from qconvert.model.types import Config, Family
 
-__all__ = [
-    "ARCHITECTURES",
-    "find_architecture",
-    "map_tensors",
-    "pooling_metadata",
-]
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    GEMMA3,
+    PHI3,
+    GPT2,
+    OLMO2,
+    GRANITE,
+    SMOLLM3,
+    BERT,
+)
+"""Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
+first."""
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "LlamaForCausalLM": LLAMA,
-    "LlamaModel": LLAMA,
-    "MistralForCausalLM": MISTRAL,
-    "MistralModel": MISTRAL,
-    "MixtralForCausalLM": MIXTRAL,
-    "MixtralModel": MIXTRAL,
-    "Qwen2ForCausalLM": QWEN2,
-    "Qwen2Model": QWEN2,
-    "Qwen3ForCausalLM": QWEN3,
-    "Qwen3Model": QWEN3,
-    "Qwen3MoeForCausalLM": QWEN3_MOE,
-    "Qwen3MoeModel": QWEN3_MOE,
-    "Gemma3ForCausalLM": GEMMA3,
-    "Gemma3ForConditionalGeneration": GEMMA3,
-    "Phi3ForCausalLM": PHI3,
-    "Phi3Model": PHI3,
-    "GPT2LMHeadModel": GPT2,
-    "GPT2Model": GPT2,
-    "Olmo2ForCausalLM": OLMO2,
-    "GraniteForCausalLM": GRANITE,
-    "SmolLM3ForCausalLM": SMOLLM3,
-    "SmolLM3Model": SMOLLM3,
-    "BertModel": BERT,
-    "BertForMaskedLM": BERT,
-    "BertForPreTraining": BERT,
-}
-"""The class in `config.json`'s `architectures` -> its family."""
+BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
+"""By the class in `config.json`'s `architectures`."""
 
 
-def find_architecture(config: Config) -> Architecture:
+def find_family(config: Config) -> Family:
     """The family of a checkpoint.
 
     Args:
@@ -71,8 +58,31 @@ def find_architecture(config: Config) -> Architecture:
             "config.json names no architecture",
             hint='it needs a line such as "architectures": ["LlamaForCausalLM"]',
         )
-    if names[0] not in ARCHITECTURES:
+    if names[0] not in BY_CLASS:
         raise UnsupportedError(
-            f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(ARCHITECTURES)}"
+            f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(BY_CLASS)}"
         )
-    return ARCHITECTURES[names[0]]
+    return BY_CLASS[names[0]]
+
+
+def family_of_file(checkpoint: Checkpoint) -> Family:
+    """The family that a GGUF file is written back as.
+
+    Raises:
+        CheckpointError: the file holds no model.
+        UnsupportedError: no such family can be written back.
+    """
+    field = checkpoint.metadata.get("general.architecture")
+    if field is None or not isinstance(field.value, str):
+        raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")
+    name = field.value
+    known = [family for family in FAMILIES if family.config is not None]
+    found = [family for family in known if family.name == name]
+    if not found:
+        names = sorted({family.name for family in known})
+        raise UnsupportedError(
+            f"the family {name!r:.80} cannot be written as a Hugging Face checkpoint",
+            f"known: {', '.join(names)}",
+        )
+    has_experts = f"{name}.expert_count" in checkpoint.metadata
+    return next((family for family in found if family.experts and has_experts), found[0])

@@ -16,7 +16,7 @@ from qconvert.model.families.common import (
     whole,
 )
 from qconvert.model.families.keys import Keys
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "bert"
 LAYER = "encoder.layer.{i}."
@@ -93,11 +93,14 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-BERT = Architecture(
+BERT = Family(
     name=NAME,
     classes=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     metadata=metadata,
     rules=rules,
     ignored=(r"(bert\.)?embeddings\.position_ids", r"(bert\.)?pooler\..*", r"cls\..*"),
     config=config_json,
+    encoder=True,
+    unstored=("pooler",),
+    pooled=True,
 )

@@ -29,7 +29,8 @@ from qconvert.model.families.rope import (
     whole_heads_turn,
 )
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import DENSE
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "gemma3"
 THETA = 1_000_000.0
@@ -169,11 +170,12 @@ def _stored_pattern(keys: Keys) -> list[bool]:
     return [bool(is_sliding) for is_sliding in pattern]
 
 
-GEMMA3 = Architecture(
+GEMMA3 = Family(
     name=NAME,
     classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
     ignored=(*IGNORED, r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
     config=config_json,
+    folds=DENSE,
 )

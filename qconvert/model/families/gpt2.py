@@ -6,7 +6,8 @@ from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.families.common import MOST_BLOCKS, expect, prefixed, real, whole
 from qconvert.model.families.keys import Keys
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "gpt2"
 LAYER = "transformer.h.{i}."
@@ -69,7 +70,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-GPT2 = Architecture(
+GPT2 = Family(
     name=NAME,
     classes=("GPT2LMHeadModel", "GPT2Model"),
     metadata=metadata,
@@ -77,4 +78,5 @@ GPT2 = Architecture(
     # Causal masks that old versions stored.
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
     config=config_json,
+    folds=(FUSED_ATTENTION, FUSED_FEED_FORWARD),
 )

@@ -10,7 +10,8 @@ from qconvert.model.families.keys import Keys, bias_flag, decoder_config
 from qconvert.model.families.parts import IGNORED
 from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config
+from qconvert.model.folding import DENSE
+from qconvert.model.types import Config, Family
 
 NAME = "granite"
 
@@ -45,7 +46,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-GRANITE = Architecture(
+GRANITE = Family(
     name=NAME,
     classes=("GraniteForCausalLM",),
     metadata=metadata,
@@ -53,4 +54,5 @@ GRANITE = Architecture(
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,
+    folds=DENSE,
 )

@@ -25,7 +25,8 @@ from qconvert.model.families.parts import (
 )
 from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import DENSE
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "llama"
 
@@ -72,7 +73,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     return {**config, **biases}
 
 
-LLAMA = Architecture(
+LLAMA = Family(
     name=NAME,
     classes=("LlamaForCausalLM", "LlamaModel"),
     metadata=metadata,
@@ -80,4 +81,6 @@ LLAMA = Architecture(
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,
+    folds=DENSE,
+    pooled=True,
 )

@@ -18,7 +18,8 @@ from qconvert.model.families.parts import (
 )
 from qconvert.model.families.rope import llama3_factors
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import SPARSE
+from qconvert.model.types import Config, Family, Rule
 
 NAME = llama.NAME
 THETA = 1_000_000.0
@@ -60,7 +61,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-MIXTRAL = Architecture(
+MIXTRAL = Family(
     name=NAME,
     classes=("MixtralForCausalLM", "MixtralModel"),
     metadata=metadata,
@@ -68,4 +69,7 @@ MIXTRAL = Architecture(
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,
+    folds=SPARSE,
+    experts=True,
+    pooled=True,
 )

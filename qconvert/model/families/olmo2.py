@@ -18,7 +18,8 @@ from qconvert.model.families.parts import (
 )
 from qconvert.model.families.rope import rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import DOWN
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "olmo2"
 
@@ -54,11 +55,13 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-OLMO2 = Architecture(
+OLMO2 = Family(
     name=NAME,
     classes=("Olmo2ForCausalLM",),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
     config=config_json,
+    shapes={"attn_q_norm.weight": ("query",), "attn_k_norm.weight": ("key",)},
+    folds=(DOWN,),
 )

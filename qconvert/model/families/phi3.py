@@ -24,7 +24,8 @@ from qconvert.model.families.keys import Keys, decoder_config
 from qconvert.model.families.parts import EMBEDDING, IGNORED, LAYER, NORMS, OUTPUT
 from qconvert.model.families.rope import PLAIN, rope_metadata, rope_parameters
 from qconvert.model.families.rope_config import read_factors, rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import DOWN_OF_FUSED, FUSED_ATTENTION, FUSED_FEED_FORWARD
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "phi3"
 LONG = ("longrope", "su")
@@ -149,7 +150,7 @@ def _longrope(keys: Keys, original: int) -> dict[str, Any]:
     return scaling
 
 
-PHI3 = Architecture(
+PHI3 = Family(
     name=NAME,
     classes=("Phi3ForCausalLM", "Phi3Model"),
     metadata=metadata,
@@ -157,4 +158,6 @@ PHI3 = Architecture(
     constants=constants,
     ignored=IGNORED,
     config=config_json,
+    shapes={"ffn_up.weight": ("gate_up", "hidden")},
+    folds=(FUSED_ATTENTION, FUSED_FEED_FORWARD, DOWN_OF_FUSED),
 )

@@ -17,7 +17,8 @@ from qconvert.model.families.parts import (
 )
 from qconvert.model.families.rope import rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import DENSE
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "qwen2"
 
@@ -41,11 +42,14 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-QWEN2 = Architecture(
+QWEN2 = Family(
     name=NAME,
     classes=("Qwen2ForCausalLM", "Qwen2Model"),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
     config=config_json,
+    folds=DENSE,
+    pooled=True,
+    window_by_choice=True,
 )

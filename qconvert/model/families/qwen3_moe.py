@@ -19,7 +19,8 @@ from qconvert.model.families.parts import (
 )
 from qconvert.model.families.rope import rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config, Rule
+from qconvert.model.folding import SPARSE
+from qconvert.model.types import Config, Family, Rule
 
 NAME = "qwen3moe"
 
@@ -79,11 +80,13 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-QWEN3_MOE = Architecture(
+QWEN3_MOE = Family(
     name=NAME,
     classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
     metadata=metadata,
     rules=rules,
     ignored=IGNORED,
     config=config_json,
+    folds=SPARSE,
+    experts=True,
 )

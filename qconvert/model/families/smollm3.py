@@ -17,7 +17,8 @@ from qconvert.model.families.keys import Keys, bias_flag, decoder_config
 from qconvert.model.families.parts import IGNORED
 from qconvert.model.families.rope import rope_metadata, whole_heads_turn
 from qconvert.model.families.rope_config import rope_config
-from qconvert.model.types import Architecture, Config
+from qconvert.model.folding import DENSE
+from qconvert.model.types import Config, Family
 
 NAME = "smollm3"
 THETA = 2_000_000.0
@@ -65,11 +66,12 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-SMOLLM3 = Architecture(
+SMOLLM3 = Family(
     name=NAME,
     classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
     metadata=metadata,
     rules=llama.rules,
     ignored=IGNORED,
     config=config_json,
+    folds=DENSE,
 )

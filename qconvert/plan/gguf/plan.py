@@ -7,25 +7,18 @@ said here.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-
-from gguf import GGUFValueType
 
 from qconvert import __version__
 from qconvert.calibration.importance import Importance, match_importance
-from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
-from qconvert.checkpoint.metadata import Field, Metadata, text, u32
+from qconvert.checkpoint import TensorInfo
+from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
 from qconvert.formats.types import block_sizes
-from qconvert.model.caveats import caveats
-from qconvert.model.families import find_architecture, map_tensors, pooling_metadata
-from qconvert.model.general import general_metadata
-from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
-from qconvert.model.types import Rows, TensorMap
+from qconvert.model.open import Model
+from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.plan.recipe import Recipe
@@ -34,118 +27,6 @@ from qconvert.plan.types import Plan, TensorPlan
 
 QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
-
-FILE_KEYS = (
-    "general.alignment",
-    "general.file_type",
-    "general.quantization_version",
-    "general.quantized_by",
-    "quantize.imatrix.",
-    "qconvert.",
-    "split.",
-)
-"""How the keys begin that describe a file and not the model in it."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A checkpoint as GGUF sees it, whatever its container: nothing about types is decided yet.
-
-    Attributes:
-        checkpoint: where the weights are.
-        architecture: `general.architecture`.
-        tensors: how each GGUF tensor is made.
-        metadata: all keys that do not depend on the output's types.
-        notices: what the user should know (tensors left out, requantizing).
-    """
-
-    checkpoint: Checkpoint
-    architecture: str
-    tensors: tuple[TensorMap, ...]
-    metadata: Metadata
-    notices: tuple[str, ...] = ()
-
-    @cached_property
-    def pairs_size(self) -> int:
-        """Bytes of the metadata in a file."""
-        return len(pairs_bytes(self.metadata))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """What identifies the weights and the configuration."""
-        return fingerprint(self.checkpoint)
-
-    @cached_property
-    def parameters(self) -> int:
-        """Weights that the checkpoint holds; computed tables are not counted."""
-        return sum(tensor.elements for tensor in self.tensors if tensor.value is None)
-
-    def source_type(self, tensor: TensorMap) -> str:
-        """The dtype of the stored weights that a tensor is made of."""
-        if not tensor.parts:
-            return "F32"
-        return self.checkpoint.tensors[tensor.parts[0].source].dtype
-
-
-def read_model(checkpoint: Checkpoint) -> Model:
-    """The checkpoint's tensors and metadata under GGUF's names.
-
-    Raises:
-        UnsupportedError: an unknown family or tokenizer.
-        PlanError: tensors are missing or do not fit the configuration.
-    """
-    if checkpoint.container == "gguf":
-        return _read_gguf(checkpoint)
-    architecture = find_architecture(checkpoint.config)
-    tensors, unused = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
-    path, config, name = checkpoint.path, checkpoint.config, architecture.name
-    family = architecture.metadata(config)
-    notices = [*caveats(config, family), *([_notice_unused(unused)] if unused else [])]
-    codes = {info.dtype for info in checkpoint.tensors.values() if info.codes}
-    notices += [_notice_quantized(codes)] if codes else []
-    if has_tokenizer(path):
-        tokenizer = tokenizer_metadata(path, config, name)
-    else:
-        tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
-        notices.append("there is no tokenizer beside the weights: the file will have none")
-    metadata = {
-        **general_metadata(path, checkpoint.source, name, tensors),
-        **family,
-        **pooling_metadata(path, name),
-        **tokenizer,
-    }
-    return Model(checkpoint, name, tensors, _of_the_model(metadata), tuple(notices))
-
-
-def _notice_unused(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} tensors have no place in GGUF and are left out: {shown}"
-
-
-def _notice_quantized(dtypes: Iterable[str]) -> str:
-    names = ", ".join(sorted(dtypes))
-    return f"the source is quantized already ({names}): what it lost stays lost"
-
-
-def _read_gguf(checkpoint: Checkpoint) -> Model:
-    tensors = tuple(
-        TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
-        for info in checkpoint.tensors.values()
-    )
-    quantized = {info.dtype for info in checkpoint.tensors.values()} - {"F32", "F16", "BF16", "F64"}
-    notice = _notice_quantized(quantized)
-    architecture = checkpoint.metadata["general.architecture"].value
-    metadata = _of_the_model(checkpoint.metadata)
-    return Model(checkpoint, architecture, tensors, metadata, (notice,) if quantized else ())
-
-
-def _of_the_model(metadata: Mapping[str, Field]) -> Metadata:
-    """Without what describes a file, and without nested arrays, for which there is no writer."""
-    return {
-        key: field
-        for key, field in metadata.items()
-        if not key.startswith(FILE_KEYS) and field.item is not GGUFValueType.ARRAY
-    }
 
 
 def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:

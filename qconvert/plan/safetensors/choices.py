@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
-from qconvert.model.source import Source, Weight
+from qconvert.model.open import Model
+from qconvert.model.roles import Role
+from qconvert.model.weights import Weight
 from qconvert.plan.overrides import match_last
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.recipe import exceptions, scheme_of
@@ -38,7 +40,7 @@ class Choice:
     reasons: tuple[str, ...] = ()
 
 
-def choose(source: Source, recipe: Recipe, ranges: Ranges | None) -> list[Choice]:
+def choose(model: Model, recipe: Recipe, ranges: Ranges | None) -> list[Choice]:
     """The choice for every weight, in order.
 
     Args:
@@ -48,10 +50,10 @@ def choose(source: Source, recipe: Recipe, ranges: Ranges | None) -> list[Choice
     Raises:
         PlanError: a pattern matches nothing, an exception cannot be made, or a range is missing.
     """
-    wanted = _wanted(source, recipe)
-    choices = [Choice(weight, None, None) for weight in source.weights]
-    index = {weight.name: number for number, weight in enumerate(source.weights)}
-    for members in _joined(source.weights, wanted):
+    wanted = _wanted(model, recipe)
+    choices = [Choice(weight, None, None) for weight in model.weights]
+    index = {weight.name: number for number, weight in enumerate(model.weights)}
+    for members in _joined(model.weights, wanted):
         _check_alike(members, wanted)
         scheme, reasons = fit(wanted[members[0].name], members, ranges)
         for weight in members:
@@ -59,13 +61,13 @@ def choose(source: Source, recipe: Recipe, ranges: Ranges | None) -> list[Choice
     return choices
 
 
-def _wanted(source: Source, recipe: Recipe) -> dict[str, Scheme | None]:
+def _wanted(model: Model, recipe: Recipe) -> dict[str, Scheme | None]:
     """The scheme of each weight that may have one."""
-    open_ = [weight for weight in source.weights if can_be_quantized(weight)]
+    open_ = [weight for weight in model.weights if weight.quantizable]
     names = [weight.name for weight in open_]
     usual, named = scheme_of(recipe), exceptions(recipe)
     found = match_last([pattern for pattern, _ in named], names)
-    kept = match_last(recipe.keep, [weight.name for weight in source.weights])
+    kept = match_last(recipe.keep, [weight.name for weight in model.weights])
     wanted: dict[str, Scheme | None] = {}
     for weight in open_:
         scheme = _usual(weight, recipe, usual)
@@ -73,27 +75,22 @@ def _wanted(source: Source, recipe: Recipe) -> dict[str, Scheme | None]:
             scheme = named[found[weight.name]][1]
         if weight.name in kept:
             scheme = None
-        if scheme is not None and weight.role in ("embedding", "output"):
-            scheme = _check_end(weight, scheme, source.tied, weight.name in found)
+        if scheme is not None and weight.role in (Role.EMBEDDING, Role.OUTPUT):
+            scheme = _check_end(weight, scheme, model.tied, weight.name in found)
         wanted[weight.name] = scheme
     return wanted
 
 
-def can_be_quantized(weight: Weight) -> bool:
-    """Whether a scheme may be given to it: linear layers and token embeddings."""
-    return weight.role in ("linear", "expert", "output", "embedding")
-
-
 def _usual(weight: Weight, recipe: Recipe, scheme: Scheme) -> Scheme | None:
-    if weight.role == "output":
+    if weight.role is Role.OUTPUT:
         return scheme if recipe.lm_head else None
-    if weight.role == "embedding":
+    if weight.role is Role.EMBEDDING:
         return embedding_scheme() if recipe.embeddings else None
     return scheme
 
 
 def _check_end(weight: Weight, scheme: Scheme, tied: bool, named: bool) -> Scheme:
-    if weight.role == "output":
+    if weight.role is Role.OUTPUT:
         return scheme
     if tied:
         raise PlanError(
@@ -126,9 +123,9 @@ def _joined(
 
 def _layer(weight: Weight) -> tuple[str, ...]:
     kind = weight.gguf.split(".")[-2]
-    if weight.role == "expert":
+    if weight.expert:
         return str(weight.block), "experts"
-    if weight.role == "linear" and kind in JOINED:
+    if kind in JOINED:
         return str(weight.block), JOINED[kind]
     return (weight.name,)
 
@@ -224,7 +221,7 @@ def _dynamic_reason(scheme: Scheme, members: Sequence[Weight], ranges: Ranges | 
     Raises:
         PlanError: a range is missing.
     """
-    if members[0].role == "expert" and scheme.weights.strategy != "tensor":
+    if members[0].expert and scheme.weights.strategy != "tensor":
         return "engines run such experts with a range for each token alone"
     if ranges is None:
         return ""

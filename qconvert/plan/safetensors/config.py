@@ -12,7 +12,8 @@ from typing import Any
 
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.model.mapping import bare_name
-from qconvert.model.source import Source
+from qconvert.model.open import Model
+from qconvert.model.roles import Role
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.schemes import Scheme
 
@@ -22,20 +23,17 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
-NOT_STORED = {"bert": ("pooler",)}
-"""Parts with linear layers, by family, that transformers builds whether stored or not."""
 
-
-def config_json(source: Source, choices: Sequence[Choice], dtype: str) -> dict[str, Any]:
+def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str, Any]:
     """`config.json` of the quantized model.
 
     Args:
         dtype: of the numbers that are not quantized: "F32", "F16" or "BF16".
     """
-    config = {key: _retyped(key, value, dtype) for key, value in source.config.items()}
+    config = {key: _retyped(key, value, dtype) for key, value in model.config.items()}
     if not {"dtype", "torch_dtype"} & set(config):
         config["torch_dtype"] = DTYPES[dtype]
-    return {**config, "quantization_config": quantization_config(source, choices)}
+    return {**config, "quantization_config": quantization_config(model, choices)}
 
 
 def _retyped(key: str, value: Any, dtype: str) -> Any:
@@ -48,7 +46,7 @@ def _retyped(key: str, value: Any, dtype: str) -> Any:
     return value
 
 
-def quantization_config(source: Source, choices: Sequence[Choice]) -> dict[str, Any]:
+def quantization_config(model: Model, choices: Sequence[Choice]) -> dict[str, Any]:
     """The section of config.json, in JSON's types.
 
     Raises:
@@ -57,13 +55,13 @@ def quantization_config(source: Source, choices: Sequence[Choice]) -> dict[str, 
     import compressed_tensors
     from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus
 
-    groups = [_group(scheme, targets) for scheme, targets in _targets(source, choices).items()]
+    groups = [_group(scheme, targets) for scheme, targets in _targets(model, choices).items()]
     formats = list(dict.fromkeys(scheme.weights.layout for scheme in schemes(choices)))
     config = QuantizationConfig(
         config_groups={f"group_{number}": group for number, group in enumerate(groups)},
         format=formats[0] if len(formats) == 1 else MIXED,
         quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=ignored(source, choices),
+        ignore=ignored(model, choices),
     )
     dumped = json.loads(config.model_dump_json())
     # Older versions of the package do not know it and refuse what they do not know.
@@ -86,10 +84,10 @@ def schemes(choices: Iterable[Choice]) -> list[Scheme]:
     return list(found.values())
 
 
-def _targets(source: Source, choices: Sequence[Choice]) -> dict[Scheme, list[str]]:
+def _targets(model: Model, choices: Sequence[Choice]) -> dict[Scheme, list[str]]:
     """What the group of each scheme is for."""
     made = schemes(choices)
-    layers = [choice for choice in choices if choice.weight.role != "embedding"]
+    layers = [choice for choice in choices if choice.weight.role is not Role.EMBEDDING]
     linear = schemes(layers)
     targets = {}
     for scheme in made:
@@ -106,23 +104,23 @@ def _targets(source: Source, choices: Sequence[Choice]) -> dict[Scheme, list[str
 
 def _has_embedding(choices: Iterable[Choice], scheme: Scheme) -> bool:
     return any(
-        choice.weight.role == "embedding"
+        choice.weight.role is Role.EMBEDDING
         and choice.scheme is not None
         and (choice.scheme.weights, choice.scheme.inputs) == (scheme.weights, scheme.inputs)
         for choice in choices
     )
 
 
-def ignored(source: Source, choices: Sequence[Choice]) -> list[str]:
+def ignored(model: Model, choices: Sequence[Choice]) -> list[str]:
     """Layers that a group would have, were they not named: all kept matrices but embeddings."""
     kept = [choice.weight for choice in choices if choice.scheme is None and _may_be_linear(choice)]
     used = {_top(choice.weight.name) for choice in choices if choice.scheme is not None}
     apart = [weight.name for weight in kept if not weight.gguf and _top(weight.name) not in used]
     names = [_module(weight.name) for weight in kept if weight.name not in apart]
     heads = [name for name in names if "." not in name]
-    if source.tied:
+    if model.tied:
         heads.append("lm_head")
-    towers = [*map(_top, apart), *NOT_STORED.get(source.architecture.name, ())]
+    towers = [*map(_top, apart), *model.family.unstored]
     return [
         *dict.fromkeys(heads),
         *patterns(name for name in names if "." in name),
@@ -138,11 +136,15 @@ def _top(name: str) -> str:
 def _may_be_linear(choice: Choice) -> bool:
     weight = choice.weight
     is_matrix = len(weight.map.shape) == 2 and weight.name.endswith(".weight")
-    is_embedding = weight.role == "embedding" or weight.gguf in (
+    is_embedding = weight.role is Role.EMBEDDING or weight.gguf in (
         "position_embd.weight",
         "token_types.weight",
     )
-    return is_matrix and not is_embedding and (weight.role != "other" or not weight.gguf)
+    return (
+        is_matrix
+        and not is_embedding
+        and (not weight.gguf or weight.quantizable or weight.role is Role.ROUTER)
+    )
 
 
 def patterns(modules: Iterable[str]) -> list[str]:

@@ -26,6 +26,7 @@ from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.config import DTYPES
+from qconvert.plan.safetensors.notices import NO_POOLER
 from qconvert.plan.types import Plan, TensorPlan
 
 AUTO = "auto"
@@ -64,7 +65,7 @@ def make_export_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     )
     nbytes = sum(tensor.nbytes for tensor in tensors)
     plan = Plan(checkpoint, recipe, tensors, target, nbytes, notices)
-    family, most = description.architecture.name, next(iter(plan.formats))
+    family, most = description.family, next(iter(plan.formats))
     config = {**description.config, **special_ids(stored), "torch_dtype": DTYPES[most]}
     types = Counter(info.dtype for info in checkpoint.tensors.values())
     facts = {
@@ -75,9 +76,9 @@ def make_export_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         "Stored as": ", ".join(f"{count} {name}" for name, count in types.most_common()),
         "Written as": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
     }
-    task = "feature-extraction" if family == "bert" else "text-generation"
+    task = "feature-extraction" if family.encoder else "text-generation"
     files = {
-        **directory_files(checkpoint.metadata, config, family, stored),
+        **directory_files(checkpoint.metadata, config, family.name, stored),
         "README.md": model_card(checkpoint.metadata, facts, notices, task).encode(),
     }
     return replace(plan, target=replace(target, files=files))
@@ -90,8 +91,8 @@ def _notices(
     stored: Stored | None,
 ) -> tuple[str, ...]:
     notices = [*description.notices, *_lost(checkpoint), *_rounded(tensors)]
-    if description.architecture.name == "bert":
-        notices.append("a GGUF file has no pooler: transformers will draw one at random")
+    if description.family.unstored:
+        notices.append(NO_POOLER)
     if stored is None:
         notices.append("the file holds no tokenizer, so the directory will have none")
     else:

@@ -7,7 +7,8 @@ programs themselves; of serving engines, what the layout is made for.
 from collections.abc import Iterator, Sequence
 
 from qconvert.formats.safetensors.types import WeightFormat
-from qconvert.model.source import Source
+from qconvert.model.open import Model
+from qconvert.model.roles import Role
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.config import schemes
 from qconvert.plan.safetensors.schemes import Scheme
@@ -16,10 +17,12 @@ TRANSFORMERS = "transformers 5.23"
 DEQUANTIZE = "quantization_config=CompressedTensorsConfig(dequantize=True)"
 SHOWN = 3
 
+NO_POOLER = "a GGUF file has no pooler: transformers will draw one at random"
 
-def loads_in(source: Source, choices: Sequence[Choice]) -> tuple[str, ...]:
+
+def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
     """One line for transformers, and others where there is more to say."""
-    return (_transformers(choices), *_engines(choices), *_beside(source, choices))
+    return (_transformers(choices), *_engines(choices), *_beside(model, choices))
 
 
 def is_loadable(choices: Sequence[Choice]) -> bool:
@@ -57,7 +60,7 @@ def _transformers(choices: Sequence[Choice]) -> str:
 def _obstacles(choices: Sequence[Choice]) -> Iterator[str]:
     if any(choice.scheme and choice.weight.conv1d for choice in choices):
         yield "it has no quantized layers that are stored [in, out], as GPT-2's; vLLM has"
-    of_experts = [choice for choice in choices if choice.weight.role == "expert"]
+    of_experts = [choice for choice in choices if choice.weight.expert]
     experts = schemes(of_experts)
     is_fp8 = all(form.layout == "float-quantized" for form in _forms(choices))
     if any(choice.scheme is None for choice in of_experts) and not is_fp8:
@@ -94,7 +97,7 @@ def _forms(choices: Sequence[Choice]) -> list[WeightFormat]:
 
 def _engines(choices: Sequence[Choice]) -> Iterator[str]:
     """What serving engines have no kernels for."""
-    linear = schemes(choice for choice in choices if choice.weight.role != "embedding")
+    linear = schemes(choice for choice in choices if choice.weight.role is not Role.EMBEDDING)
     packed = [scheme.weights for scheme in linear if scheme.weights.layout == "pack-quantized"]
     bits = sorted({form.bits for form in packed} - {4, 8})
     if bits:
@@ -104,22 +107,22 @@ def _engines(choices: Sequence[Choice]) -> Iterator[str]:
         yield f"vLLM runs groups of 32, 64, 128 and whole rows, not of {_listed(sizes)}"
 
 
-def _beside(source: Source, choices: Sequence[Choice]) -> Iterator[str]:
+def _beside(model: Model, choices: Sequence[Choice]) -> Iterator[str]:
     """What was left alone, and what serving engines may not expect."""
-    if any(choice.scheme and choice.weight.role == "embedding" for choice in choices):
+    if any(choice.scheme and choice.weight.role is Role.EMBEDDING for choice in choices):
         yield "the token embeddings are int8, which transformers runs and serving engines do not"
-    if any(choice.scheme and choice.weight.role == "output" for choice in choices):
+    if any(choice.scheme and choice.weight.role is Role.OUTPUT for choice in choices):
         yield "the output projection is quantized, which not all serving engines run"
     kept = [
         word
         for role, word in (
-            ("embedding", "token embeddings"),
-            ("output", "the output projection"),
-            ("router", "routers"),
+            (Role.EMBEDDING, "token embeddings"),
+            (Role.OUTPUT, "the output projection"),
+            (Role.ROUTER, "routers"),
         )
-        if any(choice.weight.role == role and choice.scheme is None for choice in choices)
+        if any(choice.weight.role is role and choice.scheme is None for choice in choices)
     ]
-    if source.tied and "token embeddings" in kept:
+    if model.tied and "token embeddings" in kept:
         kept[0] = "token embeddings (the output projection too)"
     if kept:
         yield f"not quantized: {', '.join(kept)}"

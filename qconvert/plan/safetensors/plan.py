@@ -23,16 +23,17 @@ from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
-from qconvert.model.source import Source, Weight
+from qconvert.model.open import Model
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.types import TensorMap
+from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
 from qconvert.plan.safetensors.files import small_files
-from qconvert.plan.safetensors.notices import described, fallback_lines, loads_in
+from qconvert.plan.safetensors.notices import NO_POOLER, described, fallback_lines, loads_in
 from qconvert.plan.safetensors.recipe import spelled, weight_estimator
 from qconvert.plan.safetensors.statistics import (
     factors_of,
@@ -52,7 +53,7 @@ WRITTEN = (
 FLOATS = ("F32", "F16", "BF16")
 
 
-def make_compressed_plan(source: Source, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
+def make_compressed_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what the directory will hold.
 
     Raises:
@@ -62,13 +63,13 @@ def make_compressed_plan(source: Source, recipe: Recipe, statistics: Statistics 
             or of another model or shape.
         CheckpointError: metadata or small files cannot be read or trusted.
     """
-    checkpoint, importance, warnings = source.checkpoint, statistics.importance, list[str]()
+    checkpoint, importance, warnings = model.checkpoint, statistics.importance, list[str]()
     if importance:
-        importance, warnings = match_importance(importance, source.shapes)
-    choices = tuple(choose(source, recipe, statistics.ranges))
+        importance, warnings = match_importance(importance, model.shapes)
+    choices = tuple(choose(model, recipe, statistics.ranges))
     if not schemes(choices):
         raise PlanError("nothing would be quantized", "leave out what keeps all weights")
-    own = model_dtype(source)
+    own = model_dtype(model)
     is_fp4 = any("fp4" in scheme.weights.layout for scheme in schemes(choices))
     dtype = "BF16" if is_fp4 else own  # what float4 unpacks to, and nothing else
     estimator = weight_estimator(recipe) or Estimator()
@@ -76,13 +77,14 @@ def make_compressed_plan(source: Source, recipe: Recipe, statistics: Statistics 
     maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted=dtype != own)
     tensors = _with_peers(choices, tuple(map(maker.tensor, choices)))
     notices = (
-        *source.notices,
+        *model.description.notices,
+        *_missing_pooler(model),
         *_lost(checkpoint),
-        *_missing_tokenizer(source),
+        *_missing_tokenizer(model),
         *fallback_lines(choices),
         *warnings,
         *statistics.notices,
-        *loads_in(source, choices),
+        *loads_in(model, choices),
         *_rounded(tensors),
     )
     made_by = {
@@ -104,27 +106,27 @@ def make_compressed_plan(source: Source, recipe: Recipe, statistics: Statistics 
     facts = {
         "Source": checkpoint.source,
         "Fingerprint": made_by["qconvert.source.fingerprint"],
-        "Class": source.config["architectures"][0],
+        "Class": model.config["architectures"][0],
         "Parameters": f"{plan.parameters:,}",
         "Bytes of weights": f"{plan.nbytes:,}",
         "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
         "Other numbers": DTYPES[dtype],
         **({"Calibration": importance.path.name} if importance else {}),
     }
-    files = _files(source, config_json(source, choices, dtype), facts, notices)
+    files = _files(model, config_json(model, choices, dtype), facts, notices)
     return replace(plan, target=replace(target, files=files))
 
 
-def model_dtype(source: Source) -> ScaleDtype:
+def model_dtype(model: Model) -> ScaleDtype:
     """The dtype of the model: as config.json says, else that of most bytes; of blocks F32."""
     known: dict[str, ScaleDtype] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-    inner = source.config.get("text_config")
-    for settings in (source.config, inner if isinstance(inner, Mapping) else {}):
+    inner = model.config.get("text_config")
+    for settings in (model.config, inner if isinstance(inner, Mapping) else {}):
         for key in ("dtype", "torch_dtype"):
             if settings.get(key) in known:
                 return known[settings[key]]
     sizes: Counter[ScaleDtype] = Counter()
-    for weight in source.weights:
+    for weight in model.weights:
         plain: dict[str, ScaleDtype] = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
         sizes[plain.get(weight.dtype, "F32")] += weight.map.elements
     return sizes.most_common(1)[0][0]
@@ -222,10 +224,15 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     return [f"the source is quantized already ({', '.join(quantized)}): what it lost stays lost"]
 
 
-def _missing_tokenizer(source: Source) -> list[str]:
+def _missing_pooler(model: Model) -> list[str]:
+    is_lost = model.checkpoint.container == "gguf" and model.family.unstored
+    return [NO_POOLER] if is_lost else []
+
+
+def _missing_tokenizer(model: Model) -> list[str]:
     from qconvert.model.tokenizers.tokenizer import has_tokenizer
 
-    checkpoint = source.checkpoint
+    checkpoint = model.checkpoint
     if checkpoint.container == "gguf":
         return []
     if has_tokenizer(checkpoint.path):
@@ -244,23 +251,23 @@ def _rounded(tensors: Sequence[TensorPlan]) -> list[str]:
 
 
 def _files(
-    source: Source,
+    model: Model,
     config: Mapping[str, Any],
     facts: Mapping[str, str],
     notices: Sequence[str],
 ) -> dict[str, bytes]:
     """All files but the weights, the model card with these facts among them."""
-    checkpoint, family = source.checkpoint, source.architecture.name
+    checkpoint, family = model.checkpoint, model.family
     if checkpoint.container == "gguf":
-        stored = read_stored(checkpoint.metadata, source.config["vocab_size"])
+        stored = read_stored(checkpoint.metadata, model.config["vocab_size"])
         config = {**config, **special_ids(stored)}
-        files = directory_files(checkpoint.metadata, config, family, stored)
+        files = directory_files(checkpoint.metadata, config, family.name, stored)
         metadata = checkpoint.metadata
     else:
         files = {**small_files(checkpoint.path), "config.json": json_bytes(config)}
-        maps = [weight.map for weight in source.weights]
-        metadata = general_metadata(checkpoint.path, checkpoint.source, family, maps)
+        maps = [weight.map for weight in model.weights]
+        metadata = general_metadata(checkpoint.path, checkpoint.source, family.name, maps)
     base = checkpoint.source.partition("@")[0].partition(":")[0]
-    task = "feature-extraction" if family == "bert" else "text-generation"
+    task = "feature-extraction" if family.encoder else "text-generation"
     card = model_card(metadata, facts, notices, task, written=WRITTEN, base=base)
     return {**files, "README.md": card.encode()}

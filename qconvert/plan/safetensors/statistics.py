@@ -9,7 +9,7 @@ import numpy as np
 
 from qconvert.calibration.importance import Importance
 from qconvert.errors import PlanError
-from qconvert.model.source import Weight
+from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.tensors import StaticInput

@@ -13,7 +13,7 @@ from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.formats.types import Arrays, Format, Part, Seen
-from qconvert.model.source import Weight
+from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.schemes import Scheme
 

@@ -14,8 +14,9 @@ from qconvert.calibration.types import Calibration, InputStatistics
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
 from qconvert.model.folding import Fold, folds
-from qconvert.model.source import Source, Weight
+from qconvert.model.open import Model
 from qconvert.model.types import SLAB_WEIGHTS
+from qconvert.model.weights import Weight
 from qconvert.plan.statistics import Smoothing
 
 STORED = ("BF16", "F16", "F32")
@@ -74,24 +75,24 @@ class Joint:
         return storable(self.norm.values, smooth, self.norm.dtype, self.norm.add)
 
 
-def joints(source: Source, calibration: Calibration) -> tuple[Joint, ...]:
+def joints(model: Model, calibration: Calibration) -> tuple[Joint, ...]:
     """Every place of a model, in the order of its blocks. Reads all weights that are there.
 
     Raises:
         PlanError: nothing can be smoothed, or the calibration lacks an input.
     """
     by_name: dict[str, list[Weight]] = {}
-    for weight in source.weights:
+    for weight in model.weights:
         by_name.setdefault(weight.gguf, []).append(weight)
-    blocks = 1 + max((weight.block for weight in source.weights), default=-1)
+    blocks = 1 + max((weight.block for weight in model.weights), default=-1)
     found = tuple(
-        _joint(source, by_name, calibration, block, fold)
+        _joint(model, by_name, calibration, block, fold)
         for block in range(blocks)
-        for fold in folds(source.architecture.name, block, by_name)
+        for fold in folds(model.family.folds, block, by_name)
     )
     if not found:
         raise PlanError(
-            f"nothing in a {source.architecture.name} can be smoothed: no norm or projection takes "
+            f"nothing in a {model.family.name} can be smoothed: no norm or projection takes "
             "up the factors",
             "leave --smooth out",
         )
@@ -99,7 +100,7 @@ def joints(source: Source, calibration: Calibration) -> tuple[Joint, ...]:
 
 
 def _joint(
-    source: Source,
+    model: Model,
     by_name: Mapping[str, list[Weight]],
     calibration: Calibration,
     block: int,
@@ -109,12 +110,12 @@ def _joint(
     if statistics is None:
         raise PlanError(f"the calibration has no input of {fold.weights[0]}.weight")
     peaks = np.maximum.reduce(
-        [_column_peaks(source, by_name[stem + ".weight"]) for stem in fold.weights]
+        [_column_peaks(model, by_name[stem + ".weight"]) for stem in fold.weights]
     )
     inputs = absolute_peaks(statistics)
     maker = by_name[fold.maker + ".weight"]
     if fold.is_norm:
-        norm = _norm(source, maker[0])
+        norm = _norm(model, maker[0])
         return Joint(block, fold, inputs.max(axis=0), peaks.max(axis=0), len(peaks), norm)
     rows = sum(weight.matrix_map.rows for weight in maker)
     matrices = len(peaks)
@@ -131,7 +132,7 @@ def absolute_peaks(statistics: InputStatistics) -> np.ndarray:
     return np.where(unused[:, None], largest.max(axis=0), largest)
 
 
-def _column_peaks(source: Source, weights: Iterable[Weight]) -> np.ndarray:
+def _column_peaks(model: Model, weights: Iterable[Weight]) -> np.ndarray:
     """float32 [matrices, columns]."""
     found: dict[int, np.ndarray] = {}
     for weight in weights:
@@ -141,13 +142,13 @@ def _column_peaks(source: Source, weights: Iterable[Weight]) -> np.ndarray:
         step = -(-step // group) * group
         for start in range(0, map_.rows, step):
             stop = min(start + step, map_.rows)
-            rows = np.abs(assemble(map_, source.checkpoint.tensors, start, stop)).max(axis=0)
+            rows = np.abs(assemble(map_, model.checkpoint.tensors, start, stop)).max(axis=0)
             found[weight.matrix] = np.maximum(found.get(weight.matrix, rows), rows)
     return np.stack([found[matrix] for matrix in sorted(found)])
 
 
-def _norm(source: Source, weight: Weight) -> Norm:
-    stored = assemble(weight.map, source.checkpoint.tensors, 0, weight.map.rows).reshape(-1)
+def _norm(model: Model, weight: Weight) -> Norm:
+    stored = assemble(weight.map, model.checkpoint.tensors, 0, weight.map.rows).reshape(-1)
     dtype = weight.dtype if weight.dtype in STORED else "F32"
     return Norm(stored + np.float32(weight.add), dtype, weight.add)
 

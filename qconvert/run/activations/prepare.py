@@ -21,8 +21,7 @@ from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
-from qconvert.model.source import Source
-from qconvert.plan.safetensors.choices import can_be_quantized
+from qconvert.model.open import Model
 from qconvert.plan.statistics import Range, Smoothing
 from qconvert.run.activations.joints import Joint, fold_in, joints
 from qconvert.run.activations.search import Aim, Smoothed, smooth_by_sample
@@ -51,7 +50,7 @@ class Activations:
 
 
 def prepare_activations(
-    source: Source,
+    model: Model,
     calibration: Calibration,
     form: ActivationFormat,
     *,
@@ -64,7 +63,6 @@ def prepare_activations(
     """Everything about the inputs of one output.
 
     Args:
-        source: the model.
         form: of inputs. Where it is dynamic, no ranges are made.
         smooth: alpha from 0 to 1, "auto" for each layer's own, None for none.
         estimator: of stored ranges.
@@ -82,16 +80,16 @@ def prepare_activations(
     if smooth and form.type != "int":
         raise UsageError("--smooth is for int8 activations, w8a8", "floats bear outliers as it is")
     aim = Aim(smooth or 0.0, form, estimator, strict_static)
-    places = joints(source, calibration) if smooth else ()
-    smoothed = _smoothed(source, calibration, places, aim, place, watcher)
-    names = {weight.gguf for weight in source.weights}
+    places = joints(model, calibration) if smooth else ()
+    smoothed = _smoothed(model, calibration, places, aim, place, watcher)
+    names = {weight.gguf for weight in model.weights}
     smoothing = fold_in(smoothed.factors, places, names)
     alphas = {name: smoothed.alphas[joint.name] for joint in places for name in joint.names}
     notices = _described(list(smoothed.alphas.values()))
     if form.dynamic:
         return Activations(smoothing, alphas=alphas, notices=notices)
     inputs = {**calibration.by_weight, **smoothed.statistics}
-    wanted = [weight.gguf for weight in source.weights if can_be_quantized(weight)]
+    wanted = [weight.gguf for weight in model.weights if weight.quantizable]
     ranges, massive = _ranges({name: inputs[name] for name in wanted if name in inputs}, aim)
     if strict_static:
         notices = (*notices, *(_loss_notice(name, loss) for name, loss in massive.items()))
@@ -99,7 +97,7 @@ def prepare_activations(
 
 
 def _smoothed(
-    source: Source,
+    model: Model,
     calibration: Calibration,
     places: tuple[Joint, ...],
     aim: Aim,
@@ -107,7 +105,7 @@ def _smoothed(
     watcher: Watcher,
 ) -> Smoothed:
     if aim.alpha == "auto" or (places and not aim.form.dynamic):
-        return smooth_by_sample(calibration, source.checkpoint, places, aim, place, watcher)
+        return smooth_by_sample(calibration, model, places, aim, place, watcher)
     done = Smoothed()
     for joint in places:
         done.choose(joint, aim.alpha)

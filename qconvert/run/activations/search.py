@@ -19,11 +19,11 @@ from qconvert.algorithms.smooth import ALPHAS
 from qconvert.algorithms.smooth_search import Trial, output_errors
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import Calibration, InputStatistics
-from qconvert.checkpoint import Checkpoint
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Block, Linear, Place, Walk
 from qconvert.machine.watcher import Watcher
+from qconvert.model.open import Model
 from qconvert.run.activations.joints import Joint
 
 SEARCH_TOKENS = 2048
@@ -72,7 +72,7 @@ class Smoothed:
 
 def smooth_by_sample(
     calibration: Calibration,
-    checkpoint: Checkpoint,
+    model: Model,
     places: Sequence[Joint],
     aim: Aim,
     place: Place,
@@ -85,7 +85,7 @@ def smooth_by_sample(
         Also what `Walk` raises.
     """
     tokens, windows = _search_first(calibration.sample.tokens, whole=not aim.form.dynamic)
-    walk = Walk(checkpoint, tokens, place)
+    walk = Walk(model, tokens, place)
     done = Smoothed()
     watcher.begin(len(walk) * tokens.size, 0)
     with Collector(place.threads or 1) as collector:

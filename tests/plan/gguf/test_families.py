@@ -7,7 +7,8 @@ import pytest
 
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
-from qconvert.model.families import find_architecture, map_tensors
+from qconvert.model.families import find_family
+from qconvert.model.mapping import map_tensors
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
 from qconvert.plan.recipe import Recipe
@@ -20,7 +21,7 @@ KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
 def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, hollow, llama_types):
     common.save_model(family, tmp_path, wide=wide)
     checkpoint = open_checkpoint(str(tmp_path))
-    architecture = find_architecture(checkpoint.config)
+    architecture = find_family(checkpoint.config)
     maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     metadata = {"general.architecture": text(architecture.name)}
     metadata |= architecture.metadata(checkpoint.config)

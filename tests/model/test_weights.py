@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint, read_rows
 from qconvert.model.assemble import assemble
-from qconvert.model.source import Source, read_source
+from qconvert.model.open import Model, open_model
+from qconvert.model.roles import Role
 
 
-def source_of(path: Path) -> Source:
-    return read_source(open_checkpoint(str(path)))
+def source_of(path: Path) -> Model:
+    return open_model(open_checkpoint(str(path)))
 
 
-def values(source: Source) -> dict[str, np.ndarray]:
+def values(source: Model) -> dict[str, np.ndarray]:
     """Every weight as it would be stored."""
     tensors = source.checkpoint.tensors
     return {
@@ -56,7 +57,7 @@ def test_rows_are_known_by_their_place_in_gguf(both: Path) -> None:
     for path in ("model", "model.gguf"):
         source = source_of(both / path)
         for weight in source.weights:
-            if weight.role not in ("linear", "expert", "output"):
+            if not weight.quantizable or weight.role is Role.EMBEDDING:
                 continue
             map_ = weight.matrix_map
             mine = assemble(map_, source.checkpoint.tensors, 0, map_.rows)
@@ -66,7 +67,7 @@ def test_rows_are_known_by_their_place_in_gguf(both: Path) -> None:
                 group = len(weight.order)
                 index = index // group * group + np.array(weight.order)[index % group]
             assert np.array_equal(mine, theirs[weight.first + index]), weight.name
-            if weight.role == "expert":
+            if weight.expert:
                 assert weight.first == weight.matrix * map_.rows
 
 

@@ -1,0 +1,196 @@
+"""What a checkpoint means, derived once: `open_model`. Nothing else maps names.
+
+checkpoint's tensors -> GGUF's tensors          `tensors`, `metadata`
+                     -> Hugging Face's weights  `weights`, `config`
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gguf import GGUFValueType
+
+from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.checkpoint.metadata import Field, Metadata, text
+from qconvert.containers.gguf import pairs_bytes
+from qconvert.model.caveats import caveats
+from qconvert.model.families import find_family
+from qconvert.model.families.common import text_config
+from qconvert.model.general import general_metadata
+from qconvert.model.mapping import CAUSAL, map_tensors
+from qconvert.model.pooling import pooling_metadata
+from qconvert.model.reverse import Description, describe
+from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
+from qconvert.model.types import Family, Rows, TensorMap
+from qconvert.model.weights import Weight, weights_of_directory, weights_of_file
+
+FILE_KEYS = (
+    "general.alignment",
+    "general.file_type",
+    "general.quantization_version",
+    "general.quantized_by",
+    "quantize.imatrix.",
+    "qconvert.",
+    "split.",
+)
+"""How the keys begin that describe a file and not the model in it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint under the names of both sides, whatever its container. Nothing about types is
+    decided yet, and what takes reading (tokenizers, tables) is read when it is asked for.
+
+    Attributes:
+        architecture: `general.architecture`.
+        tensors: how each GGUF tensor is made.
+        left_out: tensors of the checkpoint that GGUF has no place for.
+    """
+
+    checkpoint: Checkpoint
+    architecture: str
+    tensors: tuple[TensorMap, ...]
+    left_out: tuple[str, ...] = ()
+    _family: Family | None = field(default=None, repr=False)
+
+    @cached_property
+    def description(self) -> Description:
+        """The model in Hugging Face's terms.
+
+        Raises:
+            UnsupportedError: a GGUF file that cannot be written back.
+            CheckpointError, PlanError: see `describe`.
+        """
+        if self._family is None:
+            return describe(self.checkpoint)
+        infos = self.checkpoint.tensors.values()
+        stored = tuple(TensorMap(i.name, i.shape, (Rows(i.name, 0, i.rows),)) for i in infos)
+        return Description(self._family, dict(self.checkpoint.config), stored)
+
+    @property
+    def family(self) -> Family:
+        return self.description.family
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """`config.json`, or what stands for it."""
+        return self.description.config
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """Under Hugging Face's names, in the order of the files."""
+        if self._family is None:
+            return weights_of_file(self.checkpoint, self.description)
+        return weights_of_directory(self.checkpoint, self.description, self.tensors, self.tied)
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the output projection is the token embedding."""
+        if self._family is None:
+            return self.config.get("tie_word_embeddings") is True
+        classes = text_config(self.config).get("architectures") or [""]
+        return CAUSAL.search(str(classes[0])) is not None and "output.weight" not in self.shapes
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of GGUF's tensors, by name, row-major."""
+        return {tensor.name: tensor.shape for tensor in self.tensors}
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """GGUF's keys that do not depend on the output's types, without nested arrays, for which
+        there is no writer.
+
+        Raises:
+            UnsupportedError: an unknown tokenizer.
+            CheckpointError: a small file cannot be read or trusted.
+        """
+        return {
+            key: field
+            for key, field in self._all_metadata().items()
+            if not key.startswith(FILE_KEYS) and field.item is not GGUFValueType.ARRAY
+        }
+
+    def _all_metadata(self) -> Mapping[str, Field]:
+        checkpoint = self.checkpoint
+        if self._family is None:
+            return checkpoint.metadata
+        path, config, name = checkpoint.path, checkpoint.config, self.architecture
+        tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
+        if has_tokenizer(path):
+            tokenizer = tokenizer_metadata(path, config, name)
+        return {
+            **general_metadata(path, checkpoint.source, name, self.tensors),
+            **self._family.metadata(config),
+            **pooling_metadata(path, self._family),
+            **tokenizer,
+        }
+
+    @cached_property
+    def pairs_size(self) -> int:
+        """Bytes of the metadata in a GGUF file."""
+        return len(pairs_bytes(self.metadata))
+
+    @cached_property
+    def notices(self) -> tuple[str, ...]:
+        """What is lost on the way to GGUF."""
+        infos = self.checkpoint.tensors.values()
+        if self._family is None:
+            plain = {"F32", "F16", "BF16", "F64"}
+            return _notice_quantized({info.dtype for info in infos} - plain)
+        config = self.checkpoint.config
+        no_tokenizer = "there is no tokenizer beside the weights: the file will have none"
+        return (
+            *caveats(self._family, config, self._family.metadata(config)),
+            *_notice_left_out(self.left_out),
+            *_notice_quantized({info.dtype for info in infos if info.codes}),
+            *(() if has_tokenizer(self.checkpoint.path) else (no_tokenizer,)),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the weights and the configuration."""
+        return fingerprint(self.checkpoint)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Weights that the checkpoint holds; computed tables are not counted."""
+        return sum(tensor.elements for tensor in self.tensors if tensor.value is None)
+
+    def source_type(self, tensor: TensorMap) -> str:
+        """The dtype of the stored weights that a tensor is made of."""
+        if not tensor.parts:
+            return "F32"
+        return self.checkpoint.tensors[tensor.parts[0].source].dtype
+
+
+def open_model(checkpoint: Checkpoint) -> Model:
+    """What a checkpoint means.
+
+    Raises:
+        UnsupportedError: an unknown family.
+        PlanError: tensors are missing or do not fit the configuration.
+        CheckpointError: the configuration cannot be read.
+    """
+    if checkpoint.container == "gguf":
+        tensors = tuple(
+            TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
+            for info in checkpoint.tensors.values()
+        )
+        return Model(checkpoint, checkpoint.metadata["general.architecture"].value, tensors)
+    family = find_family(checkpoint.config)
+    tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
+    return Model(checkpoint, family.name, tensors, left_out, family)
+
+
+def _notice_left_out(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (f"{len(names)} tensors have no place in GGUF and are left out: {shown}",)
+
+
+def _notice_quantized(dtypes: Iterable[str]) -> tuple[str, ...]:
+    names = ", ".join(sorted(dtypes))
+    return (f"the source is quantized already ({names}): what it lost stays lost",) if names else ()
