@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.directory import MAX_SHARD_SIZE
-from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.plan.recipe import Recipe
@@ -117,7 +116,7 @@ def reference_model(plan: Plan, path: Path, dtype: str = "float32") -> Any:
             parts["weight"] = np.ascontiguousarray(parts["weight"].T)
         for suffix in parts:
             del weights[stem + suffix]
-        values = torch.from_numpy(encoding.dequantize(tensor.scheme.weights, parts, tensor.shape))
+        values = torch.from_numpy(tensor.format.dequantize(tuple(parts.values())))
         weights[tensor.weight.name] = values.T.contiguous() if tensor.weight.conv1d else values
     folder = path.with_name(path.name + "-reference")
     folder.mkdir()

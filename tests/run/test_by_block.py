@@ -14,7 +14,8 @@ from qconvert.algorithms import ALGORITHMS
 from qconvert.checkpoint import open_checkpoint, read_bytes
 from qconvert.containers.store import Store, open_store
 from qconvert.formats import FORMATS
-from qconvert.formats.coding import Coded, nearest
+from qconvert.formats.quantize import nearest
+from qconvert.formats.types import Coded
 from qconvert.forward.states import States
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
