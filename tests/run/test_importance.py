@@ -23,7 +23,7 @@ from qconvert.formats.types import block_sizes
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs

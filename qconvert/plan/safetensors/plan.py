@@ -53,7 +53,7 @@ WRITTEN = (
 FLOATS = ("F32", "F16", "BF16")
 
 
-def make_compressed_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
+def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what the directory will hold.
 
     Raises:
