@@ -4,6 +4,7 @@ Of a multimodal checkpoint the language model is taken; its settings lie in `tex
 published ones leave out whatever is transformers' default.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, flags, u32
@@ -55,6 +56,9 @@ DEFAULTS = {
 
 def metadata(config: Config) -> Metadata:
     settings = text_config(config, DEFAULTS)
+    scaling = settings.get("rope_scaling")
+    if isinstance(scaling, Mapping):  # transformers' Gemma 3 heeds "rope_type" alone
+        settings["rope_scaling"] = {**scaling, "type": None}
     whole_heads_turn(settings)
     _check(settings)
     keys: Metadata = {}
