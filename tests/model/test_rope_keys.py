@@ -72,4 +72,4 @@ def test_keys_beside_each_other_mean_what_transformers_makes_of_them(
         assert (kind.value if kind else "default") == rope["rope_type"], said
         if kind:
             assert keys[prefix + "scaling.factor"].value == pytest.approx(rope["factor"]), said
-    assert compared >= 20
+    assert compared >= 15
