@@ -3,11 +3,11 @@
 A new one is a function of the type `Algorithm` in a file of its own, and a line here.
 """
 
-from qconvert.algorithms.balance import balance
-from qconvert.formats.coding import Algorithm, nearest
+from qconvert.algorithms.balance import balanced
+from qconvert.formats.quantize import Algorithm, nearest
 
 ALGORITHMS: dict[str, Algorithm] = {
     "nearest": nearest,
-    "balance": balance,
+    "balance": balanced,
 }
 """By the names that plans have for them."""

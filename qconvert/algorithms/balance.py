@@ -9,31 +9,34 @@ The part of the mean is the first step of what error feedback (GPTQ, arXiv 2210.
 all of the inputs' second moments.
 """
 
-from qconvert.formats.coding import Coded, Seen, nearest
-from qconvert.formats.types import Format, Weights
+import numpy as np
+
+from qconvert.formats.quantize import nearest
+from qconvert.formats.types import Coded, Format, Grid, Seen, Weights
 
 BUDGET = 0.03
 """The share by which a row's weighted squared error may grow."""
 
+FEWEST, MOST = 4, 64
+"""Numbers of values for which it is worth the time: with more of them errors are small, and with
+fewer the neighbour is too far away."""
 
-def balance(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
-    """As the nearest codes, with a few moved; those of formats without a grid, and where no mean
-    is known, as they are."""
+
+def balanced(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
+    """As `nearest`, with a few codes moved; in formats without a fitting grid none are."""
     coded = nearest(format_, x, seen, peak)
-    if format_.grid is None or seen is None or seen.mean is None:
+    grid = format_.grid(coded.params)
+    if seen is None or seen.mean is None or grid is None or not fits(grid):
         return coded
-    from qconvert.kernels import balance
+    from qconvert.kernels.balance import balance
 
-    step, low, values = format_.grid(coded.params)
-    balance.balance(
-        x.reshape(-1),
-        step.reshape(-1),
-        low.reshape(-1),
-        values,
-        seen.square,
-        seen.mean,
-        max(x.shape[1], 1),
-        BUDGET,
-        coded.codes.reshape(-1),
-    )
-    return coded
+    steps = (grid.step.reshape(-1), grid.low.reshape(-1), grid.values)
+    inputs = (np.ascontiguousarray(each, np.float32) for each in (seen.square, seen.mean))
+    places = (coded.codes - grid.first).astype(np.uint8) if grid.first else coded.codes
+    balance(x.reshape(-1), *steps, *inputs, max(x.shape[1], 1), BUDGET, places.reshape(-1))
+    return coded._replace(codes=(places + grid.first).astype(coded.codes.dtype))
+
+
+def fits(grid: Grid) -> bool:
+    """Whether neighbouring codes are neighbouring values, and those neither few nor many."""
+    return FEWEST <= grid.values.size <= MOST and bool(np.all(np.diff(grid.values) > 0))

@@ -7,8 +7,7 @@ What counts is the error of a layer's output, of the unseen inputs x with second
 
 import numpy as np
 
-from qconvert.formats.coding import Arrays, Seen, dequantize
-from qconvert.formats.types import Format, Weights
+from qconvert.formats.types import Arrays, Format, Seen, Weights
 
 
 def guarded(format_: Format, x: Weights, made: Arrays, base: Arrays, unseen: Seen | None) -> Arrays:
@@ -21,7 +20,7 @@ def guarded(format_: Format, x: Weights, made: Arrays, base: Arrays, unseen: See
     """
     if unseen is None:
         return base
-    errors = [output_error(dequantize(format_, arrays) - x, unseen) for arrays in (made, base)]
+    errors = [output_error(format_.dequantize(arrays) - x, unseen) for arrays in (made, base)]
     return made if errors[0] < errors[1] else base
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.formats.coding import Seen
+from qconvert.formats.types import Seen
 
 
 @dataclass

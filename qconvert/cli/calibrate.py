@@ -65,7 +65,7 @@ def calibrate(
     from qconvert.checkpoint import open_checkpoint
     from qconvert.containers.folder import check_place
     from qconvert.forward.device import choose_device, choose_dtype
-    from qconvert.run.stream import default_threads
+    from qconvert.run.executor import default_threads
     from qconvert.text.sample import draw_sample
 
     if output is not None:

@@ -24,8 +24,8 @@ from qconvert.algorithms.guard import guarded
 from qconvert.calibration.moments import Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.containers.store import Store
-from qconvert.formats.coding import Arrays, Seen, dequantize, pack
-from qconvert.formats.types import Format, Weights
+from qconvert.formats.quantize import quantize
+from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.forward.walk import Block, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble
@@ -140,7 +140,7 @@ def _make(
     streamed = coding.make(x, start, peak)
     if task.algorithm == NEAREST or seen is None:
         return streamed, False
-    made = pack(task.format, ALGORITHMS[task.algorithm](task.format, x, seen, peak or None))
+    made = quantize(task.format, x, seen, peak or None, ALGORITHMS[task.algorithm])
     best = guarded(task.format, x, made, streamed, unseen)
     return best, best is made
 
@@ -161,7 +161,7 @@ def _rows_made(task: Task, store: Store) -> Any:
     import torch
 
     made, map_ = store.get(task.name), task.tensor.map
-    x = dequantize(task.format, tuple(made[slot.name] for slot in task.tensor.slots))
+    x = task.format.dequantize(tuple(made[slot.name] for slot in task.tensor.slots))
     if map_.order:
         groups = x.reshape(-1, len(map_.order), map_.columns)
         x = groups[:, np.argsort(map_.order)]

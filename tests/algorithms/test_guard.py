@@ -6,7 +6,8 @@ import pytest
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.guard import guarded, output_error
 from qconvert.formats import FORMATS
-from qconvert.formats.coding import Seen, pack
+from qconvert.formats.quantize import quantize
+from qconvert.formats.types import Seen
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_without_second_moments_columns_count_as_independent(weight):
 def test_the_better_one_is_kept(inputs, weight, hessian):
     format_, seen = FORMATS["Q4_K"], seen_of(inputs[::2], hessian=hessian)
     unseen = seen_of(inputs[1::2], hessian=hessian)
-    near, moved = (pack(format_, ALGORITHMS[n](format_, weight, seen, None)) for n in ALGORITHMS)
+    near, moved = (quantize(format_, weight, seen, None, each) for each in ALGORITHMS.values())
     assert guarded(format_, weight, moved, near, unseen) is moved
     assert guarded(format_, weight, near, moved, unseen) is moved
     assert guarded(format_, weight, near, near, unseen) is near
@@ -53,7 +54,7 @@ def test_the_better_one_is_kept(inputs, weight, hessian):
 
 def test_what_cannot_be_judged_is_not_kept(inputs, weight):
     format_, seen = FORMATS["Q4_K"], seen_of(inputs, hessian=True)
-    near, moved = (pack(format_, ALGORITHMS[n](format_, weight, seen, None)) for n in ALGORITHMS)
+    near, moved = (quantize(format_, weight, seen, None, each) for each in ALGORITHMS.values())
     assert guarded(format_, weight, moved, near, None) is near
     broken = Seen(np.full(256, np.nan, np.float32))
     assert guarded(format_, weight, moved, near, broken) is near

@@ -14,12 +14,13 @@ from qconvert.algorithms import ALGORITHMS
 from qconvert.checkpoint import open_checkpoint, read_bytes
 from qconvert.containers.store import Store, open_store
 from qconvert.formats import FORMATS
-from qconvert.formats.coding import Coded, nearest
+from qconvert.formats.quantize import nearest
+from qconvert.formats.types import Coded
 from qconvert.forward.states import States
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan

@@ -15,7 +15,7 @@ from qconvert.checkpoint import open_checkpoint, read_bytes
 from qconvert.containers.target import Slot
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.run.outputs import write_outputs
 

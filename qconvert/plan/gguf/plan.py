@@ -29,7 +29,7 @@ QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
 
 
-def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
+def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what every tensor becomes.
 
     Raises:
