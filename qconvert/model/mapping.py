@@ -190,15 +190,20 @@ def _can_be_sliced(info: TensorInfo, rule: Rule, shape: tuple[int, ...]) -> bool
     assert rule.rows is not None
     if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rule.rows[1]:
         return False
-    return (*info.shape[:-2], len(range(*rule.rows, rule.stride)), info.shape[-1]) == shape
+    periods, rest = divmod(info.shape[-2], rule.period or info.shape[-2])
+    taken = periods * (rule.rows[1] - rule.rows[0])
+    return not rest and (*info.shape[:-2], taken, info.shape[-1]) == shape
 
 
 def _slices(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
-    """The same rows of each matrix of a source."""
+    """The same rows of each matrix of a source, or of each period."""
     assert rule.rows is not None
-    height = info.shape[-2] if len(info.shape) > 1 else 1
-    for first in range(0, info.rows, height):
-        yield Rows(info.name, first + rule.rows[0], first + rule.rows[1], rule.stride)
+    begin, end = rule.rows
+    if rule.period and end == begin + 1:
+        yield Rows(info.name, begin, info.rows - rule.period + end, rule.period)
+        return
+    for first in range(0, info.rows, rule.period or info.shape[-2]):
+        yield Rows(info.name, first + begin, first + end)
 
 
 def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
