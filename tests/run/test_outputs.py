@@ -198,17 +198,17 @@ class Meddling(Silent):
 
 
 def test_a_source_that_changes_meanwhile_gives_no_output(tmp_path):
-    source = write_llama(tmp_path / "m", TINY)
-    one = gguf_file(open_checkpoint(str(source)), tmp_path / "a.gguf", "q8_0")
+    checkpoint = open_checkpoint(str(write_llama(tmp_path / "m", TINY)))
+    one = gguf_file(checkpoint, tmp_path / "a.gguf", "q8_0")
     with pytest.raises(CheckpointError, match="changed while"):
-        write_outputs([one], 1, Meddling(source / "model.safetensors"))
+        write_outputs([one], 1, Meddling(checkpoint.files[0]))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_source_that_changed_since_it_was_planned_gives_no_output(tmp_path):
-    source = write_llama(tmp_path / "m", TINY)
-    one = gguf_file(open_checkpoint(str(source)), tmp_path / "a.gguf", "q8_0")
-    (source / "model.safetensors").touch()
+    checkpoint = open_checkpoint(str(write_llama(tmp_path / "m", TINY)))
+    one = gguf_file(checkpoint, tmp_path / "a.gguf", "q8_0")
+    checkpoint.files[0].touch()
     with pytest.raises(CheckpointError, match="changed while"):
         write_outputs([one], 1, Silent())
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
