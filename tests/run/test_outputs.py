@@ -192,9 +192,9 @@ class Meddling(Silent):
         self.path = path
 
     def advance(self, weights: int, tensor: str) -> None:
-        data = bytearray(self.path.read_bytes())
-        data[-1] ^= 1
-        self.path.write_bytes(data)
+        with self.path.open("r+b") as file:
+            file.seek(-2, 2)
+            file.write(b"\x01\x3f")
 
 
 def test_a_source_that_changes_meanwhile_gives_no_output(tmp_path):
