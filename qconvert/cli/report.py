@@ -97,8 +97,8 @@ def report(
     """
     from qconvert.containers.sizes import parse_size
     from qconvert.evaluation.runtimes.subject import BACKENDS
-    from qconvert.report.asked import Asked
     from qconvert.report.building import build
+    from qconvert.report.request import Asked
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
     from qconvert.run.executor import default_threads
@@ -140,7 +140,7 @@ def report(
 
 def show(found: "Report", page: Path) -> None:
     """The picture (on a terminal), the table, and the choice."""
-    from qconvert.report import words
+    from qconvert.report import figures
     from qconvert.report.choosing import front
     from qconvert.report.columns import has_speed
     from qconvert.report.terminal import text_plot
@@ -152,16 +152,16 @@ def show(found: "Report", page: Path) -> None:
     table = []
     best = front(found.rows)
     for row in found.rows:
-        error = words.error_of(row.divergence.standard_error)
+        error = figures.error_of(row.divergence.standard_error)
         generated = row.speed.generated_per_second.median if row.speed else float("nan")
         cells = (
             row.name + (" " if row in best else " *"),
-            words.size(row.nbytes),
-            words.number(row.bits_per_weight),
-            f"{words.nats(row.divergence.mean)} {error}",
-            words.number(row.perplexity),
-            words.fixed_percent(row.perplexity_ratio - 1, signed=True),
-            *([words.rate(generated)] if timed else []),
+            figures.size(row.nbytes),
+            figures.number(row.bits_per_weight),
+            f"{figures.nats(row.divergence.mean)} {error}",
+            figures.number(row.perplexity),
+            figures.fixed_percent(row.perplexity_ratio - 1, signed=True),
+            *([figures.rate(generated)] if timed else []),
         )
         table.append([cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells])
     render.print_table((*head, *([">tokens/s"] if timed else [])), table)

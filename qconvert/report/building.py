@@ -27,10 +27,8 @@ from qconvert.evaluation.sensitivity.measure import Sensitivity
 from qconvert.evaluation.speed.measure import Speed
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.safetensors.schemes import is_scheme
-from qconvert.report import telling
-from qconvert.report.asked import Asked, Made
+from qconvert.report import notes
 from qconvert.report.choosing import choose
-from qconvert.report.keeping import Keep, content_digest, make_folder
 from qconvert.report.measuring import (
     Measured,
     Scored,
@@ -41,6 +39,8 @@ from qconvert.report.measuring import (
     find_windows,
 )
 from qconvert.report.models import make_models, outputs_of
+from qconvert.report.records import Keep, content_digest, make_folder
+from qconvert.report.request import Asked, Made
 from qconvert.report.types import (
     Original,
     Report,
@@ -83,8 +83,8 @@ def build(asked: Asked, watching: Watching) -> Report:
         scored=made.windows.scored,
         bound=max(one.scores.divergence.bound for one in scored),
         surer=_surer(scored, rows, order),
-        conversations=telling.conversations(prompts, said, rows, order),
-        about_answers=telling.about_answers(asked) if said else "",
+        conversations=notes.conversations(prompts, said, rows, order),
+        about_answers=notes.about_answers(asked) if said else "",
     )
     closest = choice.row or min(rows, key=lambda row: row.divergence.mean)
     parts = _parts(asked, made, rows.index(closest), watching, notices)
@@ -92,8 +92,8 @@ def build(asked: Asked, watching: Watching) -> Report:
         report,
         sensitivity=parts,
         sensitivity_of=closest.name if parts else "",
-        notices=(*telling.notices(asked, made), *notices),
-        made=telling.how(asked, made, report),
+        notices=(*notes.notices(asked, made), *notices),
+        made=notes.how(asked, made, report),
     )
 
 
@@ -162,9 +162,7 @@ def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) ->
         for file in (made.original, *made.files):
             watcher.note(f"measuring the speed of {file.path.name}")
             try:
-                found[file.path] = find_speed(
-                    made.keep, file, telling.this_machine(), asked.threads
-                )
+                found[file.path] = find_speed(made.keep, file, notes.this_machine(), asked.threads)
             except QconvertError as error:
                 notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
     return found

@@ -7,8 +7,8 @@ better in one of the two.
 import math
 from collections.abc import Sequence
 
+from qconvert.report.figures import percent, size
 from qconvert.report.types import Choice, Row, Wish
-from qconvert.report.words import percent, size
 
 USUAL = 0.01
 """How far the perplexity of the file to take may be above the original's, where the user does not

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qconvert.evaluation.speed.measure import Speed, describe_speed
-from qconvert.report import words
+from qconvert.report import figures
 from qconvert.report.choosing import front
 from qconvert.report.types import Original, Report, Row
 
@@ -68,29 +68,29 @@ def row_cells(row: Row, *, speed: bool) -> list[Cell]:
         speed: with those of speed.
     """
     divergence = row.divergence
-    error = words.error_of(divergence.standard_error)
+    error = figures.error_of(divergence.standard_error)
     return [
-        Cell(words.size(row.nbytes), str(row.nbytes)),
-        _cell(row.bits_per_weight, words.number(row.bits_per_weight)),
-        _cell(divergence.mean, words.nats(divergence.mean), error),
-        _cell(divergence.p99, words.nats(divergence.p99)),
-        _cell(divergence.p999, words.nats(divergence.p999)),
-        _cell(row.same_top, words.fixed_percent(row.same_top, 1)),
-        _cell(row.rms_delta_p, words.fixed_percent(row.rms_delta_p)),
-        _cell(row.perplexity, words.number(row.perplexity)),
-        _cell(row.perplexity_ratio, words.fixed_percent(row.perplexity_ratio - 1, signed=True)),
+        Cell(figures.size(row.nbytes), str(row.nbytes)),
+        _cell(row.bits_per_weight, figures.number(row.bits_per_weight)),
+        _cell(divergence.mean, figures.nats(divergence.mean), error),
+        _cell(divergence.p99, figures.nats(divergence.p99)),
+        _cell(divergence.p999, figures.nats(divergence.p999)),
+        _cell(row.same_top, figures.fixed_percent(row.same_top, 1)),
+        _cell(row.rms_delta_p, figures.fixed_percent(row.rms_delta_p)),
+        _cell(row.perplexity, figures.number(row.perplexity)),
+        _cell(row.perplexity_ratio, figures.fixed_percent(row.perplexity_ratio - 1, signed=True)),
         *(_speed_cells(row.speed) if speed else ()),
     ]
 
 
 def original_cells(original: Original, *, speed: bool) -> list[Cell]:
     """The same of the original; it is no distance from itself."""
-    none = Cell(words.MISSING)
+    none = Cell(figures.MISSING)
     return [
-        Cell(words.size(original.nbytes)),
-        Cell(words.number(original.bits_per_weight)),
+        Cell(figures.size(original.nbytes)),
+        Cell(figures.number(original.bits_per_weight)),
         *[none] * 5,
-        Cell(words.number(original.perplexity)),
+        Cell(figures.number(original.perplexity)),
         none,
         *(_speed_cells(original.speed) if speed else ()),
     ]
@@ -98,12 +98,12 @@ def original_cells(original: Original, *, speed: bool) -> list[Cell]:
 
 def _speed_cells(speed: Speed | None) -> list[Cell]:
     if speed is None:
-        return [Cell(words.MISSING)] * 3
+        return [Cell(figures.MISSING)] * 3
     generated, prompt = speed.generated_per_second.median, speed.prompt_per_second.median
     return [
-        _cell(generated, words.rate(generated)),
-        _cell(prompt, words.rate(prompt)),
-        _cell(float(speed.peak_bytes), words.size(speed.peak_bytes)),
+        _cell(generated, figures.rate(generated)),
+        _cell(prompt, figures.rate(prompt)),
+        _cell(float(speed.peak_bytes), figures.size(speed.peak_bytes)),
     ]
 
 

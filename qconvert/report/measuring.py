@@ -18,7 +18,7 @@ from qconvert.evaluation.runtimes.subject import open_subject
 from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity, measure_sensitivity
 from qconvert.evaluation.speed.measure import Figure, Speed, describe_speed, measure_speed
 from qconvert.forward.walk import Place
-from qconvert.report.keeping import Keep
+from qconvert.report.records import Keep
 from qconvert.text.perplexity_windows import make_windows, read_windows
 from qconvert.text.prompts import Prompt
 from qconvert.text.types import Windows

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from qconvert import __version__
-from qconvert.report import words
+from qconvert.report import figures
 from qconvert.report.answers import show_conversation
 from qconvert.report.choosing import front, why_none
 from qconvert.report.columns import columns_of, has_speed, original_cells, row_cells
@@ -89,12 +89,11 @@ def write_page(report: Report, wish: Wish | None = None) -> str:
 
 def _answer(report: Report, row: Row) -> str:
     share = row.nbytes / report.original.nbytes
-    text = (
-        f"{words.size(row.nbytes)}, {words.percent(share)} of the original, at a mean divergence "
-        f"of {words.nats(row.divergence.mean)} nats"
-    )
+    size, part = figures.size(row.nbytes), figures.percent(share)
+    nats = figures.nats(row.divergence.mean)
+    text = f"{size}, {part} of the original, at a mean divergence of {nats} nats"
     if row.speed is not None:
-        written = words.rate(row.speed.generated_per_second.median)
+        written = figures.rate(row.speed.generated_per_second.median)
         text += f", writing {written} tokens per second on this machine"
     return text + "."
 
@@ -102,26 +101,26 @@ def _answer(report: Report, row: Row) -> str:
 def _facts(report: Report, row: Row) -> list[Fact]:
     """The first screen's figures."""
     divergence = row.divergence
-    error = f"{words.error_of(divergence.standard_error)} nats".strip()
+    error = f"{figures.error_of(divergence.standard_error)} nats".strip()
     found = [
-        Fact("size", words.size(row.nbytes), f"{row.bits_per_weight:.2f} bits per weight"),
-        Fact("mean KL divergence", words.nats(divergence.mean), error),
+        Fact("size", figures.size(row.nbytes), f"{row.bits_per_weight:.2f} bits per weight"),
+        Fact("mean KL divergence", figures.nats(divergence.mean), error),
         Fact(
             "perplexity",
-            words.number(row.perplexity),
+            figures.number(row.perplexity),
             f"{_signed(row.perplexity_ratio - 1)}, original {report.original.perplexity:.2f}",
         ),
-        Fact("same top token", words.fixed_percent(row.same_top, 1), "of the original's"),
+        Fact("same top token", figures.fixed_percent(row.same_top, 1), "of the original's"),
     ]
     if row.speed is not None:
-        note = f"{words.rate(row.speed.prompt_per_second.median)} read, {row.speed.runtime}"
-        written = words.rate(row.speed.generated_per_second.median)
+        note = f"{figures.rate(row.speed.prompt_per_second.median)} read, {row.speed.runtime}"
+        written = figures.rate(row.speed.generated_per_second.median)
         found.append(Fact("tokens per second", written, note))
     return found
 
 
 def _signed(share: float) -> str:
-    return ("+" if share >= 0 else "") + words.percent(share)
+    return ("+" if share >= 0 else "") + figures.percent(share)
 
 
 def _others(report: Report) -> list[dict[str, Any]]:
@@ -171,8 +170,8 @@ def _figure(plot: Plot, report: Report, *, wide: bool, notes: bool = True) -> Fi
 def _note(row: Row) -> str:
     """What is shown when one points at a file."""
     return (
-        f"{row.name}: {words.size(row.nbytes)}, divergence {words.nats(row.divergence.mean)}, "
-        f"perplexity {words.number(row.perplexity)}"
+        f"{row.name}: {figures.size(row.nbytes)}, divergence {figures.nats(row.divergence.mean)}, "
+        f"perplexity {figures.number(row.perplexity)}"
     )
 
 
@@ -186,7 +185,7 @@ def _parts(report: Report) -> dict[str, Any]:
     about = (
         f"Each part of {report.sensitivity_of} by itself in place of the original's, all else "
         f"left as it is: its weights alone, over {seen.scored:,} tokens. The parts add up to "
-        f"{words.nats(seen.total)}; all at once they cost {words.nats(seen.whole)}."
+        f"{figures.nats(seen.total)}; all at once they cost {figures.nats(seen.whole)}."
     )
     return {
         "about_parts": about,
@@ -216,7 +215,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters |= {"size": words.size, "nats": words.nats, "breakable": _breakable}
+    environment.filters |= {"size": figures.size, "nats": figures.nats, "breakable": _breakable}
     return environment
 
 

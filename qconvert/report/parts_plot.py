@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity
 from qconvert.report.drawing import COLOURS, Sheet
+from qconvert.report.figures import nats
 from qconvert.report.plots import Plot
-from qconvert.report.words import nats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

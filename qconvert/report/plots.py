@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.report.choosing import front
 from qconvert.report.drawing import COLOURS, SMALL, Draw, Sheet
+from qconvert.report.figures import nats, rate, scale_of
 from qconvert.report.labels import Label, place_labels
 from qconvert.report.types import Report, Row
-from qconvert.report.words import nats, rate, scale_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from qconvert.report.choosing import front, is_sound
+from qconvert.report.figures import nats, scale_of
 from qconvert.report.types import Report, Row
-from qconvert.report.words import nats, scale_of
 
 WIDTH, HEIGHT = 78, 15
 LEFT = 10

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from qconvert.report.asked import Asked
 from qconvert.report.building import backend_for, command
+from qconvert.report.request import Asked
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.evaluation.divergence.types import Subject
 from qconvert.evaluation.runtimes.subject import BackendName
 from qconvert.plan.types import Plan
-from qconvert.report.keeping import Keep
 from qconvert.report.measuring import Measured
+from qconvert.report.records import Keep
 from qconvert.report.types import Wish
 from qconvert.text.types import Windows
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qconvert.report.keeping import Keep, content_digest
+from qconvert.report.records import Keep, content_digest
 
 ABOUT = ("digest", 512, None)
 

@@ -10,10 +10,10 @@ from qconvert import __version__
 from qconvert.evaluation.answers.answer import Responses, departure
 from qconvert.machine.limits import read_cores, read_limits, read_memory
 from qconvert.machine.look import read_processor
-from qconvert.report.asked import Asked, Made
+from qconvert.report.figures import percent, size
 from qconvert.report.overlap import seen_in_calibration
+from qconvert.report.request import Asked, Made
 from qconvert.report.types import Answer, Conversation, Report, Row
-from qconvert.report.words import percent, size
 from qconvert.text.prompts import Prompt
 
 FEW_TOKENS = 10_000
