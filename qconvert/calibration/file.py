@@ -40,7 +40,8 @@ from qconvert.calibration.types import (
 )
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint, read_bytes
 from qconvert.checkpoint.files import parse_json, read_bytes_at
-from qconvert.checkpoint.safetensors import read_safetensors
+from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
+from qconvert.containers.partial import sync_directory
 from qconvert.containers.safetensors import Shard
 from qconvert.containers.target import Slot
 from qconvert.errors import CheckpointError, OutputError, PlanError
@@ -133,15 +134,6 @@ def write_inputs(
         raise OutputError(f"cannot write {path}: {error.strerror}", "make room") from error
 
 
-def sync_directory(path: Path) -> None:
-    """Have the disk take the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_calibration(path: Path) -> Calibration:
     """Read and check a calibration file.
 
@@ -208,9 +200,7 @@ def _are_names(entry: Any) -> bool:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    length = int.from_bytes(read_bytes_at(path, 0, 8), "little")
-    header = parse_json(read_bytes_at(path, 8, length), f"{path}: header")
-    metadata = header.get("__metadata__", {})
+    metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a calibration file but another safetensors file", MADE_BY

@@ -123,7 +123,7 @@ class PartialFile:
             os.fsync(self._file)
             partial_path(self.path).replace(self.path)
             journal_path(self.path).unlink(missing_ok=True)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -207,7 +207,8 @@ def _crc_of(descriptor: int, start: int, stop: int) -> int | None:
     return crc
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have the disk take the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
