@@ -244,7 +244,7 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     from qconvert.checkpoint import open_checkpoint
     from qconvert.machine.watcher import Silent
     from qconvert.model.open import open_model
-    from qconvert.plan.gguf.plan import make_plan
+    from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
     from qconvert.run.outputs import write_outputs
 

@@ -19,12 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.directory import MAX_SHARD_SIZE
-from qconvert.formats.safetensors import encoding
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose
-from qconvert.plan.safetensors.plan import make_compressed_plan
 from qconvert.plan.safetensors.tensors import Quantized
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Plan
@@ -55,7 +54,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 
 def plan_model(source: Path, type_: str, statistics: Statistics = NOTHING, **options: Any) -> Plan:
     model = open_model(open_checkpoint(str(source)))
-    return make_compressed_plan(model, Recipe(type_, **options), statistics)
+    return make_plan(model, Recipe(type_, **options), statistics)
 
 
 def choices_of(plan: Plan, statistics: Statistics = NOTHING) -> list[Choice]:
@@ -117,7 +116,7 @@ def reference_model(plan: Plan, path: Path, dtype: str = "float32") -> Any:
             parts["weight"] = np.ascontiguousarray(parts["weight"].T)
         for suffix in parts:
             del weights[stem + suffix]
-        values = torch.from_numpy(encoding.dequantize(tensor.scheme.weights, parts, tensor.shape))
+        values = torch.from_numpy(tensor.format.dequantize(tuple(parts.values())))
         weights[tensor.weight.name] = values.T.contiguous() if tensor.weight.conv1d else values
     folder = path.with_name(path.name + "-reference")
     folder.mkdir()

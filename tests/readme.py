@@ -73,8 +73,8 @@ def schemes_table() -> str:
     """Every scheme and what the weights of an 8B Llama weigh in it."""
     from qconvert.checkpoint import open_checkpoint
     from qconvert.model.open import open_model
+    from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.plan import make_compressed_plan
     from qconvert.plan.safetensors.schemes import SCHEMES
 
     lines = ["| scheme | weights | activations | Llama-3.1-8B |", "|---|---|---|---:|"]
@@ -82,7 +82,7 @@ def schemes_table() -> str:
         write_llama(Path(folder), LLAMA_8B, sparse=True)
         source = open_model(open_checkpoint(folder))
         for name in SCHEMES:
-            plan = make_compressed_plan(source, Recipe(name))
+            plan = make_plan(source, Recipe(name))
             usual = f"int{name[1]} in groups of 128", ""
             if name == "w8a16":
                 usual = "int8, a scale for each row", ""

@@ -1,1 +1,13 @@
-"""Algorithms: free functions on tensors, one a file."""
+"""How weights are quantized, and what is done to them before: an algorithm in each file.
+
+A new one is a function of the type `Algorithm` in a file of its own, and a line here.
+"""
+
+from qconvert.algorithms.balance import balanced
+from qconvert.formats.quantize import Algorithm, nearest
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "nearest": nearest,
+    "balance": balanced,
+}
+"""By the names that plans have for them."""

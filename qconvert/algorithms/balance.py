@@ -11,30 +11,32 @@ all of the inputs' second moments.
 
 import numpy as np
 
-from qconvert.formats.types import Format, Packed, Weights
+from qconvert.formats.quantize import nearest
+from qconvert.formats.types import Coded, Format, Grid, Seen, Weights
 
 BUDGET = 0.03
 """The share by which a row's weighted squared error may grow."""
 
+FEWEST, MOST = 4, 64
+"""Numbers of values for which it is worth the time: with more of them errors are small, and with
+fewer the neighbour is too far away."""
 
-def quantize_balanced(
-    format_: Format, x: Weights, importance: np.ndarray, mean: np.ndarray
-) -> Packed:
-    """As `format_.quantize`, with a few codes moved; formats without a grid as they are.
 
-    x: float32 [rows, columns]; importance, mean: float32 [columns], the inputs' mean squares and
-    means.
-    """
-    if format_.grid is None:
-        return format_.quantize(x, importance)
-    assert format_.fit
-    assert format_.round
-    assert format_.pack
+def balanced(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
+    """As `nearest`, with a few codes moved; in formats without a fitting grid none are."""
+    coded = nearest(format_, x, seen, peak)
+    grid = format_.grid(coded.params)
+    if seen is None or seen.mean is None or grid is None or not fits(grid):
+        return coded
     from qconvert.kernels.balance import balance
 
-    params = format_.fit(x, importance)
-    codes = format_.round(x, params)
-    step, low, values = format_.grid(params)
-    grid = (step.reshape(-1), low.reshape(-1), values)
-    balance(x.reshape(-1), *grid, importance, mean, max(x.shape[1], 1), BUDGET, codes.reshape(-1))
-    return format_.pack(codes, params)
+    steps = (grid.step.reshape(-1), grid.low.reshape(-1), grid.values)
+    inputs = (np.ascontiguousarray(each, np.float32) for each in (seen.square, seen.mean))
+    places = (coded.codes - grid.first).astype(np.uint8) if grid.first else coded.codes
+    balance(x.reshape(-1), *steps, *inputs, max(x.shape[1], 1), BUDGET, places.reshape(-1))
+    return coded._replace(codes=(places + grid.first).astype(coded.codes.dtype))
+
+
+def fits(grid: Grid) -> bool:
+    """Whether neighbouring codes are neighbouring values, and those neither few nor many."""
+    return FEWEST <= grid.values.size <= MOST and bool(np.all(np.diff(grid.values) > 0))

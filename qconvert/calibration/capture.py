@@ -32,8 +32,9 @@ from qconvert.calibration.file import (
 )
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
-from qconvert.calibration.work import LOCK, SAMPLE, open_folder
+from qconvert.calibration.work import SAMPLE
 from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.containers.folder import begin_anew, is_of, open_folder
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
@@ -41,7 +42,6 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.text.types import Sample
 
-IDENTITY = "identity"
 TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
@@ -104,12 +104,9 @@ def capture(
         walk = Walk(
             open_model(checkpoint), sample.tokens, Place(folder, device, dtype, threads, batch)
         )
-        identity = _identity(checkpoint, sample, walk)
-        done = _take_up(folder, identity, walk.states)
+        done = _take_up(folder, walk.identity, walk.states)
         # Before the walk does it, which does not know that there is an -o.
         walk.states.create("make room, choose another place with -o, or use fewer --tokens")
-        if not done:
-            (folder / IDENTITY).write_text(identity)
         walk.begin = len(done)
         watcher.begin(len(walk) * sample.tokens.size, len(done) * sample.tokens.size)
         with Collector(threads) as collector, ThreadPoolExecutor(1) as saver:
@@ -180,38 +177,15 @@ def _take_up(folder: Path, identity: str, states: States) -> list[list[InputStat
     Only the state behind the last finished block is kept on the disk, so where its statistics
     cannot be read, there is no block to go on with.
     """
-    note = folder / IDENTITY
     try:
-        if note.is_file() and note.read_text() == identity and states.exist():
+        if is_of(folder, identity) and states.exist():
             paths = sorted(folder.glob("block-*.safetensors"))
             if paths == [_block_path(folder, index) for index in range(len(paths))]:
                 return [read_inputs(path)[0] for path in paths]
     except (CheckpointError, ValueError):
         pass
-    note.unlink(missing_ok=True)  # first: without it nothing here counts
-    for leftover in folder.iterdir():
-        if leftover.name not in (LOCK, SAMPLE):
-            leftover.unlink()
+    begin_anew(folder, identity, keep=(SAMPLE,))
     return []
-
-
-def _identity(checkpoint: Checkpoint, sample: Sample, walk: Walk) -> str:
-    import torch
-    import transformers
-
-    digest = sha256(np.ascontiguousarray(sample.tokens, "<i4").tobytes())
-    about = (
-        fingerprint(checkpoint),
-        sample.tokens.shape,
-        walk.dtype,
-        walk.device,
-        walk.batch,
-        __version__,
-        torch.__version__,
-        transformers.__version__,
-    )
-    digest.update(repr(about).encode())
-    return digest.hexdigest()
 
 
 def tokenizer_hash(checkpoint: Checkpoint) -> str:

@@ -21,7 +21,6 @@ bytes. A file is hostile until it is checked.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,8 @@ from qconvert.calibration.types import (
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint, read_bytes
 from qconvert.checkpoint.files import parse_json, read_bytes_at
 from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
-from qconvert.containers.partial import sync_directory
-from qconvert.containers.safetensors import Shard
-from qconvert.containers.target import Slot
-from qconvert.errors import CheckpointError, OutputError, PlanError
+from qconvert.containers.safetensors import write_arrays
+from qconvert.errors import CheckpointError, PlanError
 from qconvert.text.types import Sample
 
 FORMAT, FORMAT_VERSION = "qconvert.calibration", 1
@@ -110,28 +107,12 @@ def write_inputs(
         OutputError: it cannot be written.
     """
     described = {**described, "inputs": [list(one.weights) for one in inputs]}
-    arrays: dict[str, tuple[str, np.ndarray]] = {k: ("I32", v) for k, v in more.items()}
+    arrays = dict(more)
     for one in inputs:
-        for name, (dtype, kind, _) in ARRAYS.items():
-            array = np.ascontiguousarray(getattr(one, name), kind)
-            arrays[f"{one.weights[0]}.{name}"] = (dtype, array)
-    # Wide elements first: so each array is aligned.
-    ordered = sorted(arrays.items(), key=lambda item: -item[1][1].itemsize)
-    slots = tuple(Slot(name, a.shape, dtype, a.nbytes) for name, (dtype, a) in ordered)
+        for name, (_, kind, _) in ARRAYS.items():
+            arrays[f"{one.weights[0]}.{name}"] = np.ascontiguousarray(getattr(one, name), kind)
     text = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
-    header = Shard(path, slots, {"format": FORMAT, "calibration": text}).header()
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            for _, (_, array) in ordered:
-                file.write(array.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", "make room") from error
+    write_arrays(path, arrays, {"format": FORMAT, "calibration": text}, "make room")
 
 
 def read_calibration(path: Path) -> Calibration:

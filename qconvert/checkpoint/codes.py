@@ -13,7 +13,7 @@ from qconvert.checkpoint.layers import PARTS, Layer, find_layers
 from qconvert.checkpoint.rows import NUMPY, read_rows
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.formats.safetensors.types import Part
+from qconvert.formats.types import Part
 
 METHOD = "compressed-tensors"
 TURNED = ("gpt2",)
@@ -95,13 +95,13 @@ def _join(
     upright: Mapping[str, TensorInfo],
     turned: bool,
 ) -> TensorInfo:
-    from qconvert.formats.safetensors import encoding
+    from qconvert.formats.safetensors.layouts import format_of
 
     if len(layer.shape) != 2 or 0 in layer.shape:
         raise UnsupportedError(f"how {layer.name}.weight is stored is not known", HINT)
     rows, columns = layer.shape
     try:
-        wanted = encoding.parts(layer.form, (rows, columns), "F32")
+        wanted = format_of(layer.form).parts((rows, columns))
     except QconvertError as error:
         raise UnsupportedError(f"{layer.name}: {error.message}", HINT) from error
     parts = {}

@@ -16,7 +16,7 @@ from qconvert.errors import CheckpointError
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
-# How the parts of codes look to `qconvert.formats.safetensors.encoding`.
+# How the parts of codes look to the formats of `qconvert.formats.safetensors`.
 NUMPY = {
     "I8": np.int8,
     "U8": np.uint8,
@@ -135,33 +135,32 @@ def _runs(
 
 def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.ndarray:
     """Rows of a weight that is stored as codes and scales."""
-    from qconvert.formats.safetensors import encoding
+    from qconvert.formats.safetensors.layouts import format_of
 
-    form = codes.form
+    format_ = format_of(codes.form)
     rows, columns = tensor.shape[::-1] if codes.turned else tensor.shape
+    step, first, last = format_.row_step, 0, rows
+    if not codes.turned:
+        first, last = start // step * step, min(-(-stop // step) * step, rows)
+    above, through = (format_.parts((count, columns)) for count in (first, last))
+    arrays = []
+    for top, end in zip(above, through, strict=True):
+        if top.suffix == "weight_shape":
+            arrays.append(np.array([last - first, columns], np.int64))
+            continue
+        part = codes.parts[top.suffix]
+        whole = codes.turned or not top.per_row
+        array = _read_part(part, *((0, part.rows) if whole else (top.shape[0], end.shape[0])))
+        turned = codes.turned and top.suffix == "weight"
+        arrays.append(np.ascontiguousarray(array.T) if turned else array)
+    made = format_.dequantize(tuple(arrays))
     if codes.turned:
-        parts = {name: _read_part(part, 0, part.rows) for name, part in codes.parts.items()}
-        if "weight" in parts:
-            parts["weight"] = np.ascontiguousarray(parts["weight"].T)
-        whole = encoding.dequantize(form, parts, (rows, columns))
-        return np.ascontiguousarray(whole.T[start:stop])
-    step = encoding.row_step(form)
-    first, last = start // step * step, min(-(-stop // step) * step, rows)
-    above, through = (
-        {part.suffix: part for part in encoding.parts(form, (count, columns), "F32")}
-        for count in (first, last)
-    )
-    parts = {}
-    for name, part in codes.parts.items():
-        per_row = above[name].per_row
-        span = (above[name].shape[0], through[name].shape[0]) if per_row else (0, part.rows)
-        parts[name] = _read_part(part, *span)
-    made = encoding.dequantize(form, parts, (last - first, columns))
+        return np.ascontiguousarray(made.T[start:stop])
     return made[start - first : stop - first]
 
 
 def _read_part(part: TensorInfo, start: int, stop: int) -> np.ndarray:
-    """Rows of codes or scales as `qconvert.formats.safetensors.encoding` wants them."""
+    """Rows of codes or scales as formats want them."""
     raw = read_bytes(part, start, stop)
     return raw.view(NUMPY[part.dtype]).reshape(stop - start, *part.shape[1:])
 

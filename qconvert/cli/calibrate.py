@@ -61,10 +61,11 @@ def calibrate(
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
     from qconvert.calibration.capture import capture
-    from qconvert.calibration.work import check_place, keep_sample
+    from qconvert.calibration.work import keep_sample
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.containers.folder import check_place
     from qconvert.forward.device import choose_device, choose_dtype
-    from qconvert.run.stream import default_threads
+    from qconvert.run.executor import default_threads
     from qconvert.text.sample import draw_sample
 
     if output is not None:

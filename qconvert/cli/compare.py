@@ -74,7 +74,7 @@ def compare(
     """
     from qconvert.evaluation.answers.answer import AnswerSettings, answers, in_order, work_of
     from qconvert.evaluation.answers.shown import as_data
-    from qconvert.run.stream import default_threads
+    from qconvert.run.executor import default_threads
     from qconvert.text.prompts import default_prompts, read_prompts
 
     if output is not None:

@@ -105,8 +105,8 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     from qconvert.machine.advice import Size
     from qconvert.model.open import open_model
     from qconvert.model.shapes import read_sizes
+    from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.plan import make_compressed_plan
     from qconvert.plan.safetensors.schemes import SCHEMES
 
     found = look_at(checkpoint)
@@ -114,7 +114,7 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     left_out = list(found.problems)
     for scheme in SCHEMES:
         try:
-            plan = make_compressed_plan(open_model(checkpoint), Recipe(scheme))
+            plan = make_plan(open_model(checkpoint), Recipe(scheme))
             sizes.append(Size(scheme, "safetensors", plan.nbytes))
         except QconvertError as error:
             left_out.append(f"{scheme}: {error.message}")

@@ -115,7 +115,7 @@ def evaluate(
     from qconvert.evaluation.runtimes.settings import Settings
     from qconvert.evaluation.runtimes.subject import BACKENDS
     from qconvert.evaluation.tasks.run import check_tasks
-    from qconvert.run.stream import default_threads
+    from qconvert.run.executor import default_threads
 
     started = time.monotonic()
     increase = options.parse_share("--max-perplexity-increase", max_perplexity_increase)

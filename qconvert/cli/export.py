@@ -166,8 +166,8 @@ def to_directory(
     from qconvert.containers.directory import check_directory
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.export import make_export_plan
+    from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_outputs
-    from qconvert.run.stream import default_threads
 
     path = output or default_directory(checkpoint)
     _check_place(path)

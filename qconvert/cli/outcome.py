@@ -26,8 +26,8 @@ def write(
     if dry_run:
         show_plans(planned, as_json)
         return
+    from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_outputs
-    from qconvert.run.stream import default_threads
 
     for one in planned:
         if one.recipe.folder is not None:

@@ -182,8 +182,8 @@ def quantize(
     said = {name: value for name, value in given.items() if value is not None}
     asked = _placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.run.executor import default_threads
     from qconvert.run.quantize import Run, plan_outputs
-    from qconvert.run.stream import default_threads
 
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     with render.watching(quiet) as watcher:

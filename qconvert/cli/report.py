@@ -101,7 +101,7 @@ def report(
     from qconvert.report.building import build
     from qconvert.report.types import Wish
     from qconvert.report.writing import write_report
-    from qconvert.run.stream import default_threads
+    from qconvert.run.executor import default_threads
 
     wish = Wish(parse_size(under, "--under"), options.parse_share("--within", within))
     if backend not in BACKENDS:

@@ -5,7 +5,6 @@ it is renamed. A run that was interrupted finds what it has written; files that 
 not expect are removed.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from types import TracebackType
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.safetensors import INDEX_NAME, Shard, index_json, lay_out
 from qconvert.containers.target import Slot
+from qconvert.containers.whole import lock, sync
 from qconvert.errors import CheckpointError, OutputError
 
 MAX_SHARD_SIZE = 5_000_000_000
@@ -144,13 +144,7 @@ class PartialDirectory:
             self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise _failed(self.path, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise OutputError(
-                f"another run is writing {self.path}", "wait for it or choose another output"
-            ) from error
+        lock(self._lock, self.path)
         return self
 
     def __exit__(
@@ -175,10 +169,8 @@ class PartialDirectory:
         place = self.folder / name
         try:
             place.parent.mkdir(exist_ok=True)
-            with place.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            place.write_bytes(data)
+            sync(place)
         except OSError as error:
             raise _failed(self.path, error) from error
 
@@ -206,11 +198,7 @@ class PartialDirectory:
         try:
             os.fsync(self._lock)
             self.folder.rename(self.path)
-            parent = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+            sync(self.path.parent)
         except OSError as error:
             raise _failed(self.path, error) from error
 

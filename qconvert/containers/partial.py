@@ -12,7 +12,6 @@ one. When everything is there, the file is synced and renamed over the output. T
 at that path is untouched until then.
 """
 
-import fcntl
 import os
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from qconvert.containers.whole import lock, sync
 from qconvert.errors import OutputError
 
 FLUSH_BYTES = 32 << 20
@@ -65,7 +65,7 @@ class PartialFile:
         """
         try:
             self._file = os.open(partial_path(self.path), os.O_RDWR | os.O_CREAT, 0o666)
-            self._lock()
+            lock(self._file, self.path)
             self._journal = os.open(
                 journal_path(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666
             )
@@ -123,7 +123,7 @@ class PartialFile:
             os.fsync(self._file)
             partial_path(self.path).replace(self.path)
             journal_path(self.path).unlink(missing_ok=True)
-            sync_directory(self.path.parent)
+            sync(self.path.parent)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -131,15 +131,6 @@ class PartialFile:
         """Leave nothing behind."""
         partial_path(self.path).unlink(missing_ok=True)
         journal_path(self.path).unlink(missing_ok=True)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._close()
-            raise OutputError(
-                f"another run is writing {self.path}", "wait for it or choose another output"
-            ) from error
 
     def _take_up(self) -> None:
         identity, pieces = _read_journal(self._journal)
@@ -205,12 +196,3 @@ def _crc_of(descriptor: int, start: int, stop: int) -> int | None:
         crc = zlib.crc32(data, crc)
         start += len(data)
     return crc
-
-
-def sync_directory(path: Path) -> None:
-    """Have the disk take the names in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,11 +16,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.containers.target import Slot
+from qconvert.containers.whole import renamed
 
 INDEX_NAME = "model.safetensors.index.json"
 HEADER_ALIGNMENT = 8
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""numpy's names, and safetensors'."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +114,27 @@ def index_json(shards: Sequence[Shard]) -> bytes:
     total = sum(slot.nbytes for shard in shards for slot in shard.slots)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], hint: str
+) -> None:
+    """Write a file of arrays that are in memory; it appears when it is whole. Nobody else may
+    write it meanwhile.
+
+    Args:
+        arrays: C-ordered and little-endian, of types in DTYPES.
+        hint: what to do where it cannot be written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # Wide elements first: so each array is aligned.
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
+    slots = tuple(Slot(name, a.shape, DTYPES[a.dtype.name], a.nbytes) for name, a in ordered)
+    header = Shard(path, slots, metadata).header()
+    temporary = path.with_name(f".{path.name}.writing")
+    with renamed(temporary, path, hint), temporary.open("wb") as file:
+        file.write(header)
+        for _, array in ordered:
+            file.write(array.reshape(-1).data)

@@ -58,7 +58,7 @@ def dequantize_any(raw: np.ndarray, dtype: str) -> np.ndarray:
         UnsupportedError: for a type that neither this program nor gguf can read.
     """
     if dtype in FORMATS:
-        return FORMATS[dtype].dequantize(raw)
+        return FORMATS[dtype].dequantize((raw,))
     from gguf.quants import dequantize
 
     hint = "known are " + ", ".join(FORMATS) + ", and what the gguf package reads"

@@ -6,10 +6,13 @@ too large for binary16 becomes infinite.
 Source: ggml/src/ggml-impl.h; for float8, the OCP 8-bit floating point specification (OFP8).
 """
 
+from dataclasses import dataclass
+from functools import cache
+
 import numpy as np
 
 from qconvert.errors import UnsupportedError, WeightError
-from qconvert.formats.types import Format, Importance, Packed, Weights
+from qconvert.formats.types import Arrays, Part, Seen, Weights
 
 _BY_CAST = {
     "F64": "<f8",
@@ -23,6 +26,7 @@ _BY_CAST = {
     "U64": "<u8",
     "BOOL": "?",
 }
+_FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
 
 def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
@@ -44,8 +48,8 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
         return _half_to_float(_aligned(raw, "<u2"))
     if dtype == "BF16":
         return _bfloat_to_float(_aligned(raw, "<u2"))
-    if dtype in _FLOAT8_TABLES:
-        return _float8_to_float(raw, _FLOAT8_TABLES[dtype]())
+    if dtype in _FLOAT8:
+        return _float8_to_float(raw, float8_values(dtype))
     if dtype in _BY_CAST:
         with np.errstate(over="ignore", invalid="ignore"):
             return _aligned(raw, _BY_CAST[dtype]).astype(np.float32)
@@ -110,64 +114,76 @@ def _float8_to_float(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return out
 
 
-def _e4m3_table() -> np.ndarray:
-    """The 256 values of e4m3fn: bias 7, no infinities, NaN where all other bits are set."""
-    codes = np.arange(128)
-    exponent, mantissa = codes >> 3, codes & 7
-    positive = np.where(
-        exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent.astype(float) - 10)
-    )
+@cache
+def float8_values(dtype: str) -> np.ndarray:
+    """The 256 values of a dtype of 8 bits, float32.
+
+    e4m3fn has a bias of 7, no infinities, and NaN where all other bits are set; e5m2 is the upper
+    half of a binary16; e8m0 are powers of two from -127 on, the last one NaN.
+    """
+    codes = np.arange(256, dtype=np.uint16)
+    if dtype == "F8_E5M2":
+        return (codes << 8).view(np.float16).astype(np.float32)
+    if dtype == "F8_E8M0":
+        return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
+    exponent, mantissa = codes[:128] >> 3, codes[:128] & 7
+    normal = (8 + mantissa) * 2.0 ** (exponent.astype(float) - 10)
+    positive = np.where(exponent == 0, mantissa * 2.0**-9, normal)
     positive[127] = np.nan
     return np.concatenate([positive, -positive]).astype(np.float32)
 
 
-def _e5m2_table() -> np.ndarray:
-    """The 256 values of e5m2, which is the upper half of a binary16."""
-    return (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)
+@dataclass(frozen=True)
+class Floats:
+    """Weights as floats, one after the other: rounding is all there is.
+
+    Attributes:
+        name: "F32", "F16" or "BF16".
+    """
+
+    name: str
+
+    row_step = 1
+    needs_peak = False
+    chunk = 0
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        rows, columns = shape
+        width = columns * _BYTES[self.name]
+        return (Part("weight", (rows, width), "U8", rows * width, True),)
+
+    def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> None:
+        return None
+
+    def grid(self, params: None) -> None:
+        return None
+
+    def snap(self, params: None, step: np.ndarray, low: np.ndarray) -> None:
+        return None
+
+    def round(self, x: Weights, params: None) -> np.ndarray:
+        """float32, or uint16: the bits of the narrower ones."""
+        from qconvert.kernels import floats
+
+        if self.name == "F32":
+            return x
+        codes = np.empty(x.shape, np.uint16)
+        if self.name == "F16":
+            floats.float_to_half(x.reshape(-1), codes.reshape(-1))
+        else:
+            floats.float_to_bfloat(x.reshape(-1).view(np.uint32), codes.reshape(-1))
+        return codes
+
+    def pack(self, codes: np.ndarray, params: None) -> Arrays:
+        return (codes.view(np.uint8),)
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        raw = np.ascontiguousarray(arrays[0])
+        columns = raw.shape[1] // _BYTES[self.name]
+        return to_float32(raw.reshape(-1), self.name).reshape(len(raw), columns)
 
 
-def _e8m0_table() -> np.ndarray:
-    """The 256 values of e8m0: powers of two from -127 on, the last one NaN."""
-    return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
-
-
-_FLOAT8_TABLES = {"F8_E4M3": _e4m3_table, "F8_E5M2": _e5m2_table, "F8_E8M0": _e8m0_table}
-
-
-def _quantize_f32(x: Weights, importance: Importance) -> Packed:
-    return x.view(np.uint8)
-
-
-def _dequantize_f32(packed: Packed) -> Weights:
-    return _aligned(packed, "<f4")
-
-
-def _quantize_f16(x: Weights, importance: Importance) -> Packed:
-    from qconvert.kernels import floats
-
-    out = np.empty(x.shape, np.uint16)
-    floats.float_to_half(x.reshape(-1), out.reshape(-1))
-    return out.view(np.uint8)
-
-
-def _dequantize_f16(packed: Packed) -> Weights:
-    halves = _aligned(packed, "<u2")
-    return _half_to_float(halves.reshape(-1)).reshape(halves.shape)
-
-
-def _quantize_bf16(x: Weights, importance: Importance) -> Packed:
-    from qconvert.kernels import floats
-
-    out = np.empty(x.shape, np.uint16)
-    floats.float_to_bfloat(x.reshape(-1).view(np.uint32), out.reshape(-1))
-    return out.view(np.uint8)
-
-
-def _dequantize_bf16(packed: Packed) -> Weights:
-    upper = _aligned(packed, "<u2")
-    return _bfloat_to_float(upper.reshape(-1)).reshape(upper.shape)
-
-
-F32 = Format("F32", _quantize_f32, _dequantize_f32)
-F16 = Format("F16", _quantize_f16, _dequantize_f16)
-BF16 = Format("BF16", _quantize_bf16, _dequantize_bf16)
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+F32 = Floats("F32")
+F16 = Floats("F16")
+BF16 = Floats("BF16")

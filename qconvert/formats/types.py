@@ -1,19 +1,16 @@
-"""What a format is: how weights lie in bytes, and how they get there.
+"""What a format is: how weights become codes, and how these lie in bytes.
 
-A format is split into fit, round, pack and dequantize, so that an algorithm can drive it:
-
-    fit(x, importance) -> params      choose scales (and minima), rounded as they are stored
+    fit(x, seen, peak) -> params      choose scales (and minima), as they are stored
     round(x, params) -> codes         the nearest code of each weight under these params
-    pack(codes, params) -> bytes      lay them out
-    dequantize(bytes) -> x
+    pack(codes, params) -> arrays     lay them out, an array for each of `parts`
+    dequantize(arrays) -> x
 
-`quantize` is the three in one pass, and gives the same bytes.
+The same for GGUF, whose formats pack one array of bytes, and for safetensors. Between `fit` and
+`pack` an algorithm may change codes, and params by way of `grid` and `snap`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -24,21 +21,116 @@ Weights = np.ndarray
 Importance = np.ndarray | None
 """float32, [columns]: the weight of each column's squared error; None for none at hand."""
 
-Packed = np.ndarray
-"""uint8, [rows, columns // block * block_bytes]."""
+Arrays = tuple[np.ndarray, ...]
+"""What is stored of some rows, in the order of `parts`. Arrays of BF16 are uint16, of F8_E4M3 and
+of ggml's types uint8: their bits."""
+
+
+class Part(NamedTuple):
+    """One of the tensors that a weight becomes.
+
+    Attributes:
+        suffix: stands in the name where the weight had "weight".
+        dtype: safetensors' name of it.
+        per_row: whether slabs of rows, one after the other, make it; else it is made once.
+    """
+
+    suffix: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    per_row: bool
+
+
+class Seen(NamedTuple):
+    """What is known of a weight's inputs.
+
+    Attributes:
+        square, mean: float32 [columns], the mean of each column's square and of itself.
+        hessian: float [columns, columns], of which `square` is the diagonal.
+    """
+
+    square: np.ndarray
+    mean: np.ndarray | None = None
+    hessian: np.ndarray | None = None
 
 
 class Grid(NamedTuple):
-    """What codes stand for: x = step * values[code] - low, in this order of float32 operations.
+    """What codes stand for: x = step * values[code - first] - low, in this order of float32
+    operations.
 
     Attributes:
-        step, low: float32 [rows, groups]; a row's groups are equally wide.
-        values: float32 [codes], ascending.
+        step, low: float32 [rows, groups].
+        values: float32 [codes].
+        size: weights of a row that share a step; of the last group there may be fewer.
+        first: the lowest code.
     """
 
     step: np.ndarray
     low: np.ndarray
     values: np.ndarray
+    size: int
+    first: int = 0
+
+
+class Coded(NamedTuple):
+    """Codes [rows, columns] or as their format has them, and the params of that format."""
+
+    codes: np.ndarray
+    params: Any
+
+
+class Format(Protocol):
+    """A way to store weights: plain data. Its functions run on one core and release the GIL.
+
+    Attributes:
+        row_step: slabs of rows begin at multiples of it.
+        needs_peak: whether `fit` wants the largest absolute weight of the whole tensor.
+        chunk: weights worth taking through all steps at a time, since they stay in the cache; 0
+            where that gains nothing.
+    """
+
+    @property
+    def row_step(self) -> int: ...
+
+    @property
+    def needs_peak(self) -> bool: ...
+
+    @property
+    def chunk(self) -> int: ...
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        """The tensors that a weight of `shape` [rows, columns] becomes, the codes first.
+
+        Raises:
+            PlanError: its blocks or groups do not divide the columns.
+        """
+
+    def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Any:
+        """Scales and zero points or minima of some rows, rounded as they are stored.
+
+        Args:
+            x: float32 [rows, columns], C order, finite: rows from a multiple of `row_step` on.
+            peak: the largest absolute weight of the tensor, or of all that share its scale.
+
+        Raises:
+            UsageError: `peak` is missing where it is needed.
+        """
+
+    def grid(self, params: Any) -> Grid | None:
+        """What the codes of `round` stand for; None for floats and for what is coded jointly."""
+
+    def snap(self, params: Any, step: np.ndarray, low: np.ndarray) -> Any:
+        """Params as near to these steps and lows, of the shape of the grid's, as can be stored."""
+
+    def round(self, x: Weights, params: Any) -> np.ndarray:
+        """The nearest codes of x; those that `fit` found where weights are coded jointly."""
+
+    def pack(self, codes: np.ndarray, params: Any) -> Arrays:
+        """An array for each of the parts of these rows."""
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        """float32 [rows, columns], as who runs the file computes it."""
 
 
 @cache
@@ -52,42 +144,8 @@ def block_sizes(name: str) -> tuple[int, int]:
     return int(weights), int(nbytes)
 
 
-@dataclass(frozen=True)
-class Format:
-    """A way to store weights. Functions run on one core and release the GIL.
-
-    Attributes:
-        name: ggml's name, "Q4_K".
-        quantize: (weights, importance) -> packed.
-        dequantize: packed -> weights.
-        fit, round, pack: the steps of `quantize`; None for formats without blocks, where
-            rounding is all there is, and for those that are coded jointly.
-        grid: what the codes of `round` stand for under params; for formats of at most 6 bits
-            that have `fit`.
-    """
-
-    name: str
-    quantize: Callable[[Weights, Importance], Packed]
-    dequantize: Callable[[Packed], Weights]
-    fit: Callable[[Weights, Importance], Any] | None = None
-    round: Callable[[Weights, Any], np.ndarray] | None = None
-    pack: Callable[[np.ndarray, Any], Packed] | None = None
-    grid: Callable[[Any], Grid] | None = None
-
-    @property
-    def type(self) -> GGMLQuantizationType:
-        return GGMLQuantizationType[self.name]
-
-    @property
-    def block(self) -> int:
-        """Weights of one block."""
-        return block_sizes(self.name)[0]
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of one block."""
-        return block_sizes(self.name)[1]
-
-    def nbytes(self, elements: int) -> int:
-        """Bytes of that many weights, a multiple of the block."""
-        return elements // self.block * self.block_bytes
+def square_of(seen: Seen | None) -> np.ndarray:
+    """The importance as kernels take it, float32 [columns]; empty for none."""
+    if seen is None:
+        return np.empty(0, np.float32)
+    return np.ascontiguousarray(seen.square, np.float32)

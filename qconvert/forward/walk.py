@@ -30,11 +30,14 @@ gives the same windows each time, all of them or `windows=` the first few.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qconvert import __version__
 from qconvert.errors import PlanError
 from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
@@ -104,6 +107,7 @@ class Walk:
         if place.threads and self.device == "cpu":
             torch.set_num_threads(place.threads)
         keep_freed_memory()
+        self.model = model
         self.source: Parameters = find_parameters(model)
         self.skeleton: Skeleton = build_skeleton(self.source)
         self.tokens = tokens
@@ -131,6 +135,26 @@ class Walk:
             if not block.is_done:
                 block.run()
             block.unload()
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of all that the hidden states depend on."""
+        import torch
+        import transformers
+
+        digest = sha256(np.ascontiguousarray(self.tokens, "<i4").tobytes())
+        about = (
+            self.model.fingerprint,
+            self.tokens.shape,
+            self.dtype,
+            self.device,
+            self.batch,
+            __version__,
+            torch.__version__,
+            transformers.__version__,
+        )
+        digest.update(repr(about).encode())
+        return digest.hexdigest()
 
     @property
     def output_name(self) -> str:

@@ -206,7 +206,7 @@ def _first_source(rule: Rule) -> str:
 def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> Any:
     """The bytes themselves, where nothing has to be computed: uint8, one dimension; else None."""
     piece = pieces[0]
-    if len(pieces) > 1 or len(piece.parts) > 1 or piece.order or piece.add or piece.transpose:
+    if len(pieces) > 1 or len(piece.parts) > 1 or piece.order or piece.is_computed:
         return None
     part = piece.parts[0]
     info = parameters.checkpoint.tensors[part.source]

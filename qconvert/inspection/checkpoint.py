@@ -10,7 +10,7 @@ from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.open import Model, open_model
 from qconvert.plan.gguf.file_types import FILE_TYPES, FileType
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan
 

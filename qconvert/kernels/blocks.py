@@ -25,6 +25,7 @@ from qconvert.kernels.simd import (
 # Read-only and unaligned views (of mapped files) pass as well as fresh arrays do, and one
 # signature is compiled for all of them.
 FLOATS = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
+BYTES = types.Array(types.uint8, 1, "C", readonly=True, aligned=False)
 WORDS = types.Array(types.uint64, 1, "C", readonly=True, aligned=False)
 FLOATS_OUT = types.Array(types.float32, 1, "C")
 BYTES_OUT = types.Array(types.uint8, 1, "C")

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from qconvert.kernels.blocks import float16, inverse, read_block
-from qconvert.kernels.legacy import BLOCK, reciprocal
+from qconvert.kernels.legacy import BLOCK
 from qconvert.kernels.simd import argmin, at, fma, greatest, lane, least, load, rint, splat
 
 _ZERO = np.float32(0)
@@ -114,8 +114,8 @@ def _search(xs, ws, minima, bottom, top, trials, nudges, unit, base):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit(x, importance, columns, zero, bits, trials, nudges, d, m, id, low):
-    """float32 [blocks * 32] and [columns] -> float32 [blocks] each, as kernels.legacy.fit."""
+def fit(x, importance, columns, zero, bits, trials, nudges, d, low):
+    """float32 [blocks * 32] and [columns] -> float32 [blocks] each: d, and m negated."""
     xs = np.empty(BLOCK, np.float32)
     ws = np.empty(BLOCK, np.float32)
     minima = zero == 0
@@ -129,6 +129,4 @@ def fit(x, importance, columns, zero, bits, trials, nudges, d, m, id, low):
             xs[k] -= base
         scale, minimum = _search(xs, ws, minima, bottom, top, trials, nudges, unit, base)
         d[b] = scale * unit
-        m[b] = minimum * unit
-        id[b] = reciprocal(d[b])
-        low[b] = m[b]
+        low[b] = -minimum * unit

@@ -1,4 +1,4 @@
-"""Least and greatest weights of every group.
+"""Least, greatest and largest weights of every group.
 
 Here and in the kernels beside it, x are rows of `columns` end to end, of which every `size` weights
 from the left share a scale; the last group of a row may be narrower. Scales and whatever else
@@ -10,7 +10,7 @@ from typing import Any
 from numba import int64, njit, void
 
 from qconvert.kernels.blocks import FLOATS, FLOATS_OUT
-from qconvert.kernels.simd import WIDTH, greatest, highest, least, load, lowest, splat
+from qconvert.kernels.simd import WIDTH, greatest, highest, least, load, lowest, magnitude, splat
 
 
 @njit(
@@ -39,3 +39,13 @@ def extremes(x: Any, columns: int, size: int, lows: Any, highs: Any) -> None:
             lows[group] = low
             highs[group] = high
             group += 1
+
+
+@njit(void(FLOATS, int64, FLOATS_OUT), error_model="numpy", nogil=True, cache=True)
+def magnitudes(x: Any, size: int, tops: Any) -> None:
+    """The largest absolute weight of every group of `size`, a multiple of 16."""
+    for group in range(tops.size):
+        top = magnitude(load(x, group * size))
+        for k in range(group * size + WIDTH, (group + 1) * size, WIDTH):
+            top = greatest(magnitude(load(x, k)), top)
+        tops[group] = highest(top)

@@ -115,6 +115,12 @@ def rint(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
+def trunc(typingctx: Any, a: Any) -> Any:
+    """The integer part."""
+    return LANES(LANES), lambda ctx, builder, sig, args: _call(builder, "trunc", *args)
+
+
+@intrinsic
 def magnitude(typingctx: Any, a: Any) -> Any:
     """The absolute value."""
     return LANES(LANES), lambda ctx, builder, sig, args: _call(builder, "fabs", *args)
@@ -189,11 +195,12 @@ def at(typingctx: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def load_digits(typingctx: Any, array: Any, index: Any, shift: Any, mask: Any) -> Any:
-    """array[index : index + 16] >> shift & mask of a contiguous uint16 array, as float32. Bounds
-    are the caller's care."""
+    """array[index : index + 16] >> shift & mask of a contiguous array of uint8 or uint16, as
+    float32. Bounds are the caller's care."""
 
     def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
-        narrow, wide = (ir.VectorType(ir.IntType(bits), WIDTH) for bits in (16, 32))
+        narrow = ir.VectorType(ir.IntType(sig.args[0].dtype.bitwidth), WIDTH)
+        wide = ir.VectorType(_INT, WIDTH)
         address = builder.bitcast(_address(ctx, builder, sig, args), narrow.as_pointer())
         value = builder.zext(builder.load(address, align=1), wide)
         shift, mask = (_splat_int(builder, builder.trunc(arg, _INT)) for arg in args[2:])
@@ -294,7 +301,7 @@ def store(typingctx: Any, array: Any, index: Any, a: Any) -> Any:
 
 @intrinsic
 def store_bytes(typingctx: Any, array: Any, index: Any, a: Any) -> Any:
-    """array[index : index + 16] = a, for whole numbers from 0 to 255 and a uint8 array."""
+    """array[index : index + 16] = a, for whole numbers from -128 to 255 and a uint8 array."""
 
     def lower(ctx: Any, builder: Any, sig: Any, args: Any) -> Any:
         octets = ir.VectorType(ir.IntType(8), WIDTH)

@@ -15,7 +15,7 @@ def assemble(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.n
 
     Args:
         tensors: the checkpoint's, by name.
-        start, stop: multiples of `len(tensor.order)`; the whole tensor if it is transposed.
+        start, stop: multiples of `len(tensor.order)`.
 
     Returns:
         float32, [stop - start, columns], C order, the caller's to change.
@@ -23,25 +23,52 @@ def assemble(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.n
     if tensor.value is not None:
         return tensor.value.astype(np.float32).reshape(tensor.rows, tensor.columns)[start:stop]
     if tensor.transpose:
-        source = tensors[tensor.parts[0].source]
-        return np.ascontiguousarray(read_rows(source, 0, source.rows).T)[start:stop]
-    rows = _gather(tensor, start, stop, lambda part: _read(tensors, part, read_rows))
-    rows = rows.reshape(stop - start, tensor.columns)
+        rows = _transposed(tensor, tensors, start, stop)
+    elif tensor.reshaped:
+        rows = _reshaped(tensor, tensors, start, stop)
+    else:
+        rows = _gather(tensor, start, stop, lambda part: _read(tensors, part, read_rows))
+        rows = rows.reshape(stop - start, tensor.columns)
     if tensor.add:
         rows = rows + np.float32(tensor.add)
-    return rows
+    for step in tensor.steps:
+        rows = step.apply(rows)
+    return np.ascontiguousarray(rows, np.float32)
+
+
+def _transposed(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
+    """Of each matrix, stored [columns, rows]; only those that are reached are read."""
+    source = tensors[tensor.parts[0].source]
+    height, width = tensor.matrix_rows, tensor.columns
+    first, last = start // height, -(-stop // height)
+    stored = read_rows(source, first * width, last * width).reshape(last - first, width, height)
+    rows: np.ndarray = stored.swapaxes(1, 2).reshape(-1, width)
+    return rows[start - first * height : stop - first * height]
+
+
+def _reshaped(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
+    """The same elements in other rows; only the stored rows that hold them are read."""
+    source = tensors[tensor.parts[0].source]
+    begin, end = start * tensor.columns, stop * tensor.columns
+    first, last = begin // source.columns, -(-end // source.columns)
+    flat = read_rows(source, first, last).reshape(-1)
+    begin -= first * source.columns
+    return flat[begin : begin + (stop - start) * tensor.columns].reshape(-1, tensor.columns)
 
 
 def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
     """The same rows as they are stored: uint8, [stop - start, row bytes].
 
-    Only for tensors that are moved and not computed (no `add`, `transpose` or `value`).
+    Only for tensors that are moved and not computed.
     """
     return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_bytes))
 
 
 def _read(tensors: Tensors, part: Rows, read: Callable[..., np.ndarray]) -> np.ndarray:
-    return read(tensors[part.source], part.start, part.stop)
+    rows = read(tensors[part.source], part.start, part.stop)
+    if part.stride == 1:
+        return rows
+    return rows.reshape(part.stop - part.start, -1)[:: part.stride]
 
 
 def _gather(
@@ -61,8 +88,8 @@ def _overlapping(parts: tuple[Rows, ...], start: int, stop: int) -> Iterator[Row
     """The source rows of output rows `start` to `stop`."""
     position = 0
     for part in parts:
-        count = part.stop - part.start
-        first, last = max(start - position, 0), min(stop - position, count)
+        first, last = max(start - position, 0), min(stop - position, len(part))
         if first < last:
-            yield Rows(part.source, part.start + first, part.start + last)
-        position += count
+            begin, end = (part.start + part.stride * row for row in (first, last - 1))
+            yield Rows(part.source, begin, end + 1, part.stride)
+        position += len(part)

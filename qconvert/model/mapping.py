@@ -10,11 +10,12 @@ Names are compared without what wraps them: a base model may lack the first part
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.common import text_config
-from qconvert.model.shapes import expected_shape, read_sizes
+from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
@@ -45,11 +46,11 @@ def map_tensors(
         UnsupportedError: it says what GGUF cannot.
     """
     settings = text_config(config)
-    sizes = read_sizes(family.name, family.metadata(config))
+    sizes = sizes_by_block(family.name, family.metadata(config))
     sources = _sources(tensors, tied=settings.get("tie_word_embeddings") is True)
     constants = family.constants(settings).items()
     mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
-    for name, rules in in_file_order(family.rules(settings), sizes["blocks"]):
+    for name, rules in in_file_order(family.rules(settings), sizes(0)["blocks"]):
         made = _make(name, rules, sources, family, sizes)
         if made is not None:
             mapped.append(made)
@@ -89,34 +90,33 @@ def in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, t
     begin = names.index(in_blocks[0])
     for name in names[:begin]:
         yield name, alternatives[name]
-    for block in map(str, range(blocks)):
+    for block in range(blocks):
         for name in in_blocks:
-            of_block = [
-                replace(rule, hf=rule.hf.replace("{i}", block)) for rule in alternatives[name]
-            ]
-            yield name.replace("{i}", block), tuple(of_block)
+            of_block = tuple(
+                replace(rule, hf=rule.hf.replace("{i}", str(block)))
+                for rule in alternatives[name]
+                if rule.holds_for(block)
+            )
+            if of_block:
+                yield name.replace("{i}", str(block)), of_block
     for name in names[begin:]:
         if name not in in_blocks:
             yield name, alternatives[name]
 
 
 def _make(
-    name: str,
-    rules: Sequence[Rule],
-    sources: Sources,
-    family: Family,
-    sizes: Mapping[str, int],
+    name: str, rules: Sequence[Rule], sources: Sources, family: Family, sizes: Sizes
 ) -> TensorMap | None:
     """The tensor by its first line whose source is there; None for an optional one without."""
     for rule in rules:
-        infos = _find(rule, sources, sizes["experts"])
+        infos = _find(rule, sources, sizes(0)["experts"])
         if infos:
             shape = expected_shape(family, name, sizes)
-            return (
-                _transposed(name, infos[0], shape)
-                if rule.transpose
-                else _stacked(name, rule, infos, shape)
-            )
+            if rule.transpose:
+                return _transposed(name, rule, infos[0], shape)
+            if rule.stored:
+                return _other_rows(name, rule, infos[0], shape)
+            return _stacked(name, rule, infos, shape)
     if all(rule.optional for rule in rules):
         return None
     raise _missing(rules[0].hf.replace("{e}", "0"))
@@ -136,13 +136,23 @@ def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
     return [sources[bare_name(name)] for name in names]
 
 
-def _transposed(name: str, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
+def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
     """A matrix stored [in, out]; biases beside it are as they should be."""
     if len(shape) == 1:
         return _stacked(name, Rule(name, info.name), [info], shape)
-    if info.shape != shape[::-1]:
-        raise _misshapen(info, shape[::-1])
-    return TensorMap(name, shape, (Rows(info.name, 0, info.rows),), transpose=True)
+    stored = (*shape[:-2], shape[-1], shape[-2])
+    if info.shape != stored:
+        raise _misshapen(info, stored)
+    whole = (Rows(info.name, 0, info.rows),)
+    return TensorMap(name, shape, whole, transpose=True, steps=rule.steps)
+
+
+def _other_rows(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
+    """The elements of a source with other rows (squeezed, say)."""
+    if info.shape != rule.stored or prod(shape) != info.elements:
+        raise _misshapen(info, rule.stored)
+    whole = (Rows(info.name, 0, info.rows),)
+    return TensorMap(name, shape, whole, add=rule.add, reshaped=True, steps=rule.steps)
 
 
 def _stacked(
@@ -156,24 +166,27 @@ def _stacked(
             fits = info.shape == stored
             parts.append(Rows(info.name, 0, info.rows))
         else:
-            fits = _can_be_sliced(info, rule.rows, stored)
-            parts.extend(_slices(info, rule.rows))
+            fits = _can_be_sliced(info, rule, stored)
+            parts.extend(_slices(info, rule))
         if not fits:
             raise _misshapen(info, stored)
-    return TensorMap(name, shape, tuple(parts), order=_order(rule, info, shape), add=rule.add)
+    order = _order(rule, info, shape)
+    return TensorMap(name, shape, tuple(parts), order, rule.add, steps=rule.steps)
 
 
-def _can_be_sliced(info: TensorInfo, rows: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rows[1]:
+def _can_be_sliced(info: TensorInfo, rule: Rule, shape: tuple[int, ...]) -> bool:
+    assert rule.rows is not None
+    if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rule.rows[1]:
         return False
-    return (*info.shape[:-2], rows[1] - rows[0], info.shape[-1]) == shape
+    return (*info.shape[:-2], len(range(*rule.rows, rule.stride)), info.shape[-1]) == shape
 
 
-def _slices(info: TensorInfo, rows: tuple[int, int]) -> Iterator[Rows]:
+def _slices(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
     """The same rows of each matrix of a source."""
+    assert rule.rows is not None
     height = info.shape[-2] if len(info.shape) > 1 else 1
     for first in range(0, info.rows, height):
-        yield Rows(info.name, first + rows[0], first + rows[1])
+        yield Rows(info.name, first + rule.rows[0], first + rule.rows[1], rule.stride)
 
 
 def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:

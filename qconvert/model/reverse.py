@@ -21,7 +21,8 @@ from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.families import family_of_file
 from qconvert.model.mapping import in_file_order
-from qconvert.model.shapes import expected_shape, read_sizes
+from qconvert.model.shapes import expected_shape, sizes_by_block
+from qconvert.model.transforms import inverse
 from qconvert.model.types import Family, Rows, Rule, TensorMap
 
 UNCOMPARED = ("vocab_size",)
@@ -130,10 +131,10 @@ def reverse_tensors(
         PlanError: a tensor is missing or has another shape than the metadata says.
         UnsupportedError: a tensor has no place in the family.
     """
-    sizes = read_sizes(family.name, metadata)
+    sizes = sizes_by_block(family.name, metadata)
     pieces: dict[str, list[_Piece]] = {}
     used = set(ROTARY_TABLES)
-    for name, rules in in_file_order(family.rules(config), sizes["blocks"]):
+    for name, rules in in_file_order(family.rules(config), sizes(0)["blocks"]):
         info = tensors.get(name)
         if info is None:
             if all(rule.optional for rule in rules):
@@ -178,15 +179,23 @@ def _make(name: str, pieces: Sequence[_Piece]) -> list[TensorMap]:
             )
             for expert in range(info.shape[0])
         ]
-    whole = (Rows(info.name, 0, info.rows),)
-    if rule.transpose and len(info.shape) == 2:
-        return [TensorMap(name, info.shape[::-1], whole, transpose=True)]
-    return [TensorMap(name, info.shape, whole, _halves(rule, info.shape[0]), -rule.add)]
+    if rule.add and rule.steps:
+        raise UnsupportedError(f"{info.name} cannot be written back")
+    whole, steps = (Rows(info.name, 0, info.rows),), inverse(rule.steps)
+    if rule.transpose and len(info.shape) > 1:
+        shape = (*info.shape[:-2], info.shape[-1], info.shape[-2])
+        return [TensorMap(name, shape, whole, transpose=True, steps=steps)]
+    if rule.stored:
+        return [TensorMap(name, rule.stored, whole, add=-rule.add, reshaped=True, steps=steps)]
+    order = _halves(rule, info.shape[0])
+    return [TensorMap(name, info.shape, whole, order, -rule.add, steps=steps)]
 
 
 def _fused(name: str, pieces: Sequence[_Piece]) -> TensorMap:
     """The parts of a fused tensor, one behind the other; matrix by matrix where there are some."""
     ordered = sorted(pieces, key=lambda piece: piece.rule.rows or (0, 0))
+    if ordered[0].rule.stride > 1:
+        return _interleaved(name, ordered)
     reached = 0
     for piece in ordered:
         assert piece.rule.rows is not None
@@ -200,6 +209,19 @@ def _fused(name: str, pieces: Sequence[_Piece]) -> TensorMap:
             height = piece.info.shape[-2]
             parts.append(Rows(piece.info.name, matrix * height, (matrix + 1) * height))
     return TensorMap(name, (*outer, reached, columns), tuple(parts))
+
+
+def _interleaved(name: str, pieces: Sequence[_Piece]) -> TensorMap:
+    """A row of each part in turn, of matrices without a stack."""
+    count, (rows, columns) = len(pieces), pieces[0].info.shape
+    for number, piece in enumerate(pieces):
+        rule = piece.rule
+        first = rule.rows[0] if rule.rows else -1
+        if (first, rule.stride, piece.info.rows) != (number, count, rows) or rule.steps:
+            raise UnsupportedError(f"{piece.info.name} cannot be written back")
+    parts = tuple(Rows(piece.info.name, 0, rows) for piece in pieces)
+    order = tuple(part * rows + row for row in range(rows) for part in range(count))
+    return TensorMap(name, (count * rows, columns), parts, order)
 
 
 def _halves(rule: Rule, rows: int) -> tuple[int, ...]:

@@ -6,9 +6,11 @@ anything is read.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 
 from qconvert.checkpoint.metadata import Field
+from qconvert.model.roles import block_number
 from qconvert.model.types import Family
 
 SHAPES: dict[str, tuple[str, ...]] = {
@@ -57,25 +59,37 @@ SHAPES: dict[str, tuple[str, ...]] = {
 
 _BLOCK = re.compile(r"blk\.(\d+|\{i\})\.")
 
+Sizes = Callable[[int], Mapping[str, int]]
+"""By the number of a block, the sizes that its shapes are made of."""
 
-def expected_shape(family: Family, name: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+
+def expected_shape(family: Family, name: str, sizes: Sizes) -> tuple[int, ...]:
     """Row-major.
 
     Args:
         name: GGUF's.
-        sizes: of `read_sizes`.
+        sizes: of `sizes_by_block`.
     """
     bare = _BLOCK.sub("", name)
     dimensions = family.shapes.get(bare) or SHAPES[bare]
-    return tuple(sizes[dimension] for dimension in dimensions)
+    own = sizes(max(block_number(name), 0))
+    return tuple(own[dimension] for dimension in dimensions)
 
 
-def read_sizes(architecture: str, metadata: Mapping[str, Field]) -> dict[str, int]:
-    """The sizes that shapes are made of, from `{architecture}.*` keys."""
+def sizes_by_block(architecture: str, metadata: Mapping[str, Field]) -> Sizes:
+    """The sizes of each block; what stands outside the blocks has those of block 0."""
+    return cache(partial(read_sizes, architecture, metadata))
+
+
+def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0) -> dict[str, int]:
+    """The sizes that a block's shapes are made of, from `{architecture}.*` keys, some of which
+    may have a value for each block."""
 
     def value(key: str, default: int) -> int:
         field = metadata.get(f"{architecture}.{key}")
-        return default if field is None else int(field.value)
+        if field is None:
+            return default
+        return int(field.value[block] if isinstance(field.value, list) else field.value)
 
     hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
     head = value("attention.key_length", hidden // heads)

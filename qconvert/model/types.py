@@ -14,6 +14,7 @@ import numpy as np
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.folding import Fold
+from qconvert.model.transforms import Step
 
 Config = Mapping[str, Any]
 
@@ -36,8 +37,12 @@ class Rule:
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
-        transpose: the source is stored [in, out] (GPT-2's Conv1D).
+        transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each.
         optional: the checkpoint may lack it (biases, tied outputs).
+        stride: of `rows`, each so many-th.
+        stored: the shape of the source, where it is no matter of rows: the elements are the same.
+        steps: what becomes of the values, from Hugging Face's to GGUF's.
+        blocks: the numbers of the blocks that it holds for, and has to be there; None for all.
     """
 
     gguf: str
@@ -47,15 +52,27 @@ class Rule:
     add: float = 0.0
     transpose: bool = False
     optional: bool = False
+    stride: int = 1
+    stored: tuple[int, ...] = ()
+    steps: tuple[Step, ...] = ()
+    blocks: tuple[int, ...] | None = None
+
+    def holds_for(self, block: int) -> bool:
+        return self.blocks is None or block in self.blocks
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `start` to `stop` of a source tensor, its outer dimensions flattened."""
+    """Each `stride`-th row from `start` to `stop` of a source tensor, its outer dimensions
+    flattened."""
 
     source: str
     start: int
     stop: int
+    stride: int = 1
+
+    def __len__(self) -> int:
+        return len(range(self.start, self.stop, self.stride))
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,9 @@ class TensorMap:
             `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
             Of a tensor with one dimension (a bias), elements are grouped in place of rows.
         add: added to every element.
-        transpose: the source is [columns, rows].
+        transpose: the source is [columns, rows]; of several matrices each is.
+        reshaped: the source has other rows, and the same elements.
+        steps: what becomes of the values, once they are in place and `add` is added.
         value: for tensors that no source holds (rotary factors): the float32 values, flat.
     """
 
@@ -81,6 +100,8 @@ class TensorMap:
     order: tuple[int, ...] = ()
     add: float = 0.0
     transpose: bool = False
+    reshaped: bool = False
+    steps: tuple[Step, ...] = ()
     value: np.ndarray | None = None
 
     @property
@@ -94,6 +115,17 @@ class TensorMap:
     @property
     def elements(self) -> int:
         return prod(self.shape)
+
+    @property
+    def matrix_rows(self) -> int:
+        """Rows of one matrix."""
+        return prod(self.shape[-2:-1])
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its values are others than those of the rows that it is made of."""
+        changed = self.add or self.transpose or self.reshaped or self.steps
+        return self.value is not None or bool(changed)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qconvert.algorithms.balance import quantize_balanced
+from qconvert.algorithms import ALGORITHMS
 from qconvert.formats import FORMATS
 from qconvert.formats.floats import check_f16
-from qconvert.formats.types import block_sizes
+from qconvert.formats.quantize import quantize
+from qconvert.formats.types import Seen, block_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +81,13 @@ class Blocks:
         """
         if self.format == "F16":
             check_f16(self.name, rows)
-        format_ = FORMATS[self.format]
+        seen, algorithm = self._seen(start), "balance" if self.means is not None else "nearest"
+        weights = np.ascontiguousarray(rows)
+        return quantize(FORMATS[self.format], weights, seen, algorithm=ALGORITHMS[algorithm])
+
+    def _seen(self, start: int) -> Seen | None:
+        """What is known of the inputs of the matrix that these rows belong to."""
         if self.importance is None:
-            return (format_.quantize(np.ascontiguousarray(rows), None),)
+            return None
         matrix = start // self.matrix_rows
-        importance = np.ascontiguousarray(self.importance[matrix], dtype=np.float32)
-        if self.means is None:
-            return (format_.quantize(rows, importance),)
-        mean = np.ascontiguousarray(self.means[matrix], dtype=np.float32)
-        return (quantize_balanced(format_, rows, importance, mean),)
+        return Seen(self.importance[matrix], None if self.means is None else self.means[matrix])

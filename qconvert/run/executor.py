@@ -1,5 +1,6 @@
 """Who runs jobs: on threads of this process today."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,3 +61,10 @@ class Threads:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

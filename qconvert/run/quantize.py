@@ -16,7 +16,7 @@ from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import PlanError, UsageError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model, open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.statistics import Statistics
@@ -54,7 +54,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     Raises:
         UsageError: two outputs have one place, or an output is the source itself.
         CheckpointError: a calibration or an importance matrix cannot be read.
-        PlanError: an output cannot be made; see `make_plan` and `make_compressed_plan`.
+        PlanError: an output cannot be made; see `make_plan`.
     """
     _check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
@@ -64,12 +64,8 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     for recipe in recipes:
         statistics = Statistics(_importance(recipe, measured))
         if is_scheme(recipe.type):
-            from qconvert.plan.safetensors.plan import make_compressed_plan
-
             statistics = _with_activations(statistics, model, recipe, measured, run)
-            plans.append(make_compressed_plan(model, recipe, statistics))
-        else:
-            plans.append(make_plan(model, recipe, statistics))
+        plans.append(make_plan(model, recipe, statistics))
     return plans
 
 
@@ -86,7 +82,6 @@ def _with_activations(
     Raises:
         PlanError: there is no calibration, or the directory cannot be made.
     """
-    from qconvert.plan.safetensors.plan import make_compressed_plan
     from qconvert.plan.safetensors.recipe import scheme_of
 
     inputs = scheme_of(recipe).inputs
@@ -101,7 +96,7 @@ def _with_activations(
         )
     if run.dry and recipe.smooth is not None:
         return statistics  # sizes do not depend on what the model would have to be run for
-    make_compressed_plan(model, recipe, statistics)
+    make_plan(model, recipe, statistics)
     done = _activations(model, calibration, recipe, run)
     ranges = None if inputs.dynamic else done.ranges
     return replace(statistics, ranges=ranges, smoothing=done.smoothing, notices=done.notices)

@@ -28,7 +28,9 @@ def cut(tensor: TensorPlan) -> Iterator[Slab]:
     """Slabs at whole groups of reordered rows and whole steps, none over two matrices."""
     rows, columns = tensor.map.rows, tensor.map.columns
     group = max(len(tensor.map.order), tensor.coding.row_step, 1)
-    step = rows if tensor.map.transpose else max(SLAB_WEIGHTS // (columns * group), 1) * group
+    step = max(SLAB_WEIGHTS // (columns * group), 1) * group
+    if tensor.map.transpose:
+        step = tensor.map.matrix_rows
     for first in range(0, rows, tensor.coding.matrix_rows):
         end = first + tensor.coding.matrix_rows
         for start in range(first, end, step):

@@ -9,7 +9,6 @@ so that it is read from the disk once.
 """
 
 import heapq
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -307,10 +306,3 @@ def _run_kernels(tensors: Sequence[TensorPlan]) -> None:
         coding, map_ = tensor.coding, tensor.map
         rows = np.zeros((min(coding.row_step, map_.rows), map_.columns), np.float32)
         coding.make(coding.prepare(rows, 0), 0, 1.0)
-
-
-def default_threads() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

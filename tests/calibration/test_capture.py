@@ -14,8 +14,9 @@ from common import save_model
 
 from qconvert.calibration.capture import capture, rare_experts
 from qconvert.calibration.file import read_calibration
-from qconvert.calibration.work import keep_sample, work_folder
+from qconvert.calibration.work import keep_sample
 from qconvert.checkpoint import open_checkpoint
+from qconvert.containers.folder import work_folder
 from qconvert.errors import OutputError, PlanError, WeightError
 from qconvert.text.types import Sample
 

@@ -5,10 +5,10 @@ from functools import cache
 import gguf
 import libgguf
 import numpy as np
+from formats.packed import packed_of
+from gguf import GGMLQuantizationType
 from packages import minilm_archive, smollm2_gguf
 from safetensors.numpy import load
-
-from qconvert.formats import FORMATS
 
 RANDOM = 160
 REAL = 40
@@ -95,12 +95,12 @@ def random_importance(seed: int, columns: int) -> np.ndarray:
 
 def errors(name: str, x: np.ndarray, importance: np.ndarray | None) -> tuple[float, float]:
     """The weighted squared errors of our bytes and of ggml's, both as gguf dequantizes them."""
-    kind = FORMATS[name].type
+    kind = GGMLQuantizationType[name]
     weight = 1.0 if importance is None else importance.astype(np.float64)
 
     def error(packed: np.ndarray) -> float:
         off = gguf.quants.dequantize(packed, kind).astype(np.float64) - x
         return float((off * off * weight).sum())
 
-    ours = FORMATS[name].quantize(x, importance)
+    ours = packed_of(name, x, importance)
     return error(ours), error(libgguf.quantize_rows(x, kind, importance))

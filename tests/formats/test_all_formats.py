@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gguf
 import numpy as np
 import pytest
+from formats.packed import packed_of, seen_of, weights_of
 from formats.weights import extremes, finite_weights
 from gguf import GGMLQuantizationType
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats import FORMATS, dequantize_any
+from qconvert.formats.types import block_sizes
 
-BLOCKED = [name for name, format_ in FORMATS.items() if format_.block > 1]
-STEPPED = [name for name in BLOCKED if FORMATS[name].fit is not None]
+BLOCKED = [name for name in FORMATS if block_sizes(name)[0] > 1]
+JOINT = [name for name in BLOCKED if name.startswith(("IQ1", "IQ2", "IQ3"))]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -34,74 +36,71 @@ def bits(x: np.ndarray) -> np.ndarray:
 
 
 def test_names_are_those_of_ggml():
-    for name, format_ in FORMATS.items():
-        assert format_.name == name == format_.type.name
+    assert set(FORMATS) <= {kind.name for kind in GGMLQuantizationType}
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_size_is_that_of_ggml(name):
     format_ = FORMATS[name]
-    packed = format_.quantize(normal(3, 512), None)
+    packed = packed_of(name, normal(3, 512), None)
     assert packed.dtype == np.uint8
-    assert packed.shape == gguf.quant_shape_to_byte_shape((3, 512), format_.type)
-    assert packed.size == format_.nbytes(3 * 512)
+    assert packed.shape == gguf.quant_shape_to_byte_shape((3, 512), GGMLQuantizationType[name])
+    (part,) = format_.parts((3, 512))
+    assert (packed.shape, packed.nbytes) == (part.shape, part.nbytes)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_any_bytes_dequantize_bit_for_bit_as_gguf_does(name):
-    format_ = FORMATS[name]
     rng = np.random.default_rng(1)
-    size = 512 // format_.block * format_.block_bytes
+    size = 512 // block_sizes(name)[0] * block_sizes(name)[1]
     packed = rng.integers(0, 256, (64, size), dtype=np.uint8)
-    ours = format_.dequantize(packed)
+    ours = weights_of(name, packed)
     with np.errstate(all="ignore"):
-        theirs = gguf.quants.dequantize(packed, format_.type)
+        theirs = gguf.quants.dequantize(packed, GGMLQuantizationType[name])
     nan = np.isnan(theirs)
     assert ours.shape == (64, 512)
     np.testing.assert_array_equal(np.isnan(ours), nan)
     np.testing.assert_array_equal(bits(ours)[~nan], bits(theirs)[~nan])
 
 
-def test_formats_whose_weights_are_coded_jointly_have_no_steps():
-    joint = [name for name in BLOCKED if FORMATS[name].fit is None]
-    assert joint == ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
-    for name in joint:
-        assert FORMATS[name].round is FORMATS[name].pack is None
+def test_formats_whose_weights_are_coded_jointly_have_no_grid():
+    x = normal(1, 256)
+    found = [n for n in BLOCKED if FORMATS[n].grid(FORMATS[n].fit(x, None)) is None]
+    assert found == JOINT
+    assert len(JOINT) == 7
 
 
-@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize("name", BLOCKED)
 @pytest.mark.parametrize("weighted", [False, True])
 @quick
 @given(data=st.data())
 def test_quantize_is_fit_round_and_pack(name, weighted, data):
     format_ = FORMATS[name]
-    x = data.draw(finite_weights(2 * format_.block))
+    x = data.draw(finite_weights(2 * block_sizes(name)[0]))
     importance = gamma(x.shape[1]) if weighted else None
-    params = format_.fit(x, importance)
-    packed = format_.pack(format_.round(x, params), params)
-    np.testing.assert_array_equal(format_.quantize(x, importance), packed)
+    params = format_.fit(x, seen_of(importance))
+    (packed,) = format_.pack(format_.round(x, params), params)
+    np.testing.assert_array_equal(packed_of(name, x, importance), packed)
 
 
 @pytest.mark.parametrize("name", BLOCKED)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("extreme", extremes(256))
 def test_extremes_give_a_whole_block(name, weighted, extreme):
-    format_ = FORMATS[name]
     x = extremes(256)[extreme]
     importance = gamma(256) if weighted else None
-    packed = format_.quantize(x, importance)
-    assert packed.shape == (1, format_.nbytes(256))
+    packed = packed_of(name, x, importance)
+    assert packed.shape == FORMATS[name].parts((1, 256))[0].shape
     if abs(x).max() < 1e4:
-        assert abs(format_.dequantize(packed) - x).max() <= abs(x).max()
+        assert abs(weights_of(name, packed) - x).max() <= abs(x).max()
 
 
 @pytest.mark.parametrize("name", BLOCKED)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_zeros_stay_zeros(name, weighted):
-    format_ = FORMATS[name]
     x = np.zeros((2, 256), np.float32)
-    packed = format_.quantize(x, gamma(256) if weighted else None)
-    np.testing.assert_array_equal(format_.dequantize(packed), x)
+    packed = packed_of(name, x, gamma(256) if weighted else None)
+    np.testing.assert_array_equal(weights_of(name, packed), x)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -111,31 +110,30 @@ def test_what_is_not_finite_does_not_stop_it(name, value):
     x[0, 7] = value
     clean = normal(2, 256)
     for importance in (None, gamma(256)):
-        packed = FORMATS[name].quantize(x, importance)
+        packed = packed_of(name, x, importance)
         # The other row does not suffer.
-        np.testing.assert_array_equal(packed[1], FORMATS[name].quantize(clean, importance)[1])
+        np.testing.assert_array_equal(packed[1], packed_of(name, clean, importance)[1])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_rows_are_coded_one_by_one(name, weighted):
-    format_ = FORMATS[name]
     x = normal(5, 512)
     importance = gamma(512) if weighted else None
-    together = format_.quantize(x, importance)
+    together = packed_of(name, x, importance)
     for i, row in enumerate(x):
-        alone = format_.quantize(row.reshape(1, -1), importance)
+        alone = packed_of(name, row.reshape(1, -1), importance)
         np.testing.assert_array_equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("name", sorted(set(BLOCKED) - set(STEPPED)))
+@pytest.mark.parametrize("name", JOINT)
 @pytest.mark.parametrize("weighted", [False, True])
 @quick
 @given(data=st.data())
 def test_jointly_coded_weights_are_finite_and_no_worse_than_zeros(name, weighted, data):
     x = data.draw(finite_weights(512, limit=1e4))
     importance = gamma(512) if weighted else None
-    y = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance)).astype(np.float64)
+    y = weights_of(name, packed_of(name, x, importance)).astype(np.float64)
     assert y.shape == x.shape
     assert np.isfinite(y).all()
     if abs(x).max() < 1e4:
@@ -145,22 +143,20 @@ def test_jointly_coded_weights_are_finite_and_no_worse_than_zeros(name, weighted
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_threads_at_once_give_the_same_bytes(name):
-    format_ = FORMATS[name]
     x = normal(16, 1024)
     importance = gamma(1024)
-    expected = format_.quantize(x, importance)
+    expected = packed_of(name, x, importance)
     with ThreadPoolExecutor(8) as pool:
-        for packed in pool.map(lambda _: format_.quantize(x, importance), range(24)):
+        for packed in pool.map(lambda _: packed_of(name, x, importance), range(24)):
             np.testing.assert_array_equal(packed, expected)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_unaligned_and_read_only_bytes_are_read(name):
-    format_ = FORMATS[name]
-    packed = format_.quantize(normal(2, 256), None)
+    packed = packed_of(name, normal(2, 256), None)
     buffer = bytes(1) + packed.tobytes()
     view = np.frombuffer(buffer, np.uint8, offset=1).reshape(packed.shape)
-    np.testing.assert_array_equal(format_.dequantize(view), format_.dequantize(packed))
+    np.testing.assert_array_equal(weights_of(name, view), weights_of(name, packed))
 
 
 @pytest.mark.parametrize("name", ["IQ2_XXS", "IQ3_S", "NVFP4", "Q8_0"])

@@ -3,10 +3,11 @@
 import gguf
 import numpy as np
 import pytest
+from formats.packed import packed_of, weights_of
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
 from qconvert.formats import FORMATS
-from qconvert.formats.ggml.i_quants import VALUES, cells, grid
+from qconvert.formats.ggml.i_quants import VALUES, cells
 
 NAMES = ["IQ4_NL", "IQ4_XS"]
 
@@ -42,7 +43,7 @@ def test_round_takes_the_nearest_value(name):
     format_ = FORMATS[name]
     x = tensor_of(4)
     params = format_.fit(x, None)
-    step = grid(params).step.astype(np.float64).repeat(32, 1)
+    step = format_.grid(params).step.astype(np.float64).repeat(32, 1)
     off = abs(VALUES.reshape(-1, 1, 1) * step - x)
     chosen = np.take_along_axis(off, format_.round(x, params)[None].astype(int), axis=0)[0]
     # float32 arithmetic may take either value of a tie.
@@ -59,21 +60,21 @@ def test_scales_survive_packing(name):
         scales = rng.integers(-32, 32, params.scales.shape).astype(np.int8)
         params = params._replace(scales=scales)
     codes = rng.integers(0, 16, x.shape).astype(np.uint8)
-    expected = VALUES[codes] * grid(params).step.repeat(32, 1)
+    expected = VALUES[codes] * format_.grid(params).step.repeat(32, 1)
     np.testing.assert_array_equal(format_.dequantize(format_.pack(codes, params)), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_importance_of_zero_throughout_is_none_at_all(name):
     x = tensor_of(1)
-    none = FORMATS[name].quantize(x, None)
-    np.testing.assert_array_equal(FORMATS[name].quantize(x, np.zeros(x.shape[1], np.float32)), none)
+    none = packed_of(name, x, None)
+    np.testing.assert_array_equal(packed_of(name, x, np.zeros(x.shape[1], np.float32)), none)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_huge_weights_get_the_largest_finite_scale(name):
     x = np.linspace(-3e38, 3e38, 256, dtype=np.float32).reshape(1, -1)
     for importance in (None, random_importance(0, 256)):
-        y = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance))
+        y = weights_of(name, packed_of(name, x, importance))
         assert np.isfinite(y).all()
         assert (y[0, -16:] > 1e5).all()

@@ -8,11 +8,11 @@ import libgguf
 import numpy as np
 import pytest
 from common import random_tokens
+from formats.packed import packed_of, weights_of
+from gguf import GGMLQuantizationType
 from llama_inputs import gather
 from packages import minilm_archive, smollm2_gguf
 from safetensors.numpy import load
-
-from qconvert.formats import FORMATS
 
 NAMES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1"]
 RANDOM = 164
@@ -51,7 +51,7 @@ def random_importance(rng: np.random.Generator, columns: int) -> np.ndarray:
 
 
 def weighted_error(name: str, packed: np.ndarray, x: np.ndarray, importance: np.ndarray) -> float:
-    off = FORMATS[name].dequantize(packed).astype(np.float64) - x
+    off = weights_of(name, packed).astype(np.float64) - x
     return float((off * off * importance).sum())
 
 
@@ -61,8 +61,8 @@ def test_weighted_error_is_at_most_the_references(name, seed):
     rng = np.random.default_rng(seed)
     x = random_tensor(rng) if seed < RANDOM else real_tensors()[seed - RANDOM]
     importance = random_importance(rng, x.shape[1])
-    theirs = libgguf.quantize_rows(x, FORMATS[name].type, importance)
-    ours = FORMATS[name].quantize(x, importance)
+    theirs = libgguf.quantize_rows(x, GGMLQuantizationType[name], importance)
+    ours = packed_of(name, x, importance)
     limit = weighted_error(name, theirs, x, importance)
     assert weighted_error(name, ours, x, importance) <= limit
 
@@ -72,8 +72,8 @@ def test_importance_lowers_the_weighted_error(name):
     rng = np.random.default_rng(5)
     x = rng.standard_normal((32, 1024)).astype(np.float32)
     importance = rng.gamma(0.5, 1.0, 1024).astype(np.float32)
-    plain = weighted_error(name, FORMATS[name].quantize(x, None), x, importance)
-    weighted = weighted_error(name, FORMATS[name].quantize(x, importance), x, importance)
+    plain = weighted_error(name, packed_of(name, x, None), x, importance)
+    weighted = weighted_error(name, packed_of(name, x, importance), x, importance)
     assert weighted < 0.9 * plain
 
 
@@ -82,10 +82,10 @@ def test_the_scale_of_the_importance_does_not_matter(name):
     rng = np.random.default_rng(6)
     x = rng.standard_normal((4, 512)).astype(np.float32)
     importance = rng.gamma(0.5, 1.0, 512).astype(np.float32)
-    expected = FORMATS[name].quantize(x, importance)
+    expected = packed_of(name, x, importance)
     for factor in (2.0**-60, 2.0**60):
         scaled = importance * np.float32(factor)
-        np.testing.assert_array_equal(FORMATS[name].quantize(x, scaled), expected)
+        np.testing.assert_array_equal(packed_of(name, x, scaled), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +93,7 @@ def test_the_scale_of_the_importance_does_not_matter(name):
 def test_a_senseless_importance_gives_sensible_weights(name, value):
     x = np.random.default_rng(7).standard_normal((4, 256)).astype(np.float32)
     importance = np.full(256, value, np.float32)
-    off = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance)) - x
+    off = weights_of(name, packed_of(name, x, importance)) - x
     assert abs(off).max() < 0.5
 
 
@@ -102,7 +102,7 @@ def test_unseen_columns_get_the_nearest_code_or_the_outermost(name):
     x = np.random.default_rng(8).standard_normal((4, 256)).astype(np.float32)
     importance = np.ones(256, np.float32)
     importance[::3] = 0
-    off = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance)) - x
+    off = weights_of(name, packed_of(name, x, importance)) - x
     widest_step = (x.max() - x.min()) / 15
     # Clipped towards zero, a weight is off by less than itself.
     assert (abs(off) <= np.maximum(abs(x), widest_step / 2)).all()
@@ -134,9 +134,9 @@ ALL = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", *NAMES]
 def test_weighted_error_is_at_most_the_references_on_every_tensor_of_a_real_model(name, smollm2):
     worse = {}
     for tensor, x, importance in smollm2:
-        theirs = libgguf.quantize_rows(x, FORMATS[name].type, importance)
+        theirs = libgguf.quantize_rows(x, GGMLQuantizationType[name], importance)
         limit = weighted_error(name, theirs, x, importance)
-        ours = weighted_error(name, FORMATS[name].quantize(x, importance), x, importance)
+        ours = weighted_error(name, packed_of(name, x, importance), x, importance)
         if not ours <= limit:
             worse[tensor] = ours / limit
     assert len(smollm2) == 210

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from formats.packed import packed_of, weights_of
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
 
 from qconvert.formats import FORMATS
 from qconvert.formats.ggml.k_quants import (
     LAYOUTS,
-    grid,
     pack_signed_six_bits,
     pack_six_bits,
     unpack_signed_six_bits,
@@ -42,7 +42,7 @@ def test_round_takes_the_nearest_code(name):
     layout, format_ = LAYOUTS[name], FORMATS[name]
     x = tensor_of(4)
     params = format_.fit(x, None)
-    step, low = (a.astype(np.float64).repeat(layout.size, 1) for a in grid(layout, params)[:2])
+    step, low = (a.astype(np.float64).repeat(layout.size, 1) for a in format_.grid(params)[:2])
     codes = np.arange(layout.top + 1).reshape(-1, 1, 1) - layout.zero
     off = abs(codes * step - low - x)
     chosen = np.take_along_axis(off, format_.round(x, params)[None].astype(int), axis=0)[0]
@@ -52,10 +52,9 @@ def test_round_takes_the_nearest_code(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_on_the_grid_stays_there(name):
-    format_ = FORMATS[name]
     x = tensor_of(0)
-    once = format_.dequantize(format_.quantize(x, None))
-    twice = format_.dequantize(format_.quantize(once, None))
+    once = weights_of(name, packed_of(name, x, None))
+    twice = weights_of(name, packed_of(name, once, None))
     first, second = (
         np.square(a.astype(np.float64) - b).sum() for a, b in ((x, once), (once, twice))
     )
@@ -74,10 +73,10 @@ def test_scales_survive_packing(name):
         scales=rng.integers(low, high, params.scales.shape).astype(params.scales.dtype),
         mins=rng.integers(0, high, params.mins.shape).astype(params.mins.dtype)
         if layout.minima
-        else params.mins,
+        else None,
     )
     codes = rng.integers(0, layout.top + 1, x.shape).astype(np.uint8)
-    step, low = (a.repeat(layout.size, 1) for a in grid(layout, params)[:2])
+    step, low = (a.repeat(layout.size, 1) for a in format_.grid(params)[:2])
     expected = (codes.astype(np.float32) - layout.zero) * step - low
     np.testing.assert_array_equal(format_.dequantize(format_.pack(codes, params)), expected)
 
@@ -94,8 +93,8 @@ def test_six_bits_unpack_to_what_was_packed():
 @pytest.mark.parametrize("name", NAMES)
 def test_importance_of_zero_throughout_is_none_at_all(name):
     x = tensor_of(1)
-    none = FORMATS[name].quantize(x, None)
-    np.testing.assert_array_equal(FORMATS[name].quantize(x, np.zeros(x.shape[1], np.float32)), none)
+    none = packed_of(name, x, None)
+    np.testing.assert_array_equal(packed_of(name, x, np.zeros(x.shape[1], np.float32)), none)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,7 +102,7 @@ def test_weights_without_importance_still_get_sensible_codes(name):
     x = tensor_of(0)
     importance = np.ones(x.shape[1], np.float32)
     importance[:32] = 0
-    y = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance))
+    y = weights_of(name, packed_of(name, x, importance))
     assert np.square(y - x)[:, :32].sum() < 0.5 * np.square(x)[:, :32].sum()
 
 
@@ -111,6 +110,6 @@ def test_weights_without_importance_still_get_sensible_codes(name):
 def test_huge_weights_get_the_largest_finite_scale(name):
     x = np.linspace(-3e38, 3e38, 256, dtype=np.float32).reshape(1, -1)
     for importance in (None, random_importance(0, 256)):
-        y = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance))
+        y = weights_of(name, packed_of(name, x, importance))
         assert np.isfinite(y).all()
         assert (y[0, -16:] > 1e5).all()

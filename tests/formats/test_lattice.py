@@ -3,9 +3,10 @@
 import gguf
 import numpy as np
 import pytest
+from formats.packed import packed_of, weights_of
 from formats.references import RANDOM, REAL, errors, random_importance, tensor_of
+from gguf import GGMLQuantizationType
 
-from qconvert.formats import FORMATS
 from qconvert.formats.ggml import iq1, iq2, iq3
 from qconvert.formats.ggml.lattice import digits, grid, near, packed_digits, places
 
@@ -95,11 +96,10 @@ def test_every_point_is_found_by_its_digits(name):
 @pytest.mark.parametrize("seed", range(3))
 def test_what_is_on_the_grid_stays_there(name, seed):
     """Blocks that use all of a format's range come back with next to no error."""
-    format_ = FORMATS[name]
     rng = np.random.default_rng(seed)
-    packed = format_.quantize((rng.standard_normal((8, 512))).astype(np.float32), None)
-    x = format_.dequantize(packed)
-    again = format_.dequantize(format_.quantize(x, None))
+    packed = packed_of(name, (rng.standard_normal((8, 512))).astype(np.float32), None)
+    x = weights_of(name, packed)
+    again = weights_of(name, packed_of(name, x, None))
     assert np.square(again - x).sum() < 0.1 * np.square(x).sum()
 
 
@@ -107,33 +107,33 @@ def test_what_is_on_the_grid_stays_there(name, seed):
 def test_packed_fields_are_where_gguf_reads_them(name):
     """gguf's own reader and ours agree on what was written, bit for bit."""
     x = tensor_of(3)
-    packed = FORMATS[name].quantize(x, None)
-    theirs = gguf.quants.dequantize(packed, FORMATS[name].type)
-    np.testing.assert_array_equal(FORMATS[name].dequantize(packed), theirs)
+    packed = packed_of(name, x, None)
+    theirs = gguf.quants.dequantize(packed, GGMLQuantizationType[name])
+    np.testing.assert_array_equal(weights_of(name, packed), theirs)
     assert np.square(theirs - x).sum() < 0.6 * np.square(x).sum()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_importance_of_zero_throughout_is_none_at_all(name):
     x = tensor_of(1)
-    none = FORMATS[name].quantize(x, None)
-    np.testing.assert_array_equal(FORMATS[name].quantize(x, np.zeros(x.shape[1], np.float32)), none)
+    none = packed_of(name, x, None)
+    np.testing.assert_array_equal(packed_of(name, x, np.zeros(x.shape[1], np.float32)), none)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_scale_of_the_importance_does_not_matter(name):
     x = tensor_of(2)
     importance = random_importance(0, x.shape[1]) + np.float32(0.1)
-    expected = FORMATS[name].quantize(x, importance)
+    expected = packed_of(name, x, importance)
     for factor in (2.0**-40, 2.0**40):
         scaled = importance * np.float32(factor)
-        np.testing.assert_array_equal(FORMATS[name].quantize(x, scaled), expected)
+        np.testing.assert_array_equal(packed_of(name, x, scaled), expected)
 
 
 @pytest.mark.parametrize("name", ["IQ2_XXS", "IQ2_XS", "IQ3_XXS"])
 def test_the_product_of_eight_signs_is_positive(name):
     x = tensor_of(0)
-    y = FORMATS[name].dequantize(FORMATS[name].quantize(x, None))
+    y = weights_of(name, packed_of(name, x, None))
     y = y[np.abs(y).reshape(len(y), -1, 8).min(axis=2).repeat(8, axis=1) > 0].reshape(-1, 8)
     assert len(y) > 100
     assert ((y < 0).sum(axis=1) % 2 == 0).all()
@@ -143,6 +143,6 @@ def test_the_product_of_eight_signs_is_positive(name):
 def test_huge_weights_get_the_largest_finite_scale(name):
     x = np.linspace(-3e38, 3e38, 256, dtype=np.float32).reshape(1, -1)
     for importance in (None, random_importance(0, 256)):
-        y = FORMATS[name].dequantize(FORMATS[name].quantize(x, importance))
+        y = weights_of(name, packed_of(name, x, importance))
         assert np.isfinite(y).all()
         assert (y[0, -16:] > 1e5).all()

@@ -17,7 +17,8 @@ package, access = Path(qconvert.__file__).parent / "kernels", os.access
 os.access = lambda path, mode: path != package and access(path, mode)
 import numpy as np
 from qconvert.formats import FORMATS
-print(FORMATS["Q8_0"].quantize(np.ones((1, 32), np.float32), None).shape)
+from qconvert.formats.quantize import quantize
+print(quantize(FORMATS["Q8_0"], np.ones((1, 32), np.float32))[0].shape)
 """
 
 

@@ -2,14 +2,13 @@
 
 import libgguf
 import numpy as np
+from formats.packed import packed_of
 from gguf import GGMLQuantizationType
-
-from qconvert.formats.ggml.mxfp4 import MXFP4
 
 
 def check(x: np.ndarray) -> None:
     theirs = libgguf.quantize_rows(x, GGMLQuantizationType.MXFP4)
-    np.testing.assert_array_equal(MXFP4.quantize(x, None), theirs)
+    np.testing.assert_array_equal(packed_of("MXFP4", x), theirs)
 
 
 def test_exponents_around_every_power_of_two():

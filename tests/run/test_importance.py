@@ -10,6 +10,7 @@ import pytest
 from captures import run_capture
 from checkpoints import TINY, write_llama
 from common import convert_model, save_model, silence_llama
+from formats.packed import packed_of, weights_of
 from gguf import GGUFReader
 from imatrix_files import write_imatrix
 
@@ -18,11 +19,11 @@ from qconvert.calibration.imatrix import read_importance
 from qconvert.calibration.importance import importance_of
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError
-from qconvert.formats import FORMATS
+from qconvert.formats.types import block_sizes
 from qconvert.machine.watcher import Silent
 from qconvert.model.assemble import assemble
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs
@@ -64,14 +65,15 @@ def test_every_matrix_is_quantized_with_its_own_importance(converted):
         if tensor.name not in sums:
             continue
         rows = assemble(tensor.map, plan.checkpoint.tensors, 0, tensor.map.rows)
-        quantize = FORMATS[tensor.format].quantize
         parts = np.split(rows, len(sums[tensor.name]))
         weights = sums[tensor.name] / np.float32(2)
-        expected = np.concatenate([quantize(p, w) for p, w in zip(parts, weights, strict=True)])
+        expected = np.concatenate(
+            [packed_of(tensor.format, p, w) for p, w in zip(parts, weights, strict=True)]
+        )
         stored = written[tensor.name].reshape(expected.shape)
         np.testing.assert_array_equal(stored, expected, err_msg=tensor.name)
         if tensor.format != "Q8_0":  # which takes no notice of it
-            assert not np.array_equal(stored, quantize(rows, None)), tensor.name
+            assert not np.array_equal(stored, packed_of(tensor.format, rows)), tensor.name
             changed += 1
     assert changed > len(sums) / 2
 
@@ -157,17 +159,16 @@ def test_a_calibration_cancels_errors_on_the_mean_input_too(converted, tmp_path)
     written = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
     before = after = 0.0
     for tensor in made.tensors:
-        if FORMATS[tensor.format].grid is None or tensor.name not in importance.values:
+        if block_sizes(tensor.format)[0] == 1 or tensor.name not in importance.values:
             continue
         rows = assemble(tensor.map, made.checkpoint.tensors, 0, tensor.map.rows)
         raw = written[tensor.name].data.reshape(len(rows), -1)
         coding = tensor.coding
         means = np.repeat(coding.means, len(rows) // len(coding.means), axis=0)
         weights = np.repeat(coding.importance, len(rows) // len(coding.importance), axis=0)
-        quantize, dequantize = FORMATS[tensor.format].quantize, FORMATS[tensor.format].dequantize
         parts = zip(np.split(rows, len(coding.importance)), coding.importance, strict=True)
-        plain = np.concatenate([quantize(part, np.ascontiguousarray(w)) for part, w in parts])
-        offs = [dequantize(packed) - rows for packed in (plain, raw)]
+        plain = np.concatenate([packed_of(tensor.format, part, w) for part, w in parts])
+        offs = [weights_of(tensor.format, packed) - rows for packed in (plain, raw)]
         old, new = (np.square((off * means).sum(axis=1)).sum() for off in offs)
         before, after = before + old, after + new
         old, new = ((np.square(off) * weights).sum() for off in offs)

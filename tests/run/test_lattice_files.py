@@ -11,7 +11,7 @@ from qconvert.calibration.imatrix import read_importance
 from qconvert.checkpoint import open_checkpoint
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import Statistics
 from qconvert.run.outputs import write_outputs

@@ -15,7 +15,7 @@ from qconvert.errors import OutputError, WeightError
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.model.types import Rows, TensorMap
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.outputs import write_outputs

@@ -20,7 +20,7 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.partial import partial_path
 from qconvert.errors import OutputError, WeightError
 from qconvert.model.open import open_model
-from qconvert.plan.gguf.plan import make_plan
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.run.outputs import write_outputs
 

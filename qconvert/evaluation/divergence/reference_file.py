@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.containers.whole import renamed
 from qconvert.errors import OutputError
 
 LIMIT = 8_000_000_000
@@ -128,24 +129,13 @@ def write_archive(
     Raises:
         OutputError: the disk is full or fails.
     """
-    descriptor, name = tempfile.mkstemp(prefix=".new-", suffix=".zip", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            with zipfile.ZipFile(file, "w") as out:
-                _add(out, ABOUT, json.dumps(about).encode())
-                for number, arrays in enumerate(windows):
-                    for key, array in arrays.items():
-                        _add(out, f"{number}/{key}.npy", _format(array))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}",
-            "make room, or have QCONVERT_CACHE name a folder on another disk",
-        ) from error
-    finally:
-        Path(name).unlink(missing_ok=True)
+    hint = "make room, or have QCONVERT_CACHE name a folder on another disk"
+    temporary = path.with_name(f".new-{os.getpid()}.zip")
+    with renamed(temporary, path, hint), zipfile.ZipFile(temporary, "w") as out:
+        _add(out, ABOUT, json.dumps(about).encode())
+        for number, arrays in enumerate(windows):
+            for key, array in arrays.items():
+                _add(out, f"{number}/{key}.npy", _format(array))
     _make_room(path)
 
 

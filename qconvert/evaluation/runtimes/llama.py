@@ -21,7 +21,7 @@ from qconvert.evaluation.divergence.scores import ONE_MODEL
 from qconvert.evaluation.divergence.types import Backend
 from qconvert.evaluation.runtimes.finite import check_finite
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
-from qconvert.run.stream import default_threads
+from qconvert.run.executor import default_threads
 from qconvert.text.types import Windows
 
 INSTALL = 'pip install "qconvert[llama]"'

@@ -17,13 +17,13 @@ import numpy as np
 
 from qconvert.formats.ggml.lattice import (
     BLOCK,
-    Coded,
+    Lattice,
     Layout,
+    Params,
     as_bytes,
     float16_bytes,
     grid,
     halves,
-    make_format,
     nibbles,
 )
 
@@ -46,13 +46,13 @@ def shifted(scale: np.ndarray, points: np.ndarray, negative: np.ndarray) -> np.n
     return x.reshape(len(scale), BLOCK)
 
 
-def pack_s(coded: Coded) -> np.ndarray:
+def pack_s(params: Params) -> np.ndarray:
     """uint8 [blocks, 50]."""
-    high = (coded.points >> 8).reshape(-1, 8, 4) << _THREES
-    words = np.bitwise_or.reduce(high, axis=2) | coded.scales.astype(np.uint16) << 12
-    words |= coded.shifts[:, ::4].astype(np.uint16) << 15
-    low = coded.points.astype(np.uint8)
-    return np.hstack([float16_bytes(coded.d), low, as_bytes(words, "<u2")])
+    high = (params.points >> 8).reshape(-1, 8, 4) << _THREES
+    words = np.bitwise_or.reduce(high, axis=2) | params.scales.astype(np.uint16) << 12
+    words |= params.shifts[:, ::4].astype(np.uint16) << 15
+    low = params.points.astype(np.uint8)
+    return np.hstack([float16_bytes(params.d), low, as_bytes(words, "<u2")])
 
 
 def unpack_s(blocks: np.ndarray) -> np.ndarray:
@@ -64,13 +64,13 @@ def unpack_s(blocks: np.ndarray) -> np.ndarray:
     return shifted(scale, blocks[:, 2:34] | high << 8, (words >> 15).repeat(4, axis=1))
 
 
-def pack_m(coded: Coded) -> np.ndarray:
+def pack_m(params: Params) -> np.ndarray:
     """uint8 [blocks, 56]."""
-    high = nibbles((coded.points >> 8).astype(np.uint8) | coded.shifts << np.uint8(3))
-    words = coded.scales.astype(np.uint16).reshape(-1, 4, 4) << _THREES
-    d = halves(float16_bytes(coded.d), 0, 2)
+    high = nibbles((params.points >> 8).astype(np.uint8) | params.shifts << np.uint8(3))
+    words = params.scales.astype(np.uint16).reshape(-1, 4, 4) << _THREES
+    d = halves(float16_bytes(params.d), 0, 2)
     words = np.bitwise_or.reduce(words, axis=2) | (d >> _FOURS & 15) << 12
-    return np.hstack([coded.points.astype(np.uint8), high, as_bytes(words, "<u2")])
+    return np.hstack([params.points.astype(np.uint8), high, as_bytes(words, "<u2")])
 
 
 def unpack_m(blocks: np.ndarray) -> np.ndarray:
@@ -84,5 +84,5 @@ def unpack_m(blocks: np.ndarray) -> np.ndarray:
     return shifted(scale, points, high >> 3)
 
 
-IQ1_S = make_format(S, pack_s, unpack_s)
-IQ1_M = make_format(M, pack_m, unpack_m)
+IQ1_S = Lattice(S, pack_s, unpack_s)
+IQ1_M = Lattice(M, pack_m, unpack_m)

@@ -17,13 +17,13 @@ Source: ggml/src/ggml-common.h, ggml-quants.c.
 import numpy as np
 
 from qconvert.formats.ggml.lattice import (
-    Coded,
+    Lattice,
     Layout,
+    Params,
     as_bytes,
     float16_bytes,
     from_nibbles,
     halves,
-    make_format,
     nibbles,
     seven_signs,
     values,
@@ -46,12 +46,12 @@ def scales_of(d: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return scale
 
 
-def pack_xxs(coded: Coded) -> np.ndarray:
+def pack_xxs(params: Params) -> np.ndarray:
     """uint8 [blocks, 66]."""
-    points = np.ascontiguousarray(coded.points.astype(np.uint8)).view("<u4")
-    words = seven_signs(coded.signs) | coded.scales.astype(np.uint32) << 28
+    points = np.ascontiguousarray(params.points.astype(np.uint8)).view("<u4")
+    words = seven_signs(params.signs) | params.scales.astype(np.uint32) << 28
     pairs = as_bytes(np.stack([points, words], axis=2).reshape(len(points), -1), "<u4")
-    return np.hstack([float16_bytes(coded.d), pairs])
+    return np.hstack([float16_bytes(params.d), pairs])
 
 
 def unpack_xxs(blocks: np.ndarray) -> np.ndarray:
@@ -62,10 +62,10 @@ def unpack_xxs(blocks: np.ndarray) -> np.ndarray:
     return values(XXS.name, scales_of(blocks, words >> 28), points, with_eighth_sign(words))
 
 
-def pack_xs(coded: Coded) -> np.ndarray:
+def pack_xs(params: Params) -> np.ndarray:
     """uint8 [blocks, 74]."""
-    words = coded.points | (coded.signs & np.uint8(127)).astype(np.uint16) << 9
-    return np.hstack([float16_bytes(coded.d), as_bytes(words, "<u2"), nibbles(coded.scales)])
+    words = params.points | (params.signs & np.uint8(127)).astype(np.uint16) << 9
+    return np.hstack([float16_bytes(params.d), as_bytes(words, "<u2"), nibbles(params.scales)])
 
 
 def unpack_xs(blocks: np.ndarray) -> np.ndarray:
@@ -75,12 +75,12 @@ def unpack_xs(blocks: np.ndarray) -> np.ndarray:
     return values(XS.name, scale, words & 511, with_parity((words >> 9).astype(np.uint8)))
 
 
-def pack_s(coded: Coded) -> np.ndarray:
+def pack_s(params: Params) -> np.ndarray:
     """uint8 [blocks, 82]."""
-    low = coded.points.astype(np.uint8)
-    high = (coded.points >> 8).astype(np.uint8).reshape(len(low), 8, 4) << _PAIRS
+    low = params.points.astype(np.uint8)
+    high = (params.points >> 8).astype(np.uint8).reshape(len(low), 8, 4) << _PAIRS
     high = np.bitwise_or.reduce(high, axis=2)
-    return np.hstack([float16_bytes(coded.d), low, coded.signs, high, nibbles(coded.scales)])
+    return np.hstack([float16_bytes(params.d), low, params.signs, high, nibbles(params.scales)])
 
 
 def unpack_s(blocks: np.ndarray) -> np.ndarray:
@@ -91,6 +91,6 @@ def unpack_s(blocks: np.ndarray) -> np.ndarray:
     return values(S.name, scale, points, blocks[:, 34:66])
 
 
-IQ2_XXS = make_format(XXS, pack_xxs, unpack_xxs)
-IQ2_XS = make_format(XS, pack_xs, unpack_xs)
-IQ2_S = make_format(S, pack_s, unpack_s)
+IQ2_XXS = Lattice(XXS, pack_xxs, unpack_xxs)
+IQ2_XS = Lattice(XS, pack_xs, unpack_xs)
+IQ2_S = Lattice(S, pack_s, unpack_s)

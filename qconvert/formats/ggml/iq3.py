@@ -14,13 +14,13 @@ Source: ggml/src/ggml-common.h, ggml-quants.c.
 import numpy as np
 
 from qconvert.formats.ggml.lattice import (
-    Coded,
+    Lattice,
     Layout,
+    Params,
     as_bytes,
     float16_bytes,
     from_nibbles,
     halves,
-    make_format,
     nibbles,
     seven_signs,
     values,
@@ -31,10 +31,10 @@ XXS = Layout("IQ3_XXS", 4, 3, (1, 3, 5, 7, 9, 11, 13, 15.5), 32, 16, 2, 16)
 S = Layout("IQ3_S", 4, 3, (1, 3, 5, 7, 9, 11, 13, 15), 32, 16, 1, 16)
 
 
-def pack_xxs(coded: Coded) -> np.ndarray:
+def pack_xxs(params: Params) -> np.ndarray:
     """uint8 [blocks, 98]."""
-    words = as_bytes(seven_signs(coded.signs) | coded.scales.astype(np.uint32) << 28, "<u4")
-    return np.hstack([float16_bytes(coded.d), coded.points.astype(np.uint8), words])
+    words = as_bytes(seven_signs(params.signs) | params.scales.astype(np.uint32) << 28, "<u4")
+    return np.hstack([float16_bytes(params.d), params.points.astype(np.uint8), words])
 
 
 def unpack_xxs(blocks: np.ndarray) -> np.ndarray:
@@ -45,11 +45,11 @@ def unpack_xxs(blocks: np.ndarray) -> np.ndarray:
     return values(XXS.name, scale, blocks[:, 2:66], with_eighth_sign(words))
 
 
-def pack_s(coded: Coded) -> np.ndarray:
+def pack_s(params: Params) -> np.ndarray:
     """uint8 [blocks, 110]."""
-    high = np.packbits(coded.points >> 8, axis=1, bitorder="little")
-    low = coded.points.astype(np.uint8)
-    return np.hstack([float16_bytes(coded.d), low, high, coded.signs, nibbles(coded.scales)])
+    high = np.packbits(params.points >> 8, axis=1, bitorder="little")
+    low = params.points.astype(np.uint8)
+    return np.hstack([float16_bytes(params.d), low, high, params.signs, nibbles(params.scales)])
 
 
 def unpack_s(blocks: np.ndarray) -> np.ndarray:
@@ -60,5 +60,5 @@ def unpack_s(blocks: np.ndarray) -> np.ndarray:
     return values(S.name, scale, blocks[:, 2:66] | high << 8, blocks[:, 74:106])
 
 
-IQ3_XXS = make_format(XXS, pack_xxs, unpack_xxs)
-IQ3_S = make_format(S, pack_s, unpack_s)
+IQ3_XXS = Lattice(XXS, pack_xxs, unpack_xxs)
+IQ3_S = Lattice(S, pack_s, unpack_s)

@@ -21,13 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qconvert.formats.ggml.planes import Plane, pack_planes, unpack_planes
+from qconvert.formats.ggml.planes import Plane, Planes
+from qconvert.formats.ggml.scalar import Params, Scalar, get_half, put_half, rounded_by_steps
 from qconvert.formats.ggml.searches import GRIDS, Search
-from qconvert.formats.types import Format, Grid, Importance, Packed, Weights
+from qconvert.formats.types import Seen, Weights, square_of
 
 BLOCK = 256
-CHUNK = 1 << 18
-"""Weights that `quantize` takes through all steps at a time, so that they stay in the cache."""
 
 
 class Layout(NamedTuple):
@@ -41,7 +40,6 @@ class Layout(NamedTuple):
         d: offset of d; dmin, where there is one, follows it.
         scales: offset of the packed scales.
         planes: where the bits of the codes lie.
-        block_bytes: bytes of a super-block.
     """
 
     size: int
@@ -51,7 +49,6 @@ class Layout(NamedTuple):
     d: int
     scales: int
     planes: tuple[Plane, ...]
-    block_bytes: int
 
     @property
     def minima(self) -> bool:
@@ -64,148 +61,76 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-    "Q2_K": Layout(16, 0, 3, 15, 80, 0, (Plane(16, 32, 2, 0),), 84),
-    "Q3_K": Layout(16, 4, 7, 32, 108, 96, (Plane(32, 32, 2, 0), Plane(0, 32, 1, 2)), 110),
-    "Q4_K": Layout(32, 0, 15, 63, 0, 4, (Plane(16, 32, 4, 0),), 144),
-    "Q5_K": Layout(32, 0, 31, 63, 0, 4, (Plane(48, 32, 4, 0), Plane(16, 32, 1, 4)), 176),
-    "Q6_K": Layout(16, 32, 63, 128, 208, 192, (Plane(0, 64, 4, 0), Plane(128, 32, 2, 4)), 210),
+    "Q2_K": Layout(16, 0, 3, 15, 80, 0, (Plane(16, 32, 2, 0),)),
+    "Q3_K": Layout(16, 4, 7, 32, 108, 96, (Plane(32, 32, 2, 0), Plane(0, 32, 1, 2))),
+    "Q4_K": Layout(32, 0, 15, 63, 0, 4, (Plane(16, 32, 4, 0),)),
+    "Q5_K": Layout(32, 0, 31, 63, 0, 4, (Plane(48, 32, 4, 0), Plane(16, 32, 1, 4))),
+    "Q6_K": Layout(16, 32, 63, 128, 208, 192, (Plane(0, 64, 4, 0), Plane(128, 32, 2, 4))),
 }
 
 
-class Params(NamedTuple):
-    """What is stored beside the codes.
-
-    Attributes:
-        d, dmin: float32 [rows, super-blocks], values of float16; dmin is 0 where there are no
-            minima.
-        scales, mins: [rows, sub-blocks], uint8, or int8 where scales are signed; mins are 0 where
-            there are none.
-    """
-
-    d: np.ndarray
-    dmin: np.ndarray
-    scales: np.ndarray
-    mins: np.ndarray
-
-
-def grid(layout: Layout, params: Params) -> Grid:
-    """What the codes of each sub-block stand for."""
-    step = np.repeat(params.d, layout.sub_blocks, axis=1) * params.scales
-    low = np.repeat(params.dmin, layout.sub_blocks, axis=1) * params.mins
-    return Grid(step, low, np.arange(layout.top + 1, dtype=np.float32) - layout.zero)
-
-
-def fit(layout: Layout, search: Search, x: Weights, importance: Importance) -> Params:
+def find(layout: Layout, search: Search, x: Weights, seen: Seen | None) -> Params:
     """Scales and minima of every sub-block. Importance that is 0 throughout counts as none."""
     rows, columns = x.shape
     kind = np.uint8 if layout.minima else np.int8
-    d = np.zeros((rows, columns // BLOCK), np.float32)
-    scales = np.zeros((rows, columns // layout.size), kind)
-    params = Params(d, np.zeros_like(d), scales, np.zeros_like(scales))
-    weights = np.empty(0, np.float32) if importance is None else importance
-    weights = np.ascontiguousarray(weights, np.float32)
-    d, dmin, scales, mins = (array.reshape(-1) for array in params)
-    shared = (x.reshape(-1), weights, max(columns, 1))
+    d, dmin = (np.empty((rows, columns // BLOCK), np.float32) for _ in range(2))
+    scales, mins = (np.empty((rows, columns // layout.size), kind) for _ in range(2))
+    shared = (x.reshape(-1), square_of(seen), max(columns, 1))
+    flat = (d.reshape(-1), dmin.reshape(-1), scales.reshape(-1), mins.reshape(-1))
     if layout.minima:
         from qconvert.kernels.affine import fit_affine
 
-        limits = (layout.size, layout.top, layout.limit)
-        fit_affine(*shared, *limits, *search, d, dmin, scales, mins)
-    else:
-        from qconvert.kernels.symmetric import fit_symmetric
+        fit_affine(*shared, layout.size, layout.top, layout.limit, *search, *flat)
+        return rounded_by_steps(Params(d, dmin, scales, mins))
+    from qconvert.kernels.symmetric import fit_symmetric
 
-        fit_symmetric(*shared, layout.zero, layout.limit, *search, d, scales)
-    return params
+    fit_symmetric(*shared, layout.zero, layout.limit, *search, flat[0], flat[2])
+    return rounded_by_steps(Params(d, None, scales))
 
 
-def round_codes(layout: Layout, x: Weights, params: Params) -> np.ndarray:
+def nearest(layout: Layout, x: Weights, params: Params) -> np.ndarray:
     """The nearest code of each weight, uint8 [rows, columns]; `zero` where the step is 0."""
     from qconvert.kernels.codes import round_even
 
-    step, low, _ = grid(layout, params)
-    per_step = np.divide(1, step, out=np.zeros_like(step), where=step != 0)
     codes = np.empty(x.shape, np.uint8)
-    shift = (low * per_step).reshape(-1)
-    round_even(
-        x.reshape(-1),
-        per_step.reshape(-1),
-        shift,
-        layout.size,
-        layout.zero,
-        layout.top,
-        codes.reshape(-1),
-    )
+    shift = (params.low * params.per_step).reshape(-1)
+    by = (params.per_step.reshape(-1), shift, layout.size, layout.zero, layout.top)
+    round_even(x.reshape(-1), *by, codes.reshape(-1))
     return codes
 
 
-def pack(layout: Layout, codes: np.ndarray, params: Params) -> Packed:
-    """uint8 [rows, super-blocks * block_bytes]."""
-    rows, blocks = params.d.shape
-    out = np.empty((rows, blocks, layout.block_bytes), np.uint8)
-    pack_planes(layout.planes, codes, BLOCK, out)
-    out[..., layout.d : layout.d + 2] = _half(params.d)
-    if layout.minima:
-        out[..., layout.d + 2 : layout.d + 4] = _half(params.dmin)
-    scales = params.scales.reshape(rows, blocks, layout.sub_blocks)
-    packed = pack_scales(layout, scales, params.mins.reshape(scales.shape))
+def write(layout: Layout, params: Params, out: np.ndarray) -> None:
+    put_half(out, layout.d, params.d)
+    if params.dmin is not None:
+        put_half(out, layout.d + 2, params.dmin)
+    packed = pack_scales(layout, params, (*out.shape[:2], layout.sub_blocks))
     out[..., layout.scales : layout.scales + packed.shape[-1]] = packed
-    return out.reshape(rows, blocks * layout.block_bytes)
 
 
-def quantize(layout: Layout, search: Search, x: Weights, importance: Importance) -> Packed:
-    """Fit, round and pack, some rows at a time."""
-    rows, columns = x.shape
-    out = np.empty((rows, columns // BLOCK * layout.block_bytes), np.uint8)
-    step = max(CHUNK // max(columns, 1), 1)
-    for start in range(0, rows, step):
-        part = x[start : start + step]
-        params = fit(layout, search, part, importance)
-        out[start : start + step] = pack(layout, round_codes(layout, part, params), params)
-    return out
-
-
-def dequantize(layout: Layout, packed: Packed) -> Weights:
-    """float32 [rows, columns], as ggml computes it."""
-    rows = len(packed)
-    blocks = packed.reshape(-1, layout.block_bytes)
-    d = _from_half(blocks, layout.d)
+def read(layout: Layout, blocks: np.ndarray) -> Params:
     scales, mins = unpack_scales(layout, blocks)
-    codes = unpack_planes(layout.planes, blocks, BLOCK).reshape(
-        len(blocks), layout.sub_blocks, layout.size
-    )
-    x: np.ndarray = codes.astype(np.float32)
-    with np.errstate(all="ignore"):
-        x -= np.float32(layout.zero)
-        x *= (d * scales)[..., None]
-        if layout.minima:
-            x -= (_from_half(blocks, layout.d + 2) * mins)[..., None]
-    return x.reshape(rows, packed.shape[1] // layout.block_bytes * BLOCK)
+    dmin = get_half(blocks, layout.d + 2) if layout.minima else None
+    return Params(get_half(blocks, layout.d), dmin, scales, mins)
 
 
-def pack_scales(layout: Layout, scales: np.ndarray, mins: np.ndarray) -> np.ndarray:
-    """The bytes of scales and mins, [..., sub-blocks] each, as their format lays them out."""
+def pack_scales(layout: Layout, params: Params, shape: tuple[int, ...]) -> np.ndarray:
+    """The bytes of scales and mins, `shape` [..., sub-blocks], as their format lays them out."""
+    assert params.scales is not None
+    scales = params.scales.reshape(shape)
+    if params.mins is not None:
+        mins = params.mins.reshape(shape)
+        return scales | mins << np.uint8(4) if layout.limit == 15 else pack_six_bits(scales, mins)
+    return pack_signed_six_bits(scales) if layout.limit == 32 else scales.view(np.uint8)
+
+
+def unpack_scales(layout: Layout, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scales and mins of blocks, uint8 [blocks, block_bytes], as integers [blocks, sub-blocks]."""
+    raw = np.ascontiguousarray(blocks[:, layout.scales : layout.scales + 16])
     if layout.limit == 15:
-        both: np.ndarray = scales | mins << np.uint8(4)
-        return both
+        return raw & np.uint8(15), raw >> np.uint8(4)
     if layout.limit == 63:
-        return pack_six_bits(scales, mins)
-    if layout.limit == 32:
-        return pack_signed_six_bits(scales)
-    return scales.view(np.uint8)
-
-
-def unpack_scales(layout: Layout, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and mins of blocks, uint8 [blocks, block_bytes], as float32 [blocks, sub-blocks]."""
-    raw = blocks[:, layout.scales :]
-    if layout.limit == 15:
-        scales, mins = raw[:, :16] & np.uint8(15), raw[:, :16] >> np.uint8(4)
-    elif layout.limit == 63:
-        scales, mins = unpack_six_bits(raw[:, :12])
-    elif layout.limit == 32:
-        scales = mins = unpack_signed_six_bits(raw[:, :12])
-    else:
-        scales = mins = np.ascontiguousarray(raw[:, :16]).view(np.int8)
-    return scales.astype(np.float32), mins.astype(np.float32)
+        return unpack_six_bits(raw[:, :12])
+    return unpack_signed_six_bits(raw[:, :12]) if layout.limit == 32 else raw.view(np.int8), None
 
 
 def pack_six_bits(scales: np.ndarray, mins: np.ndarray) -> np.ndarray:
@@ -255,28 +180,18 @@ def unpack_signed_six_bits(raw: np.ndarray) -> np.ndarray:
     return signed
 
 
-def _half(values: np.ndarray) -> np.ndarray:
-    """The two bytes of each value as float16, [..., 2]."""
-    return values.astype("<f2")[..., None].view(np.uint8)
-
-
-def _from_half(blocks: np.ndarray, offset: int) -> np.ndarray:
-    """The float16 at that offset of each block, as float32 [blocks, 1]."""
-    raw = np.ascontiguousarray(blocks[:, offset : offset + 2])
-    values: np.ndarray = raw.view("<f2").astype(np.float32)
-    return values
-
-
-def _format(name: str) -> Format:
-    layout, search = LAYOUTS[name], GRIDS[name]
-    return Format(
+def _format(name: str) -> Scalar:
+    layout = LAYOUTS[name]
+    return Scalar(
         name,
-        quantize=partial(quantize, layout, search),
-        dequantize=partial(dequantize, layout),
-        fit=partial(fit, layout, search),
-        round=partial(round_codes, layout),
-        pack=partial(pack, layout),
-        grid=partial(grid, layout),
+        size=layout.size,
+        values=tuple(range(-layout.zero, layout.top + 1 - layout.zero)),
+        codes=Planes(layout.planes),
+        find=partial(find, layout, GRIDS[name]),
+        nearest=partial(nearest, layout),
+        write=partial(write, layout),
+        read=partial(read, layout),
+        limits=(0, layout.limit) if layout.minima else (-layout.limit, layout.limit - 1),
     )
 
 

@@ -4,7 +4,7 @@
 
 A group takes one of 256 to 2048 points, which are not all combinations of their levels; the scale
 is that of a sub-block of 16 or 32 weights, an odd multiple 2 l + 1 of the super-block's d. Points,
-scales and signs are found together (`qconvert.kernels.lattice`), so that there is no `round`.
+scales and signs are found together (`qconvert.kernels.lattice`): `fit` does it all.
 
 The searches make the weighted squared error small: importance times the square of the error of
 every weight, or the plain square without importance.
@@ -12,19 +12,18 @@ Source: ggml/src/ggml-common.h, ggml-quants.c; the points are those of the gguf 
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import gguf
 import numpy as np
 
+from qconvert.formats.ggml.scalar import CHUNK, parts_of
 from qconvert.formats.ggml.searches import lattice
-from qconvert.formats.types import Format, Importance, Packed, Weights, block_sizes
+from qconvert.formats.types import Arrays, Part, Seen, Weights, block_sizes, square_of
 
 BLOCK = 256
-CHUNK = 1 << 18
-"""Weights that `quantize` takes through all steps at a time, so that they stay in the cache."""
-
 
 FEW = 16
 """Points of a list that are tried at first; as many as the kernel has lanes."""
@@ -66,7 +65,7 @@ class Layout(NamedTuple):
         return BLOCK // self.dims
 
 
-class Coded(NamedTuple):
+class Params(NamedTuple):
     """Super-blocks.
 
     Attributes:
@@ -149,21 +148,20 @@ def sign_table() -> np.ndarray:
     return signs
 
 
-def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
+def find(layout: Layout, x: Weights, seen: Seen | None) -> Params:
     """Find the super-blocks of x, float32 [rows, columns]. Importance that is 0 throughout counts
     as none."""
     from qconvert.kernels.lattice import fit_lattice
     from qconvert.kernels.lattice_points import REALS, WHOLES
 
     blocks = x.size // BLOCK
-    coded = Coded(
+    params = Params(
         np.empty(blocks, np.float32),
         np.empty((blocks, BLOCK // layout.size), np.uint8),
         np.empty((blocks, layout.groups), np.uint16),
         np.zeros((blocks, BLOCK // 8), np.uint8),
         np.empty((blocks, layout.groups), np.uint8),
     )
-    weights = np.empty(0, np.float32) if importance is None else importance
     first, last = layout.levels[0], layout.levels[-1]
     step, shifts = layout.levels[1] - first, layout.shifts
     bump = last - layout.levels[-2] - step
@@ -172,7 +170,7 @@ def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
     counts = (layout.dims, layout.bits, len(layout.levels), layout.listed, FEW)
     fit_lattice(
         x.reshape(-1),
-        np.ascontiguousarray(weights, np.float32),
+        square_of(seen),
         max(x.shape[1], 1),
         near(layout),
         (*counts, layout.size, layout.reach, layout.signs, lists, lists if layout.together else 1),
@@ -181,9 +179,9 @@ def code(layout: Layout, x: Weights, importance: Importance) -> Coded:
         np.zeros(REALS, np.float32),
         np.zeros(BLOCK, np.float32),
         np.zeros(WHOLES, np.int32),
-        *(part.reshape(-1) for part in coded),
+        *(part.reshape(-1) for part in params),
     )
-    return coded._replace(points=places(layout)[coded.points])
+    return params._replace(points=places(layout)[params.points])
 
 
 def halves(blocks: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -249,42 +247,45 @@ def values(name: str, scale: np.ndarray, points: np.ndarray, signs: np.ndarray) 
     return weights
 
 
-def quantize(
-    layout: Layout, pack: Callable[[Coded], np.ndarray], x: Weights, importance: Importance
-) -> Packed:
-    """Code and pack, some rows at a time. `pack`: uint8 [blocks, block_bytes] of super-blocks."""
-    rows, columns = x.shape
-    out = np.empty((rows, columns // BLOCK * block_sizes(layout.name)[1]), np.uint8)
-    step = max(CHUNK // max(columns, 1), 1)
-    for start in range(0, rows, step):
-        part = out[start : start + step]
-        coded = code(layout, x[start : start + step], importance)
-        part[...] = pack(coded).reshape(part.shape)
-    return out
+@dataclass(frozen=True)
+class Lattice:
+    """A format of grid points.
 
-
-def dequantize(
-    layout: Layout, unpack: Callable[[np.ndarray], np.ndarray], packed: Packed
-) -> Weights:
-    """float32 [rows, columns], as ggml computes it.
-
-    unpack: float32 [blocks, 256] of uint8 [blocks, block_bytes].
+    Attributes:
+        write: uint8 [blocks, block_bytes] of params.
+        read: float32 [blocks, 256] of these, as ggml computes it.
     """
-    nbytes = block_sizes(layout.name)[1]
-    blocks = np.ascontiguousarray(packed).reshape(-1, nbytes)
-    with np.errstate(all="ignore"):
-        x = unpack(blocks)
-    return x.reshape(len(packed), packed.shape[1] // nbytes * BLOCK)
 
+    layout: Layout
+    write: Callable[[Params], np.ndarray]
+    read: Callable[[np.ndarray], np.ndarray]
 
-def make_format(
-    layout: Layout,
-    pack: Callable[[Coded], np.ndarray],
-    unpack: Callable[[np.ndarray], np.ndarray],
-) -> Format:
-    """The format of a layout. Weights are coded jointly: it has no steps."""
-    return Format(
-        layout.name,
-        quantize=partial(quantize, layout, pack),
-        dequantize=partial(dequantize, layout, unpack),
-    )
+    row_step = 1
+    needs_peak = False
+    chunk = CHUNK
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        return parts_of(self.layout.name, shape)
+
+    def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
+        return find(self.layout, x, seen)
+
+    def grid(self, params: Params) -> None:
+        return None
+
+    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
+        return params
+
+    def round(self, x: Weights, params: Params) -> np.ndarray:
+        return params.points.reshape(len(x), -1)
+
+    def pack(self, codes: np.ndarray, params: Params) -> Arrays:
+        packed = self.write(params._replace(points=codes.reshape(params.points.shape)))
+        return (packed.reshape(len(codes), -1),)
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        nbytes = block_sizes(self.layout.name)[1]
+        blocks = np.ascontiguousarray(arrays[0]).reshape(-1, nbytes)
+        with np.errstate(all="ignore"):
+            x = self.read(blocks)
+        return x.reshape(len(arrays[0]), arrays[0].shape[1] // nbytes * BLOCK)

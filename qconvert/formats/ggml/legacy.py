@@ -16,64 +16,34 @@ Source: ggml/src/ggml-common.h, ggml-quants.c.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
-from qconvert.formats.types import Format, Grid, Importance, Packed, Weights
+from qconvert.formats.ggml.planes import Plane, Planes
+from qconvert.formats.ggml.scalar import (
+    Params,
+    Scalar,
+    get_half,
+    half,
+    inverse,
+    put_half,
+    rounded_by_steps,
+)
+from qconvert.formats.types import Seen, Weights, square_of
 
 BLOCK = 32
 
 
-class Layout(NamedTuple):
-    """What tells the formats of 4 and 5 bits apart.
-
-    Attributes:
-        zero: the code of 0 where there are no minima.
-        bits: of a code.
-        minima: whether m is stored.
-        block_bytes: bytes of a block.
-    """
-
-    zero: int
-    bits: int
-    minima: bool
-    block_bytes: int
-
-
-class Params(NamedTuple):
-    """float32 [rows, blocks] each.
-
-    Attributes:
-        d: the scale as it is stored.
-        m: the minimum as it is stored; 0 where there is none.
-        id: what a weight is multiplied by before it is rounded; about 1 / d.
-        low: what is taken off before that; about m.
-    """
-
-    d: np.ndarray
-    m: np.ndarray
-    id: np.ndarray
-    low: np.ndarray
-
-
-class ScaleParams(NamedTuple):
-    """float32 [rows, blocks] each: the scale as it is stored, and its reciprocal for rounding."""
-
-    d: np.ndarray
-    id: np.ndarray
-
-
-def trial_scales(layout: Layout) -> np.ndarray:
+def trial_scales(zero: int, bits: int) -> np.ndarray:
     """float32 [64 or 48]: how many steps the block's widest reach is divided into, in trial.
 
     For Q4_0 and Q5_0 from the extreme weight's side, which has a code more, and from the other.
     Reaching beyond the codes clips the extremes, for the sake of the rest.
     """
-    if layout.minima:
-        return ((1 << layout.bits) - 1 + np.linspace(-3, 9, 48)).astype(np.float32)
-    near = -(layout.zero + np.linspace(-1.5, 5, 48))
-    far = layout.zero - 1 + np.linspace(-2, 3, 16)
+    if not zero:
+        return ((1 << bits) - 1 + np.linspace(-3, 9, 48)).astype(np.float32)
+    near = -(zero + np.linspace(-1.5, 5, 48))
+    far = zero - 1 + np.linspace(-2, 3, 16)
     return np.concatenate([near, far]).astype(np.float32)
 
 
@@ -83,138 +53,95 @@ def nudges() -> np.ndarray:
     return np.concatenate([1 + width * steps for width in (0.03, 0.01, 0.004)]).astype(np.float32)
 
 
-def fit(layout: Layout, x: Weights, importance: Importance) -> Params:
-    """Scales and minima of every block. `importance` must not be negative."""
+def find(zero: int, bits: int, x: Weights, seen: Seen | None) -> Params:
+    """Scales and, where zero has no code, minima. Importance must not be negative."""
     from qconvert.kernels import legacy
 
-    shape = (len(x), x.shape[1] // BLOCK)
-    params = Params(*(np.empty(shape, np.float32) for _ in Params._fields))
-    flat = [array.reshape(-1) for array in params]
-    if importance is None:
-        legacy.fit(x.reshape(-1), layout.zero, layout.bits, *flat)
-        return params
+    d, low = (np.empty((len(x), x.shape[1] // BLOCK), np.float32) for _ in range(2))
+    flat = (d.reshape(-1), low.reshape(-1))
+    if seen is None:
+        legacy.fit(x.reshape(-1), zero, bits, *flat)
+        return Params(half(d), None if zero else half(low), per_step=inverse(d), low=low)
     from qconvert.kernels import legacy_search
 
-    legacy_search.fit(
-        x.reshape(-1),
-        np.ascontiguousarray(importance, np.float32),
-        max(x.shape[1], 1),
-        layout.zero,
-        layout.bits,
-        trial_scales(layout),
-        nudges(),
-        *flat,
-    )
-    return params
+    candidates = (trial_scales(zero, bits), nudges())
+    shared = (x.reshape(-1), square_of(seen), max(x.shape[1], 1), zero, bits)
+    legacy_search.fit(*shared, *candidates, *flat)
+    return rounded_by_steps(Params(d, None if zero else low))
 
 
-def round_codes(layout: Layout, x: Weights, params: Params) -> np.ndarray:
+def nearest(zero: int, bits: int, x: Weights, params: Params) -> np.ndarray:
     """uint8 [rows, columns]."""
     from qconvert.kernels import legacy
 
     codes = np.empty(x.shape, np.uint8)
-    id, low = params.id.reshape(-1), params.low.reshape(-1)
-    legacy.round_codes(x.reshape(-1), layout.zero, layout.bits, id, low, codes.reshape(-1))
+    by = (params.per_step.reshape(-1), params.low.reshape(-1))
+    legacy.round_codes(x.reshape(-1), zero, bits, *by, codes.reshape(-1))
     return codes
 
 
-def pack(layout: Layout, codes: np.ndarray, params: Params) -> Packed:
-    from qconvert.kernels import legacy
-
-    out = _empty(codes, layout.block_bytes)
-    d, m = params.d.reshape(-1), params.m.reshape(-1)
-    legacy.pack(codes.reshape(-1), layout.bits, layout.minima, d, m, out.reshape(-1))
-    return out
+def write(params: Params, out: np.ndarray) -> None:
+    put_half(out, 0, params.d)
+    if params.dmin is not None:
+        put_half(out, 2, -params.dmin)
 
 
-def grid(layout: Layout, params: Params) -> Grid:
-    """What the codes of each block stand for."""
-    values = np.arange(1 << layout.bits, dtype=np.float32) - layout.zero
-    return Grid(params.d, -params.m, values)
+def read(minima: bool, blocks: np.ndarray) -> Params:
+    return Params(get_half(blocks, 0), -get_half(blocks, 2) if minima else None)
 
 
-def quantize(layout: Layout, x: Weights, importance: Importance) -> Packed:
-    from qconvert.kernels import legacy
-
-    if importance is not None:
-        # The search takes nearly all of the time: nothing is gained by fusing what follows it.
-        params = fit(layout, x, importance)
-        return pack(layout, round_codes(layout, x, params), params)
-    out = _empty(x, layout.block_bytes)
-    legacy.quantize(x.reshape(-1), layout.zero, layout.bits, layout.minima, out.reshape(-1))
-    return out
+def find_peaks(block: int, top: int, x: Weights, seen: Seen | None) -> Params:
+    """Scales that put the largest weight of every block on code `top`; importance has no say."""
+    scale = magnitudes(x, block) / np.float32(top)
+    return Params(half(scale), per_step=inverse(scale))
 
 
-def dequantize(layout: Layout, packed: Packed) -> Weights:
-    from qconvert.kernels import legacy
+def magnitudes(x: Weights, block: int) -> np.ndarray:
+    """The largest absolute weight of every block, float32 [rows, blocks]."""
+    from qconvert.kernels.ranges import magnitudes
 
-    out = np.empty((len(packed), packed.shape[1] // layout.block_bytes * BLOCK), np.float32)
-    zero, bits, minima, _ = layout
-    legacy.dequantize(packed.reshape(-1), zero, bits, minima, out.reshape(-1))
-    return out
-
-
-def fit_q8_0(x: Weights, importance: Importance) -> ScaleParams:
-    """Scales of every block; `importance` has no say."""
-    from qconvert.kernels import legacy
-
-    shape = (len(x), x.shape[1] // BLOCK)
-    params = ScaleParams(np.empty(shape, np.float32), np.empty(shape, np.float32))
-    legacy.fit_q8_0(x.reshape(-1), params.d.reshape(-1), params.id.reshape(-1))
-    return params
+    made = np.empty((len(x), x.shape[1] // block), np.float32)
+    magnitudes(x.reshape(-1), block, made.reshape(-1))
+    return made
 
 
-def round_q8_0(x: Weights, params: ScaleParams) -> np.ndarray:
-    """int8 [rows, columns]."""
-    from qconvert.kernels import legacy
+def nearest_whole(zero: int, kind: type[np.generic], x: Weights, params: Params) -> np.ndarray:
+    """The nearest whole number of steps plus `zero`, the larger of two; int8 or uint8."""
+    from qconvert.kernels.codes import round_away
 
-    codes = np.empty(x.shape, np.int8)
-    legacy.round_q8_0(x.reshape(-1), params.id.reshape(-1), codes.reshape(-1))
+    codes = np.empty(x.shape, kind)
+    by = (params.per_step.reshape(-1), x.size // max(params.d.size, 1), zero)
+    round_away(x.reshape(-1), *by, codes.reshape(-1).view(np.uint8))
     return codes
 
 
-def pack_q8_0(codes: np.ndarray, params: ScaleParams) -> Packed:
-    from qconvert.kernels import legacy
-
-    out = _empty(codes, 34)
-    legacy.pack_q8_0(codes.reshape(-1), params.d.reshape(-1), out.reshape(-1))
-    return out
-
-
-def quantize_q8_0(x: Weights, importance: Importance) -> Packed:
-    from qconvert.kernels import legacy
-
-    out = _empty(x, 34)
-    legacy.quantize_q8_0(x.reshape(-1), out.reshape(-1))
-    return out
-
-
-def dequantize_q8_0(packed: Packed) -> Weights:
-    from qconvert.kernels import legacy
-
-    out = np.empty((len(packed), packed.shape[1] // 34 * BLOCK), np.float32)
-    legacy.dequantize_q8_0(packed.reshape(-1), out.reshape(-1))
-    return out
-
-
-def _empty(weights: np.ndarray, block_bytes: int) -> Packed:
-    return np.empty((len(weights), weights.shape[1] // BLOCK * block_bytes), np.uint8)
-
-
-def _format(name: str, layout: Layout) -> Format:
-    return Format(
+def _format(name: str, zero: int, bits: int) -> Scalar:
+    offset = 2 if zero else 4
+    low, high = Plane(offset + bits // 5 * 4, 16, 4, 0), Plane(offset, 1, 1, 4)
+    return Scalar(
         name,
-        quantize=partial(quantize, layout),
-        dequantize=partial(dequantize, layout),
-        fit=partial(fit, layout),
-        round=partial(round_codes, layout),
-        pack=partial(pack, layout),
-        grid=partial(grid, layout),
+        size=BLOCK,
+        values=tuple(range(-zero, (1 << bits) - zero)),
+        codes=Planes((low, high) if bits == 5 else (low,)),
+        find=partial(find, zero, bits),
+        nearest=partial(nearest, zero, bits),
+        write=write,
+        read=partial(read, not zero),
     )
 
 
-Q4_0 = _format("Q4_0", Layout(zero=8, bits=4, minima=False, block_bytes=18))
-Q4_1 = _format("Q4_1", Layout(zero=0, bits=4, minima=True, block_bytes=20))
-Q5_0 = _format("Q5_0", Layout(zero=16, bits=5, minima=False, block_bytes=22))
-Q5_1 = _format("Q5_1", Layout(zero=0, bits=5, minima=True, block_bytes=24))
-Q8_0 = Format("Q8_0", quantize_q8_0, dequantize_q8_0, fit_q8_0, round_q8_0, pack_q8_0)
+Q4_0 = _format("Q4_0", zero=8, bits=4)
+Q4_1 = _format("Q4_1", zero=0, bits=4)
+Q5_0 = _format("Q5_0", zero=16, bits=5)
+Q5_1 = _format("Q5_1", zero=0, bits=5)
+Q8_0 = Scalar(
+    "Q8_0",
+    size=BLOCK,
+    values=tuple(range(-128, 128)),
+    first=-128,
+    codes=Planes((Plane(2, 32, 8, 0),)),
+    find=partial(find_peaks, BLOCK, 127),
+    nearest=partial(nearest_whole, 0, np.int8),
+    write=write,
+    read=partial(read, False),
+)

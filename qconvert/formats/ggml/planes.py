@@ -1,4 +1,4 @@
-"""Planes of bits: how K and IQ formats spread codes of 2 to 6 bits over bytes.
+"""Planes of bits: how ggml's formats spread codes of 2 to 8 bits over bytes.
 
 A plane holds some bits of every code of a block. Its bytes are filled lowest bits first, from
 codes that lie `width` apart, so that a processor unpacks a whole vector by one shift:
@@ -8,6 +8,7 @@ codes that lie `width` apart, so that a processor unpacks a whole vector by one 
 and the next `width` bytes hold the next 8 // bits * width codes.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ class Plane(NamedTuple):
 
     Attributes:
         offset: of its first byte in the block.
-        width: bytes of a run, and the distance of the codes that share a byte.
-        bits: how many bits of each code it holds: 1, 2 or 4.
+        width: bytes of a run, and the distance of the codes that share a byte: a multiple of 8,
+            or 1 where `bits` is.
+        bits: how many bits of each code it holds: 1, 2, 4 or 8.
         shift: which is the lowest of these in the code.
     """
 
@@ -29,30 +31,57 @@ class Plane(NamedTuple):
     shift: int
 
 
-def pack_planes(planes: tuple[Plane, ...], codes: np.ndarray, block: int, out: np.ndarray) -> None:
-    """Write codes, uint8 [rows, columns], into out, uint8 [rows, blocks, block_bytes]."""
+@dataclass(frozen=True)
+class Planes:
+    """All bits of the codes of a block."""
+
+    planes: tuple[Plane, ...]
+
+    def pack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        """Write codes, uint8 [rows, columns], into out, uint8 [rows, blocks, block_bytes]."""
+        for plane in self.planes:
+            packed = _pack(plane, codes)
+            size = packed.size // max(out.shape[0] * out.shape[1], 1)
+            target = field(out, plane.offset, size)
+            target[...] = packed.reshape(-1).view(target.dtype).reshape(target.shape)
+
+    def unpack(self, blocks: np.ndarray, block: int) -> np.ndarray:
+        """Codes, uint8 [blocks, block], of blocks, uint8 [blocks, block_bytes]."""
+        codes = np.zeros((len(blocks), block), np.uint8)
+        for plane in self.planes:
+            size = block * plane.bits // 8
+            _unpack(plane, field(blocks, plane.offset, size).copy().view(np.uint8), codes)
+        return codes
+
+
+def field(blocks: np.ndarray, offset: int, size: int) -> np.ndarray:
+    """A view of some bytes of each block as one item, [..., 1]: numpy copies it at a stroke."""
+    return blocks[..., offset : offset + size].view(f"V{size}")
+
+
+def _pack(plane: Plane, codes: np.ndarray) -> np.ndarray:
+    """The bytes of a plane, all blocks end to end."""
+    if plane.bits == 8:
+        return codes
+    if plane.width == 1:
+        return np.packbits(codes & np.uint8(1 << plane.shift), bitorder="little")
     from qconvert.kernels.codes import pack_plane
 
     words = np.ascontiguousarray(codes).reshape(-1).view(np.uint64)
-    for plane in planes:
-        size = block * plane.bits // 8
-        packed = np.empty(words.size * plane.bits // 8, np.uint64)
-        pack_plane(words, plane.width // 8, plane.bits, plane.shift, packed)
-        target = out[..., plane.offset : plane.offset + size]
-        target[...] = packed.view(np.uint8).reshape(target.shape)
+    packed = np.empty(words.size * plane.bits // 8, np.uint64)
+    pack_plane(words, plane.width // 8, plane.bits, plane.shift, packed)
+    return packed.view(np.uint8)
 
 
-def unpack_planes(planes: tuple[Plane, ...], blocks: np.ndarray, block: int) -> np.ndarray:
-    """Codes, uint8 [blocks, block], of blocks, uint8 [blocks, block_bytes]."""
-    codes = np.zeros((len(blocks), block), np.uint8)
-    for plane in planes:
-        count = 8 // plane.bits
-        number = block // (count * plane.width)
-        runs = codes.reshape(len(blocks), number, count, plane.width)
-        raw = blocks[:, plane.offset : plane.offset + number * plane.width]
-        raw = raw.reshape(len(blocks), number, plane.width)
-        mask = np.uint8((1 << plane.bits) - 1)
-        for i in range(count):
-            part = (raw >> np.uint8(plane.bits * i)) & mask
-            runs[:, :, i] |= part << np.uint8(plane.shift)
-    return codes
+def _unpack(plane: Plane, raw: np.ndarray, codes: np.ndarray) -> None:
+    """Add the bits of a plane, uint8 [blocks, bytes], to the codes."""
+    if plane.bits == 8:
+        codes[...] = raw
+    elif plane.width == 1:
+        ones = np.unpackbits(raw.reshape(-1), bitorder="little").reshape(codes.shape)
+        codes |= ones * np.uint8(1 << plane.shift)
+    else:
+        from qconvert.kernels.codes import unpack_plane
+
+        words = (raw.reshape(-1).view(np.uint64), codes.reshape(-1).view(np.uint64))
+        unpack_plane(words[0], plane.width // 8, plane.bits, plane.shift, words[1])

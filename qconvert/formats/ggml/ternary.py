@@ -11,74 +11,58 @@ fall out by multiplying. Of TQ2_0, byte j of each 32 holds weights j, j + 32, j 
 Source: ggml/src/ggml-common.h, ggml-quants.c.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from qconvert.formats.ggml.legacy import ScaleParams
-from qconvert.formats.types import Format, Importance, Packed, Weights
+from qconvert.formats.ggml.legacy import find_peaks, nearest_whole
+from qconvert.formats.ggml.planes import Plane, Planes
+from qconvert.formats.ggml.scalar import Codes, Params, Scalar, get_half, put_half
 
 BLOCK = 256
-_TQ1_0_BYTES = 54
-_TQ2_0_BYTES = 66
 
 
-def fit(x: Weights, importance: Importance) -> ScaleParams:
-    """Scales of every block; `importance` has no say."""
-    from qconvert.kernels import ternary
+@dataclass(frozen=True)
+class Trits:
+    """The codes of TQ1_0."""
 
-    shape = (len(x), x.shape[1] // BLOCK)
-    params = ScaleParams(np.empty(shape, np.float32), np.empty(shape, np.float32))
-    ternary.fit(x.reshape(-1), params.d.reshape(-1), params.id.reshape(-1))
-    return params
+    def pack(self, codes: np.ndarray, out: np.ndarray) -> None:
+        from qconvert.kernels import ternary
 
+        packed = np.empty((*out.shape[:-1], ternary.BYTES), np.uint8)
+        ternary.pack(codes.reshape(-1), packed.reshape(-1))
+        out[..., : ternary.BYTES] = packed
 
-def round_codes(x: Weights, params: ScaleParams) -> np.ndarray:
-    """uint8 [rows, columns]: 0, 1, 2."""
-    from qconvert.kernels import ternary
+    def unpack(self, blocks: np.ndarray, block: int) -> np.ndarray:
+        from qconvert.kernels import ternary
 
-    codes = np.empty(x.shape, np.uint8)
-    ternary.round_codes(x.reshape(-1), params.id.reshape(-1), codes.reshape(-1))
-    return codes
-
-
-def pack(block_bytes: int, codes: np.ndarray, params: ScaleParams) -> Packed:
-    from qconvert.kernels import ternary
-
-    out = np.empty((len(codes), codes.shape[1] // BLOCK * block_bytes), np.uint8)
-    trits = block_bytes == _TQ1_0_BYTES
-    ternary.pack(codes.reshape(-1), params.d.reshape(-1), trits, out.reshape(-1))
-    return out
+        codes = np.empty((len(blocks), block), np.uint8)
+        raw = np.ascontiguousarray(blocks[:, : ternary.BYTES])
+        ternary.unpack(raw.reshape(-1), codes.reshape(-1))
+        return codes
 
 
-def quantize(block_bytes: int, x: Weights, importance: Importance) -> Packed:
-    from qconvert.kernels import ternary
-
-    out = np.empty((len(x), x.shape[1] // BLOCK * block_bytes), np.uint8)
-    ternary.quantize(x.reshape(-1), block_bytes == _TQ1_0_BYTES, out.reshape(-1))
-    return out
+def write(params: Params, out: np.ndarray) -> None:
+    put_half(out, out.shape[-1] - 2, params.d)
 
 
-def dequantize(block_bytes: int, packed: Packed) -> Weights:
-    from qconvert.kernels import ternary
-
-    out = np.empty((len(packed), packed.shape[1] // block_bytes * BLOCK), np.float32)
-    trits = block_bytes == _TQ1_0_BYTES
-    kernel = ternary.dequantize_tq1_0 if trits else ternary.dequantize_tq2_0
-    kernel(packed.reshape(-1), out.reshape(-1))
-    return out
+def read(blocks: np.ndarray) -> Params:
+    return Params(get_half(blocks, blocks.shape[-1] - 2))
 
 
-def _format(name: str, block_bytes: int) -> Format:
-    return Format(
+def _format(name: str, codes: Codes) -> Scalar:
+    return Scalar(
         name,
-        quantize=partial(quantize, block_bytes),
-        dequantize=partial(dequantize, block_bytes),
-        fit=fit,
-        round=round_codes,
-        pack=partial(pack, block_bytes),
+        size=BLOCK,
+        values=(-1, 0, 1),
+        codes=codes,
+        find=partial(find_peaks, BLOCK, 1),
+        nearest=partial(nearest_whole, 1, np.uint8),
+        write=write,
+        read=read,
     )
 
 
-TQ1_0 = _format("TQ1_0", _TQ1_0_BYTES)
-TQ2_0 = _format("TQ2_0", _TQ2_0_BYTES)
+TQ1_0 = _format("TQ1_0", Trits())
+TQ2_0 = _format("TQ2_0", Planes((Plane(0, 32, 2, 0),)))

@@ -8,17 +8,18 @@ Source: the compressed-tensors package, compressors/nvfp4 and quantization/utils
 Formats (MX) specification 1.0.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from qconvert.errors import UnsupportedError, UsageError
-from qconvert.formats.floats import to_float32
+from qconvert.formats.floats import float8_values, to_float32
 from qconvert.formats.safetensors.estimate import ranges, searches
-from qconvert.formats.safetensors.groups import by_row, group_columns, scale_shape
+from qconvert.formats.safetensors.groups import by_row, group_columns, multiply, scale_part
 from qconvert.formats.safetensors.range_search import search_fp4
 from qconvert.formats.safetensors.scales import stored
-from qconvert.formats.safetensors.types import Estimator, Params, Part, ScaleDtype, WeightFormat
+from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
+from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
 
 VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 TOP = np.float32(6.0)
@@ -27,10 +28,10 @@ SCALE_TOP = np.float32(448.0)
 GROUPS = {"nvfp4-pack-quantized": 16, "mxfp4-pack-quantized": 32}
 # A quarter of a float32's mantissa: from 1.75 on, a power of two counts as the next one.
 _ROUND_UP = np.uint32(1 << 21)
-SCALES = to_float32(np.arange(1, 127, dtype=np.uint8), "F8_E4M3")
+SCALES = float8_values("F8_E4M3")[1:127]
 """The scales of NVFP4: all positive values of e4m3fn."""
 
-POWERS = to_float32(np.arange(253, dtype=np.uint8), "F8_E8M0")
+POWERS = float8_values("F8_E8M0")[:253]
 """The scales of MXFP4, but for the largest, six times which exceeds float32."""
 
 # What stands in for a scale of zero, 0.125: as in compressed-tensors.
@@ -38,31 +39,102 @@ _EPSILON_CODE = 0x20
 _TINY = float(np.finfo(np.float32).tiny)
 
 
-def check(form: WeightFormat) -> None:
-    """Refuse what cannot be stored.
+@dataclass(frozen=True)
+class Fp4:
+    """Weights as float4: `scale_dtype` has no say, for the layouts have their own.
 
     Raises:
-        UnsupportedError: naming it.
+        UnsupportedError: the layout has no such format.
     """
-    size = GROUPS[form.layout]
-    if (form.bits, form.strategy, form.group_size) != (4, "group", size) or not form.symmetric:
-        raise UnsupportedError(f"{form.layout} stores symmetric groups of {size} alone")
 
+    form: WeightFormat
+    estimator: Estimator
+    scale_dtype: ScaleDtype
 
-def parts(form: WeightFormat, shape: tuple[int, int], scale_dtype: ScaleDtype) -> tuple[Part, ...]:
-    """`scale_dtype` has no say: the layout has its own."""
-    check(form)
-    rows, columns = shape
-    scales = scale_shape(form, rows, columns)
-    count = scales[0] * scales[1]
-    weight = Part("weight_packed", (rows, columns // 2), "U8", rows * columns // 2, True)
-    if form.layout == "mxfp4-pack-quantized":
-        return weight, Part("weight_scale", scales, "U8", count, True)
-    return (
-        weight,
-        Part("weight_scale", scales, "F8_E4M3", count, True),
-        Part("weight_global_scale", (1,), "F32", 4, False),
-    )
+    row_step = 1
+    chunk = 0
+
+    def __post_init__(self) -> None:
+        form, size = self.form, GROUPS[self.form.layout]
+        if (form.bits, form.strategy, form.group_size) != (4, "group", size) or not form.symmetric:
+            raise UnsupportedError(f"{form.layout} stores symmetric groups of {size} alone")
+
+    @property
+    def needs_peak(self) -> bool:
+        """NVFP4's global scale is that of the whole tensor."""
+        return self.form.layout == "nvfp4-pack-quantized"
+
+    @property
+    def scale_kind(self) -> str:
+        return "F8_E4M3" if self.needs_peak else "U8"
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        rows, columns = shape
+        weight = Part("weight_packed", (rows, columns // 2), "U8", rows * columns // 2, True)
+        scale = scale_part(self.form, shape, self.scale_kind)
+        whole = Part("weight_global_scale", (1,), "F32", 4, False)
+        return (weight, scale, whole) if self.needs_peak else (weight, scale)
+
+    def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
+        low, high = ranges(self.form, x, self.estimator, peak)
+        top = np.abs(np.maximum(-low, high))  # zeros without a sign: their bits are looked at
+        if not self.needs_peak:
+            whole, values = None, POWERS
+            table, indices = POWERS, _powers(top)
+        else:
+            if peak is None:
+                raise UsageError("NVFP4 needs the largest weight of the tensor")
+            whole, values = global_scale(peak), SCALES
+            table, indices = SCALES / whole, _scales(top, whole)
+        if searches(self.form, x, self.estimator):
+            indices = search_fp4(self.form, x, seen, table, indices)
+        return Params((x.shape[0], x.shape[1]), values[indices], None, whole)
+
+    def grid(self, params: Params) -> Grid:
+        step = steps(params)
+        return Grid(step, np.zeros_like(step), VALUES, GROUPS[self.form.layout])
+
+    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
+        whole = params.global_scale
+        if whole is not None:
+            scale = SCALES[_scales(step * TOP, whole)]
+        else:
+            exponent = np.rint(np.log2(np.maximum(np.abs(step), POWERS[0])))
+            scale = POWERS[np.clip(exponent.astype(np.int64) + 127, 0, POWERS.size - 1)]
+        return Params(params.shape, scale, None, whole)
+
+    def round(self, x: Weights, params: Params) -> np.ndarray:
+        """uint8 [rows, columns]: 0 to 15."""
+        from qconvert.kernels import small_floats
+
+        rows, columns = x.shape
+        codes = np.empty(x.shape, np.uint8)
+        step = by_row(steps(params), self.form, rows).reshape(-1)
+        grouped = (x.reshape(-1), columns, group_columns(self.form, columns), step)
+        small_floats.round_codes(*grouped, small_floats.E2M1, codes.reshape(-1))
+        return codes
+
+    def pack(self, codes: np.ndarray, params: Params) -> Arrays:
+        from qconvert.kernels import small_floats
+
+        packed = np.empty((len(codes), codes.shape[1] // 2), np.uint8)
+        small_floats.pack(codes.reshape(-1), packed.reshape(-1))
+        if params.global_scale is None:
+            exponent = np.frexp(params.scale)[1] + 126
+            return packed, exponent.astype(np.uint8)
+        whole = np.array([params.global_scale], np.float32)
+        return packed, stored(params.scale, "F8_E4M3"), whole
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        packed, scale = arrays[0], np.ascontiguousarray(arrays[1]).view(np.uint8)
+        x = np.empty((len(packed), 2 * packed.shape[1]), np.float32)
+        x[:, 0::2] = VALUES[packed & 15]
+        x[:, 1::2] = VALUES[packed >> 4]
+        dtype = "F8_E4M3" if self.needs_peak else "F8_E8M0"
+        step = to_float32(scale.reshape(-1), dtype).reshape(scale.shape)
+        if self.needs_peak:
+            step = step / np.float32(arrays[2].reshape(-1)[0])
+        return multiply(x, self.form, step)
 
 
 def global_scale(peak: float) -> np.float32:
@@ -71,30 +143,6 @@ def global_scale(peak: float) -> np.float32:
         scale = np.float32(SCALE_TOP * TOP) / np.float32(max(peak, _TINY))
     made: np.float32 = scale if np.isfinite(scale) else np.float32(1)
     return made
-
-
-def fit(
-    form: WeightFormat,
-    x: np.ndarray,
-    importance: np.ndarray | None,
-    estimator: Estimator,
-    peak: float | None,
-    scale_dtype: ScaleDtype,
-) -> Params:
-    check(form)
-    low, high = ranges(form, x, estimator, peak)
-    top = np.abs(np.maximum(-low, high))  # zeros without a sign: their bits are looked at
-    if form.layout == "mxfp4-pack-quantized":
-        whole, values = None, POWERS
-        table, indices = POWERS, _powers(top)
-    else:
-        if peak is None:
-            raise UsageError("NVFP4 needs the largest weight of the tensor")
-        whole, values = global_scale(peak), SCALES
-        table, indices = SCALES / whole, _scales(top, whole)
-    if searches(form, x, estimator):
-        indices = search_fp4(form, x, importance, table, indices)
-    return Params(values[indices], None, whole)
 
 
 def _powers(top: np.ndarray) -> np.ndarray:
@@ -114,48 +162,3 @@ def steps(params: Params) -> np.ndarray:
     """What values are multiplied with, float32 of the shape of scales."""
     whole = params.global_scale
     return params.scale if whole is None else np.asarray(params.scale / whole, np.float32)
-
-
-def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray:
-    """uint8 [rows, columns]: 0 to 15."""
-    from qconvert.kernels import fp4
-
-    rows, columns = x.shape
-    codes = np.empty(x.shape, np.uint8)
-    size = group_columns(form, columns)
-    step = by_row(steps(params), form, rows)
-    fp4.round_codes(x.reshape(-1), columns, size, step, codes.reshape(-1))
-    return codes
-
-
-def pack(
-    form: WeightFormat, codes: np.ndarray, params: Params, scale_dtype: ScaleDtype
-) -> dict[str, np.ndarray]:
-    from qconvert.kernels import fp4
-
-    packed = np.empty((len(codes), codes.shape[1] // 2), np.uint8)
-    fp4.pack(codes.reshape(-1), packed.reshape(-1))
-    if params.global_scale is None:
-        exponent = np.frexp(params.scale)[1] + 126
-        return {"weight_packed": packed, "weight_scale": exponent.astype(np.uint8)}
-    return {
-        "weight_packed": packed,
-        "weight_scale": stored(params.scale, "F8_E4M3"),
-        "weight_global_scale": np.array([params.global_scale], np.float32),
-    }
-
-
-def dequantize(
-    form: WeightFormat, parts: Mapping[str, np.ndarray], shape: tuple[int, int]
-) -> np.ndarray:
-    packed = parts["weight_packed"]
-    x = np.empty(shape, np.float32)
-    x[:, 0::2] = VALUES[packed & 15]
-    x[:, 1::2] = VALUES[packed >> 4]
-    kept = np.ascontiguousarray(parts["weight_scale"]).view(np.uint8)
-    dtype = "F8_E8M0" if form.layout == "mxfp4-pack-quantized" else "F8_E4M3"
-    step = to_float32(kept.reshape(-1), dtype).reshape(kept.shape)
-    if dtype == "F8_E4M3":
-        step = step / np.float32(parts["weight_global_scale"].reshape(-1)[0])
-    x *= np.repeat(step, GROUPS[form.layout], axis=1)
-    return x

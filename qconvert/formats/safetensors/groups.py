@@ -1,11 +1,14 @@
 """Which weights share a scale, and the least and greatest of them."""
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
 from qconvert.errors import PlanError
+from qconvert.formats.safetensors.scales import ITEM_BYTES
 from qconvert.formats.safetensors.types import WeightFormat
+from qconvert.formats.types import Part
 
 
 def group_columns(form: WeightFormat, columns: int) -> int:
@@ -33,13 +36,37 @@ def scale_shape(form: WeightFormat, rows: int, columns: int) -> tuple[int, int]:
     return -(-rows // height), -(-columns // group_columns(form, columns))
 
 
+def scale_part(form: WeightFormat, shape: tuple[int, int], dtype: str) -> Part:
+    """The scales of a weight of `shape`."""
+    scales = (1,) if form.strategy == "tensor" else scale_shape(form, *shape)
+    nbytes = prod(scales) * ITEM_BYTES[dtype]
+    return Part("weight_scale", scales, dtype, nbytes, form.strategy != "tensor")
+
+
 def by_row(values: np.ndarray, form: WeightFormat, rows: int) -> np.ndarray:
-    """Values of the shape of scales as those of every row, float32 [rows * groups of a row]."""
+    """Values of the shape of scales as those of every row, float32 [rows, groups of a row]."""
     if form.strategy == "tensor":
         values = np.broadcast_to(values, (rows, 1))
     elif form.block is not None:
         values = np.repeat(values, form.block[0], axis=0)[:rows]
-    return np.ascontiguousarray(values, np.float32).reshape(-1)
+    return np.ascontiguousarray(values, np.float32)
+
+
+def by_scale(values: np.ndarray, form: WeightFormat) -> np.ndarray:
+    """The reverse: of rows that share a scale, the mean."""
+    height = len(values) if form.strategy == "tensor" else form.block[0] if form.block else 1
+    starts = np.arange(0, len(values), height)
+    counts = np.diff(np.append(starts, len(values)))[:, None]
+    means = np.add.reduceat(values.astype(np.float64), starts) / counts
+    return np.asarray(means, np.float32)
+
+
+def multiply(x: np.ndarray, form: WeightFormat, steps: np.ndarray) -> np.ndarray:
+    """Values [rows, columns], in place, times steps of the shape of scales."""
+    rows, columns = x.shape
+    wide = np.repeat(by_row(steps, form, rows), group_columns(form, columns), axis=1)
+    x *= wide[:, :columns]
+    return x
 
 
 def group_extremes(form: WeightFormat, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,19 +9,24 @@ the other. Kernels that multiply weights with 16-bit scales, as those for w4a16 
 Source: the compressed-tensors package, quantization/utils and compressors.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.safetensors import packing
 from qconvert.formats.safetensors.estimate import ranges, searches
-from qconvert.formats.safetensors.groups import by_row, group_columns, scale_shape
+from qconvert.formats.safetensors.groups import (
+    by_row,
+    by_scale,
+    group_columns,
+    scale_part,
+    scale_shape,
+)
 from qconvert.formats.safetensors.range_search import search_integers
 from qconvert.formats.safetensors.scales import LARGEST, nonzero, read, rounded, stored
-from qconvert.formats.safetensors.types import Estimator, Params, Part, ScaleDtype, WeightFormat
-
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
+from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -29,50 +34,9 @@ def code_range(bits: int) -> tuple[int, int]:
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
-def check(form: WeightFormat) -> None:
-    """Refuse what cannot be stored.
-
-    Raises:
-        UnsupportedError: naming it.
-    """
-    packed = form.layout == "pack-quantized"
-    if not (2 if packed else 8) <= form.bits <= 8:
-        raise UnsupportedError(f"{form.layout} has no weights of {form.bits} bits")
-    if form.strategy not in ("tensor", "channel", "group"):
-        raise UnsupportedError(f"integer weights have no scales by {form.strategy}")
-    if form.strategy == "tensor" and not form.symmetric:
-        raise UnsupportedError("one scale for a tensor has no zero point", "choose channel")
-
-
-def parts(form: WeightFormat, shape: tuple[int, int], scale_dtype: ScaleDtype) -> tuple[Part, ...]:
-    check(form)
-    rows, columns = shape
-    by_rows = form.strategy != "tensor"
-    scales = scale_shape(form, rows, columns) if by_rows else (1,)
-    count = int(np.prod(scales))
-    scale = Part("weight_scale", scales, scale_dtype, count * ITEM_BYTES[scale_dtype], by_rows)
-    if form.layout == "int-quantized":
-        zero = Part("weight_zero_point", scales, "I8", count, by_rows)
-        weight = Part("weight", (rows, columns), "I8", rows * columns, True)
-        return (weight, scale) if form.symmetric else (weight, scale, zero)
-    width = packing.words(columns, form.bits)
-    weight = Part("weight_packed", (rows, width), "I32", 4 * rows * width, True)
-    height = packing.words(rows, form.bits)
-    zero = Part("weight_zero_point", (height, scales[-1]), "I32", 4 * height * scales[-1], True)
-    size = Part("weight_shape", (2,), "I64", 16, False)
-    return (weight, scale, size) if form.symmetric else (weight, scale, zero, size)
-
-
-def row_step(form: WeightFormat) -> int:
-    """Rows whose zero points fill whole words."""
-    if form.symmetric or form.layout == "int-quantized":
-        return 1
-    return 32 // int(np.gcd(form.bits, 32))
-
-
 def from_ranges(
     form: WeightFormat, low: np.ndarray, high: np.ndarray, scale_dtype: ScaleDtype
-) -> Params:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Scales, and zero points, that make the codes span the ranges and zero.
 
     Rounded to the dtype of scales at each step, as compressed-tensors has it, whose weights are
@@ -85,7 +49,7 @@ def from_ranges(
         scale = rounded(np.maximum(-low, high) / (steps / 2), scale_dtype)
         # The lowest code reaches further than the range, and might exceed the dtype.
         scale = np.minimum(scale, np.float32(LARGEST[scale_dtype] / -first))
-        return Params(nonzero(scale, scale_dtype))
+        return nonzero(scale, scale_dtype), None
     with np.errstate(over="ignore"):
         width = rounded(high - low, scale_dtype)
     scale = rounded(width / steps, scale_dtype)
@@ -93,86 +57,141 @@ def from_ranges(
         down = rounded(low / scale, scale_dtype)
     zero = rounded(first - down, scale_dtype)
     zero = np.rint(np.clip(zero, first, last)).astype(np.int8)
-    return Params(nonzero(scale, scale_dtype), zero)
+    return nonzero(scale, scale_dtype), zero
 
 
-def fit(
-    form: WeightFormat,
-    x: np.ndarray,
-    importance: np.ndarray | None,
-    estimator: Estimator,
-    peak: float | None,
-    scale_dtype: ScaleDtype,
-) -> Params:
-    check(form)
-    low, high = ranges(form, x, estimator, peak)
-    params = from_ranges(form, low, high, scale_dtype)
-    if not searches(form, x, estimator):
-        return params
-    return search_integers(form, x, importance, params, scale_dtype)
+@dataclass(frozen=True)
+class Integers:
+    """Weights as integers: the layouts "int-quantized" and "pack-quantized".
+
+    Raises:
+        UnsupportedError: the layout has no such format.
+    """
+
+    form: WeightFormat
+    estimator: Estimator
+    scale_dtype: ScaleDtype
+
+    chunk = 0
+
+    def __post_init__(self) -> None:
+        form = self.form
+        if not (2 if self.packed else 8) <= form.bits <= 8:
+            raise UnsupportedError(f"{form.layout} has no weights of {form.bits} bits")
+        if form.strategy not in ("tensor", "channel", "group"):
+            raise UnsupportedError(f"integer weights have no scales by {form.strategy}")
+        if form.strategy == "tensor" and not form.symmetric:
+            raise UnsupportedError("one scale for a tensor has no zero point", "choose channel")
+
+    @property
+    def packed(self) -> bool:
+        return self.form.layout == "pack-quantized"
+
+    @property
+    def needs_peak(self) -> bool:
+        return self.form.strategy == "tensor"
+
+    @property
+    def row_step(self) -> int:
+        """Rows whose zero points fill whole words."""
+        if self.form.symmetric or not self.packed:
+            return 1
+        return 32 // int(np.gcd(self.form.bits, 32))
+
+    def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
+        rows, columns = shape
+        scale = scale_part(self.form, shape, self.scale_dtype)
+        if not self.packed:
+            weight = Part("weight", shape, "I8", rows * columns, True)
+            count = rows * scale.shape[-1]
+            zero = Part("weight_zero_point", scale.shape, "I8", count, True)
+            return (weight, scale) if self.form.symmetric else (weight, scale, zero)
+        width = packing.words(columns, self.form.bits)
+        weight = Part("weight_packed", (rows, width), "I32", 4 * rows * width, True)
+        size = Part("weight_shape", (2,), "I64", 16, False)
+        if self.form.symmetric:
+            return weight, scale, size
+        zeros = (packing.words(rows, self.form.bits), scale.shape[-1])
+        zero = Part("weight_zero_point", zeros, "I32", 4 * zeros[0] * zeros[1], True)
+        return weight, scale, zero, size
+
+    def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
+        low, high = ranges(self.form, x, self.estimator, peak)
+        scale, zero = from_ranges(self.form, low, high, self.scale_dtype)
+        if searches(self.form, x, self.estimator):
+            scale, zero = search_integers(self.form, x, seen, scale, zero, self.scale_dtype)
+        return Params((x.shape[0], x.shape[1]), scale, zero)
+
+    def grid(self, params: Params) -> Grid:
+        step = self._by_row(params.scale, params)
+        low = np.zeros_like(step)
+        if params.zero_point is not None:
+            low = step * self._by_row(params.zero_point, params)
+        first, last = code_range(self.form.bits)
+        size = group_columns(self.form, params.shape[1])
+        return Grid(step, low, np.arange(first, last + 1, dtype=np.float32), size, first)
+
+    def _by_row(self, values: np.ndarray, params: Params) -> np.ndarray:
+        return by_row(values, self.form, params.shape[0])
+
+    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
+        scale = nonzero(rounded(by_scale(step, self.form), self.scale_dtype), self.scale_dtype)
+        if params.zero_point is None:
+            return Params(params.shape, scale)
+        zero = np.rint(by_scale(low, self.form) / scale).clip(*code_range(self.form.bits))
+        return Params(params.shape, scale, zero.astype(np.int8))
+
+    def round(self, x: Weights, params: Params) -> np.ndarray:
+        """int8 [rows, columns]."""
+        from qconvert.kernels import integers
+
+        columns = x.shape[1]
+        codes = np.empty(x.shape, np.int8)
+        integers.round_codes(
+            x.reshape(-1),
+            columns,
+            group_columns(self.form, columns),
+            self._by_row(params.scale, params).reshape(-1),
+            self._by_row(_zeros(params.zero_point, params.scale), params).reshape(-1),
+            *code_range(self.form.bits),
+            codes.reshape(-1).view(np.uint8),
+        )
+        return codes
+
+    def pack(self, codes: np.ndarray, params: Params) -> Arrays:
+        scale, zero = stored(params.scale, self.scale_dtype), params.zero_point
+        scale = scale.reshape(-1) if self.form.strategy == "tensor" else scale
+        if not self.packed:
+            return (codes, scale) if zero is None else (codes, scale, zero)
+        bits, size = self.form.bits, np.array(codes.shape, np.int64)
+        words = packing.pack_rows(codes, bits)
+        if zero is None:
+            return words, scale, size
+        return words, scale, packing.pack_columns(zero, bits), size
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        from qconvert.kernels import integers
+
+        form, zero = self.form, None if self.form.symmetric else arrays[2]
+        if self.packed:
+            rows, columns = (int(size) for size in arrays[-1])
+            codes = packing.unpack_rows(arrays[0], form.bits, columns)
+            zero = None if zero is None else packing.unpack_columns(zero, form.bits, rows)
+        else:
+            codes = np.ascontiguousarray(arrays[0])
+            rows, columns = codes.shape
+        scale = read(arrays[1]).reshape(scale_shape(form, rows, columns))
+        x = np.empty((rows, columns), np.float32)
+        integers.dequantize(
+            codes.reshape(-1),
+            columns,
+            group_columns(form, columns),
+            by_row(scale, form, rows).reshape(-1),
+            by_row(_zeros(zero, scale), form, rows).reshape(-1),
+            x.reshape(-1),
+        )
+        return x
 
 
-def _zeros(params: Params) -> np.ndarray:
-    return np.zeros_like(params.scale) if params.zero_point is None else params.zero_point
-
-
-def round_codes(form: WeightFormat, x: np.ndarray, params: Params) -> np.ndarray:
-    """int8 [rows, columns]."""
-    from qconvert.kernels import integers
-
-    rows, columns = x.shape
-    codes = np.empty(x.shape, np.int8)
-    low, high = code_range(form.bits)
-    integers.round_codes(
-        x.reshape(-1),
-        columns,
-        group_columns(form, columns),
-        by_row(params.scale, form, rows),
-        by_row(_zeros(params), form, rows),
-        low,
-        high,
-        codes.reshape(-1).view(np.uint8),
-    )
-    return codes
-
-
-def pack(
-    form: WeightFormat, codes: np.ndarray, params: Params, scale_dtype: ScaleDtype
-) -> dict[str, np.ndarray]:
-    scale = stored(params.scale, scale_dtype)
-    packed = form.layout == "pack-quantized"
-    made = {"weight_scale": scale.reshape(-1) if form.strategy == "tensor" else scale}
-    if packed:
-        made["weight_packed"] = packing.pack_rows(codes, form.bits)
-    else:
-        made["weight"] = codes
-    if params.zero_point is not None:
-        zero = params.zero_point
-        made["weight_zero_point"] = packing.pack_columns(zero, form.bits) if packed else zero
-    return made
-
-
-def dequantize(
-    form: WeightFormat, parts: Mapping[str, np.ndarray], shape: tuple[int, int]
-) -> np.ndarray:
-    from qconvert.kernels import integers
-
-    rows, columns = shape
-    zero = parts.get("weight_zero_point")
-    if form.layout == "pack-quantized":
-        codes = packing.unpack_rows(parts["weight_packed"], form.bits, columns)
-        if zero is not None:
-            zero = packing.unpack_columns(zero, form.bits, rows)
-    else:
-        codes = np.ascontiguousarray(parts["weight"])
-    scale = read(parts["weight_scale"]).reshape(scale_shape(form, rows, columns))
-    x = np.empty(shape, np.float32)
-    integers.dequantize(
-        codes.reshape(-1),
-        columns,
-        group_columns(form, columns),
-        by_row(scale, form, rows),
-        by_row(np.zeros_like(scale) if zero is None else zero, form, rows),
-        x.reshape(-1),
-    )
-    return x
+def _zeros(zero: np.ndarray | None, scale: np.ndarray) -> np.ndarray:
+    return np.zeros_like(scale) if zero is None else zero

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qconvert.formats.safetensors.groups import group_columns
-from qconvert.formats.safetensors.types import Params, ScaleDtype, WeightFormat
+from qconvert.formats.safetensors.types import ScaleDtype, WeightFormat
+from qconvert.formats.types import Seen, square_of
 
 _DTYPES = {"F32": 0, "F16": 1, "BF16": 2}
 _NARROWEST = {2: 0.15, 3: 0.2, 4: 0.3, 5: 0.4, 6: 0.5, 7: 0.6, 8: 0.6}
@@ -18,10 +19,11 @@ _SHIFTS = {2: (1, 2, 3), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2, 4), 7: (1, 2
 _MIRRORED_BITS = 7
 _NEAR = np.arange(-8, 8)
 _STEPS_BELOW = 8
+_E4M3_TOP = 448.0
 
 
 class Candidates(NamedTuple):
-    """What qconvert.kernels.integer_search tries, float32."""
+    """What qconvert.kernels.scale_search tries, float32."""
 
     trials: np.ndarray
     shifts: np.ndarray
@@ -50,74 +52,55 @@ def candidates(form: WeightFormat, dtype: ScaleDtype) -> Candidates:
     return Candidates(trials, np.array(shifts, np.float32), _moves(dtype))
 
 
-def _weights_of(importance: np.ndarray | None) -> np.ndarray:
-    if importance is None:
-        return np.empty(0, np.float32)
-    return np.ascontiguousarray(importance, np.float32)
-
-
 def search_integers(
     form: WeightFormat,
     x: np.ndarray,
-    importance: np.ndarray | None,
-    params: Params,
+    seen: Seen | None,
+    scale: np.ndarray,
+    zero: np.ndarray | None,
     dtype: ScaleDtype,
-) -> Params:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Better scales and zero points of integers, or the same."""
-    from qconvert.kernels import integer_search
+    from qconvert.kernels import scale_search
 
-    scale = params.scale.astype(np.float32)
-    zero = np.zeros_like(scale)
-    if params.zero_point is not None:
-        zero = params.zero_point.astype(np.float32)
+    scale = scale.astype(np.float32)
+    zeros = np.zeros_like(scale) if zero is None else zero.astype(np.float32)
     top = 1 << (form.bits - 1)
     columns = x.shape[1]
-    integer_search.search(
-        x.reshape(-1),
-        _weights_of(importance),
-        columns,
-        group_columns(form, columns),
-        -top,
-        top - 1,
-        form.symmetric,
-        _DTYPES[dtype],
+    scale_search.search(
+        *(x.reshape(-1), square_of(seen), columns, group_columns(form, columns)),
+        *(scale_search.INTEGER, -top, top - 1, form.symmetric, _DTYPES[dtype]),
         *candidates(form, dtype),
-        scale.reshape(-1),
-        zero.reshape(-1),
+        *(scale.reshape(-1), zeros.reshape(-1)),
     )
-    return Params(scale, None if form.symmetric else zero.astype(np.int8))
+    return scale, None if form.symmetric else zeros.astype(np.int8)
 
 
 def search_fp8(
-    form: WeightFormat,
-    x: np.ndarray,
-    importance: np.ndarray | None,
-    params: Params,
-    dtype: ScaleDtype,
-) -> Params:
+    form: WeightFormat, x: np.ndarray, seen: Seen | None, scale: np.ndarray, dtype: ScaleDtype
+) -> np.ndarray:
     """Better scales of e4m3fn by row or block, or the same.
 
     Precision is that of the exponent: a larger scale costs nothing but the least weights.
     """
-    from qconvert.kernels import fp8_search
+    from qconvert.kernels.scale_search import search
+    from qconvert.kernels.small_floats import E4M3
 
     size = x.shape[1]
-    weights = _weights_of(importance)
+    weights = square_of(seen)
     if form.block is not None:
         size = form.block[0] * form.block[1]
         x, weights = _block_rows(form.block, x, weights)
-    trials = np.concatenate([np.geomspace(0.9, 1.9, 16), 1 + 2.0**-8 * _NEAR])
-    scale = params.scale.astype(np.float32)
-    fp8_search.search(
-        x.reshape(-1),
-        weights,
-        x.shape[1],
-        size,
-        _DTYPES[dtype],
-        trials.astype(np.float32),
-        scale.reshape(-1),
+    moves = np.concatenate([np.geomspace(0.9, 1.9, 16), 1 + 2.0**-8 * _NEAR])
+    none = np.empty(0, np.float32)
+    scale = scale.astype(np.float32)
+    search(
+        *(x.reshape(-1), weights, x.shape[1], size),
+        *(E4M3, -_E4M3_TOP, _E4M3_TOP, True, _DTYPES[dtype]),
+        *Candidates(none, none, moves.astype(np.float32)),
+        *(scale.reshape(-1), np.zeros_like(scale).reshape(-1)),
     )
-    return Params(scale)
+    return scale
 
 
 def _block_rows(
@@ -139,24 +122,14 @@ def _block_rows(
 
 
 def search_fp4(
-    form: WeightFormat,
-    x: np.ndarray,
-    importance: np.ndarray | None,
-    table: np.ndarray,
-    indices: np.ndarray,
+    form: WeightFormat, x: np.ndarray, seen: Seen | None, table: np.ndarray, indices: np.ndarray
 ) -> np.ndarray:
     """Better indices, or the same, in a table of the steps that can be stored, float32, rising."""
-    from qconvert.kernels import fp4_search
+    from qconvert.kernels import scale_search
 
     columns = x.shape[1]
     made = indices.astype(np.int32)
-    fp4_search.search(
-        x.reshape(-1),
-        _weights_of(importance),
-        columns,
-        group_columns(form, columns),
-        table,
-        _STEPS_BELOW if form.group_size == 16 else 1,
-        made.reshape(-1),
-    )
+    below = _STEPS_BELOW if form.group_size == 16 else 1
+    grouped = (x.reshape(-1), square_of(seen), columns, group_columns(form, columns))
+    scale_search.search_table(*grouped, table, below, made.reshape(-1))
     return made

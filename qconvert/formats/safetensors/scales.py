@@ -11,6 +11,8 @@ from qconvert.formats.floats import to_float32
 EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23, "F8_E4M3": 2.0**-3}
 """What stands in for a scale of zero, whose codes are zeros: as in compressed-tensors."""
 
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
+
 LARGEST = {"BF16": 3.3895313892515355e38, "F16": 65504.0, "F32": 3.4028234663852886e38}
 
 _NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F8_E4M3": np.uint8}
@@ -41,10 +43,10 @@ def stored(scale: np.ndarray, dtype: str) -> np.ndarray:
         bits = scale.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     if dtype == "F8_E4M3":
-        from qconvert.kernels import fp8
+        from qconvert.kernels import small_floats
 
         codes = np.empty(scale.shape, np.uint8)
-        fp8.to_bits(np.ascontiguousarray(scale).reshape(-1), codes.reshape(-1))
+        small_floats.to_bits(np.ascontiguousarray(scale).reshape(-1), codes.reshape(-1))
         return codes
     return scale.astype(_NUMPY[dtype])
 

@@ -80,33 +80,18 @@ class Estimator:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the tensors that a weight becomes.
-
-    Attributes:
-        suffix: stands in the name where the weight had "weight".
-        dtype: safetensors' name of it.
-        per_row: whether slabs of rows, one after the other, make it; else it is made once.
-    """
-
-    suffix: str
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    per_row: bool
-
-
-@dataclass(frozen=True)
 class Params:
     """What the codes of some rows are multiplied with.
 
     Attributes:
+        shape: of these rows.
         scale: float32, as it is stored: [rows, groups], with "channel" [rows, 1], with "block"
             [blocks, blocks], with "tensor" [1, 1].
         zero_point: int8 of the shape of `scale`: the code of zero; None where it is 0.
         global_scale: float32, by which all scales are divided; None for 1.
     """
 
+    shape: tuple[int, int]
     scale: np.ndarray
     zero_point: np.ndarray | None = None
     global_scale: np.float32 | None = None

@@ -29,7 +29,7 @@ QUANTIZATION_VERSION = 2
 """ggml's own, `GGML_QNT_VERSION`: the layout of the block types."""
 
 
-def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
+def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what every tensor becomes.
 
     Raises:
@@ -109,7 +109,7 @@ def _plan_tensor(
 
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
-    if tensor.value is not None or tensor.add or tensor.transpose:
+    if tensor.is_computed:
         return False
     dtypes = {sources[part.source].dtype for part in tensor.parts}
     return dtypes == {format_} and block_sizes(format_)[0] > 1

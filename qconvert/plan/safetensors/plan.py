@@ -19,7 +19,7 @@ from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.model_card import model_card
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
-from qconvert.formats.safetensors import encoding
+from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
@@ -53,7 +53,7 @@ WRITTEN = (
 FLOATS = ("F32", "F16", "BF16")
 
 
-def make_compressed_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
+def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what the directory will hold.
 
     Raises:
@@ -176,8 +176,8 @@ class _Maker:
         dtype = weight.dtype
         if not self._has_plain_bytes(weight) or (dtype in FLOATS and self.converted):
             dtype = self.dtype
-        is_stored = not (weight.map.add or weight.map.transpose)
-        return dtype, dtype == weight.dtype and factors is None and is_stored
+        is_stored = factors is None and not weight.map.is_computed
+        return dtype, dtype == weight.dtype and is_stored
 
     def _has_plain_bytes(self, weight: Weight) -> bool:
         """Whether what is stored can be written again; not F64, float8 and blocks."""
@@ -204,7 +204,7 @@ def _with_peers(choices: Sequence[Choice], tensors: Sequence[TensorPlan]) -> tup
     groups: dict[tuple[str, ...], list[TensorPlan]] = {}
     keys = [
         peak_key(choice.weight)
-        if choice.scheme and encoding.needs_peak(choice.scheme.weights)
+        if choice.scheme and format_of(choice.scheme.weights).needs_peak
         else None
         for choice in choices
     ]

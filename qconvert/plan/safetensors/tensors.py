@@ -8,9 +8,11 @@ import numpy as np
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
-from qconvert.formats.safetensors import encoding
+from qconvert.formats.quantize import quantize, slab_of
+from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.scales import rounded, stored
-from qconvert.formats.safetensors.types import Estimator, Part, ScaleDtype
+from qconvert.formats.safetensors.types import Estimator, ScaleDtype
+from qconvert.formats.types import Arrays, Format, Part, Seen
 from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.schemes import Scheme
@@ -54,9 +56,13 @@ class Quantized:
         return self.weight.matrix_map.rows, self.weight.matrix_map.columns
 
     @property
+    def format(self) -> Format:
+        return format_of(self.scheme.weights, self.estimator, self.scale_dtype)
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """What it becomes, in order."""
-        made = encoding.parts(self.scheme.weights, self.shape, self.scale_dtype)
+        made = self.format.parts(self.shape)
         if self.inputs is None:
             return made
         size = PLAIN[self.scale_dtype]
@@ -84,7 +90,7 @@ class Quantized:
     def row_step(self) -> int:
         if any(self._is_turned(part) for part in self.parts):
             return self.matrix_rows
-        return encoding.row_step(self.scheme.weights)
+        return self.format.row_step
 
     @property
     def matrix_rows(self) -> int:
@@ -98,30 +104,22 @@ class Quantized:
     def prepare(self, rows: np.ndarray, start: int) -> np.ndarray:
         return rows if self.factors is None else self.factors.apply(rows, start)
 
-    def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
+    def make(self, rows: np.ndarray, start: int, peak: float) -> Arrays:
         """An array for each of `parts`."""
-        form = self.scheme.weights
-        arrays = encoding.quantize(
-            form,
-            np.ascontiguousarray(rows, np.float32),
-            self.importance,
-            self.estimator,
-            peak if encoding.needs_peak(form) else None,
-            self.scale_dtype,
-            self.shape,
-            start == 0,
-        )
+        seen = None if self.importance is None else Seen(self.importance)
+        codes, *others = quantize(self.format, np.ascontiguousarray(rows, np.float32), seen, peak)
         if self._is_turned(self.parts[0]):
-            arrays = (np.ascontiguousarray(arrays[0].T), *arrays[1:])
-        return (*arrays, *self._constants(start == 0))
+            codes = np.ascontiguousarray(codes.T)
+        made = (codes, *others, *self._constants())
+        return slab_of(made, self.parts, self.shape, start == 0)
 
-    def _constants(self, first: bool) -> tuple[np.ndarray, ...]:
+    def _constants(self) -> Arrays:
+        """What is stored of the input."""
         if self.inputs is None:
             return ()
         if self.inputs.scale is None:
             raise PlanError(f"{self.weight.name} has no range for its input yet")
         scale = np.array([self.inputs.scale], np.float32)
-        made = [stored(rounded(scale, self.scale_dtype), self.scale_dtype)]
-        if self.inputs.zero_point is not None:
-            made.append(np.array([self.inputs.zero_point], np.int8))
-        return tuple(made if first else [array[:0] for array in made])
+        made = stored(rounded(scale, self.scale_dtype), self.scale_dtype)
+        zero = self.inputs.zero_point
+        return (made,) if zero is None else (made, np.array([zero], np.int8))

@@ -137,7 +137,7 @@ def _column_peaks(model: Model, weights: Iterable[Weight]) -> np.ndarray:
     found: dict[int, np.ndarray] = {}
     for weight in weights:
         map_ = weight.matrix_map
-        step = map_.rows if map_.transpose else max(SLAB_WEIGHTS // map_.columns, 1)
+        step = map_.matrix_rows if map_.transpose else max(SLAB_WEIGHTS // map_.columns, 1)
         group = len(map_.order) or 1
         step = -(-step // group) * group
         for start in range(0, map_.rows, step):

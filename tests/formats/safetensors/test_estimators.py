@@ -4,11 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from formats.packed import seen_of
 from formats.safetensors.compressed_formats import FORMATS, INTEGERS
 from formats.weights import extremes
 
 from qconvert.errors import PlanError, UnsupportedError, UsageError
-from qconvert.formats.safetensors import encoding
+from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.scales import read, rounded
 from qconvert.formats.safetensors.types import Estimator, WeightFormat
 
@@ -44,12 +45,13 @@ def random_importance(rng: np.random.Generator, columns: int = 160) -> np.ndarra
 
 
 def fit(form, x, estimator, dtype="BF16", importance=None):
-    return encoding.fit(form, x, importance, estimator, float(np.abs(x).max()), dtype)
+    peak = float(np.abs(x).max())
+    return format_of(form, estimator, dtype).fit(x, seen_of(importance), peak)
 
 
 def restored(form, x, params, dtype="BF16") -> np.ndarray:
-    parts = encoding.pack(form, encoding.round_codes(form, x, params), params, dtype)
-    return encoding.dequantize(form, parts, x.shape)
+    format_ = format_of(form, scale_dtype=dtype)
+    return format_.dequantize(format_.pack(format_.round(x, params), params))
 
 
 def weighted_error(form, x, estimator, dtype, importance) -> float:
@@ -133,9 +135,10 @@ def test_scales_are_rounded_as_they_are_stored(name, dtype):
     x = random_weights(np.random.default_rng(3))
     form = FORMATS[name]
     params = fit(form, x, MSE, dtype)
-    parts = encoding.pack(form, encoding.round_codes(form, x, params), params, dtype)
+    format_ = format_of(form, MSE, dtype)
+    parts = format_.pack(format_.round(x, params), params)
     if name != "mxfp4":
-        stored = read(parts["weight_scale"]).reshape(params.scale.shape)
+        stored = read(parts[1]).reshape(params.scale.shape)
         np.testing.assert_array_equal(stored, params.scale)
 
 
@@ -216,16 +219,17 @@ def test_mirrored_codes_are_for_packed_weights_alone(layout):
 )
 def test_what_cannot_be_stored_is_refused(form):
     with pytest.raises(UnsupportedError):
-        encoding.parts(form, (128, 128), "BF16")
+        format_of(form)
 
 
 def test_groups_must_divide_the_row():
     with pytest.raises(PlanError, match="groups of 32 do not divide rows of 48"):
-        encoding.parts(FORMATS["w4 packed group"], (4, 48), "BF16")
+        format_of(FORMATS["w4 packed group"]).parts((4, 48))
 
 
 @pytest.mark.parametrize("name", ["fp8 tensor", "nvfp4", "w8 tensor"])
 def test_a_missing_peak_is_an_error(name):
-    assert encoding.needs_peak(FORMATS[name])
+    format_ = format_of(FORMATS[name])
+    assert format_.needs_peak
     with pytest.raises(UsageError):
-        encoding.fit(FORMATS[name], np.ones((2, 32), np.float32), None, MINMAX, None, "BF16")
+        format_.fit(np.ones((2, 32), np.float32), None)

@@ -240,7 +240,7 @@ def test_int8_experts_are_dynamic(experts: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("type_", ["q4_k_m", "w1a16", ""])
+@pytest.mark.parametrize("type_", ["w1a16", ""])
 def test_what_is_no_scheme(dense: Path, type_: str) -> None:
     with pytest.raises(QconvertError):
         plan_model(dense, type_)

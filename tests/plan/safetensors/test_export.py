@@ -518,7 +518,7 @@ def test_the_model_card_says_where_the_weights_come_from(smollm2: Path, exported
 def test_minilm_comes_back_with_its_tokens_and_its_pooling(tmp_path: Path) -> None:
     minilm_archive().extractall(tmp_path / "model")
     from qconvert.model.open import open_model
-    from qconvert.plan.gguf.plan import make_plan
+    from qconvert.plan.make import make_plan
 
     recipe = Recipe("f32", output=tmp_path / "minilm.gguf")
     plan = make_plan(open_model(open_checkpoint(str(tmp_path / "model"))), recipe)

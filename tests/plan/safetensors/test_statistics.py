@@ -139,8 +139,6 @@ def test_importance_goes_to_the_weight_and_the_expert(tmp_path: Path) -> None:
 
 
 def test_importance_lowers_the_weighted_error(tmp_path: Path) -> None:
-    from qconvert.formats.safetensors import encoding
-
     save_model("qwen3", tmp_path / "model", wide=True, num_hidden_layers=1)
     weights = np.exp(DRAW.normal(0, 2, 256)).astype(np.float32)
     importance = {"blk.0.attn_q.weight": weights[None]}
@@ -152,11 +150,7 @@ def test_importance_lowers_the_weighted_error(tmp_path: Path) -> None:
         plan = quantize_model(tmp_path / "model", out, "w3a16", statistics)
         tensor = next(one for one in quantized(plan) if one.weight.name == name)
         arrays = stored_arrays(out)
-        parts = {
-            part.suffix: arrays[slot.name]
-            for part, slot in zip(tensor.parts, tensor.slots, strict=True)
-        }
-        values = encoding.dequantize(tensor.scheme.weights, parts, tensor.shape)
+        values = tensor.format.dequantize(tuple(arrays[slot.name] for slot in tensor.slots))
         errors.append(float(np.sum(weights * (values - original) ** 2)))
     assert errors[1] < errors[0]
 

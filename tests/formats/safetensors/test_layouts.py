@@ -6,11 +6,13 @@ import formats.safetensors.compressed_oracle as oracle
 import numpy as np
 import pytest
 import torch
+from formats.packed import seen_of
 from formats.safetensors.compressed_formats import FLOATS, FORMATS, INTEGERS
 from formats.weights import finite_weights
 from hypothesis import given, settings
 
-from qconvert.formats.safetensors import encoding
+from qconvert.formats.quantize import quantize, slab_of
+from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator
 
 MINMAX, MSE = Estimator("minmax"), Estimator("mse")
@@ -24,19 +26,19 @@ def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return torch.from_numpy(x).bfloat16().float().numpy()
 
 
-def quantize(form, x, dtype="BF16", estimator=MINMAX, importance=None):
-    """The arrays of a whole tensor by suffix."""
-    peak = float(np.abs(x).max())
-    made = encoding.quantize(form, x, importance, estimator, peak, dtype, x.shape, True)
-    names = [part.suffix for part in encoding.parts(form, x.shape, dtype)]
-    return dict(zip(names, made, strict=True))
+def by_suffix(form, x, dtype="BF16", estimator=MINMAX, importance=None):
+    """The arrays of a whole tensor."""
+    format_ = format_of(form, estimator, dtype)
+    made = quantize(format_, x, seen_of(importance), float(np.abs(x).max()))
+    parts = format_.parts(x.shape)
+    return {part.suffix: array for part, array in zip(parts, made, strict=True)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", INTEGERS)
 def test_minmax_scales_of_integers_are_those_of_the_package(name, dtype):
     form, x = INTEGERS[name], weights(70, 160)
-    made = encoding.fit(form, x, None, MINMAX, float(np.abs(x).max()), dtype)
+    made = format_of(form, MINMAX, dtype).fit(x, None, float(np.abs(x).max()))
     theirs = oracle.plain_params(form, x, dtype)
     scale = theirs["weight_scale"].float().numpy().reshape(made.scale.shape)
     np.testing.assert_array_equal(made.scale, scale)
@@ -47,7 +49,7 @@ def test_minmax_scales_of_integers_are_those_of_the_package(name, dtype):
 @pytest.mark.parametrize("name", FORMATS)
 def test_minmax_gives_the_tensors_of_the_package(name):
     form, x = FORMATS[name], weights(70, 160)
-    made = quantize(form, x, "F32")
+    made = by_suffix(form, x, "F32")
     theirs = oracle.compress(form, x, oracle.plain_params(form, x, "F32"))
     assert set(theirs) == set(made)
     for suffix, array in made.items():
@@ -61,10 +63,11 @@ def test_minmax_gives_the_tensors_of_the_package(name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_package_reads_what_is_written(name, dtype, estimator):
     form, x = FORMATS[name], weights(70, 160)
-    made = quantize(form, x, dtype, estimator)
-    dtypes = {part.suffix: part.dtype for part in encoding.parts(form, x.shape, dtype)}
+    made = by_suffix(form, x, dtype, estimator)
+    format_ = format_of(form, estimator, dtype)
+    dtypes = {part.suffix: part.dtype for part in format_.parts(x.shape)}
     theirs = oracle.decompress(form, made, dtypes)
-    ours = torch.from_numpy(encoding.dequantize(form, made, x.shape))
+    ours = torch.from_numpy(format_.dequantize(tuple(made.values())))
     assert torch.equal(theirs, ours.to(theirs.dtype))
 
 
@@ -72,8 +75,8 @@ def test_the_package_reads_what_is_written(name, dtype, estimator):
 def test_parts_have_the_shapes_and_bytes_that_were_said(name):
     form, x = FORMATS[name], weights(70, 160)
     for dtype in DTYPES:
-        made = quantize(form, x, dtype)
-        for part in encoding.parts(form, x.shape, dtype):
+        made = by_suffix(form, x, dtype)
+        for part in format_of(form, MINMAX, dtype).parts(x.shape):
             assert made[part.suffix].shape == part.shape
             assert made[part.suffix].nbytes == part.nbytes
 
@@ -83,16 +86,17 @@ def test_parts_have_the_shapes_and_bytes_that_were_said(name):
 def test_slabs_make_the_whole(name, estimator):
     form, x = FORMATS[name], weights(300, 160)
     importance = np.random.default_rng(1).random(160).astype(np.float32)
-    whole = quantize(form, x, "BF16", estimator, importance)
+    whole = by_suffix(form, x, "BF16", estimator, importance)
     peak = float(np.abs(x).max())
-    step = encoding.row_step(form)
+    format_ = format_of(form, estimator, "BF16")
+    parts, step, seen = format_.parts(x.shape), format_.row_step, seen_of(importance)
     cuts = sorted({0, step, 2 * step, 300})
     slabs = [
-        encoding.quantize(form, x[a:b], importance, estimator, peak, "BF16", x.shape, a == 0)
+        slab_of(quantize(format_, x[a:b], seen, peak), parts, x.shape, a == 0)
         for a, b in itertools.pairwise(cuts)
     ]
     pieces = zip(*slabs, strict=True)
-    for part, arrays in zip(encoding.parts(form, x.shape, "BF16"), pieces, strict=True):
+    for part, arrays in zip(parts, pieces, strict=True):
         joined = np.concatenate(arrays) if part.per_row else arrays[0]
         np.testing.assert_array_equal(joined, whole[part.suffix])
         if not part.per_row:
@@ -105,23 +109,22 @@ def test_slabs_make_the_whole(name, estimator):
 def test_weights_that_were_restored_have_the_same_codes(name, x):
     form = FORMATS[name]
     x[np.abs(x) < 1e-30] = 0
-    params = encoding.fit(form, x, None, MSE, float(np.abs(x).max()), "BF16")
-    codes = encoding.round_codes(form, x, params)
-    made = encoding.pack(form, codes, params, "BF16")
-    restored = encoding.dequantize(form, made, x.shape)
+    format_ = format_of(form, MSE, "BF16")
+    params = format_.fit(x, None, float(np.abs(x).max()))
+    restored = format_.dequantize(format_.pack(format_.round(x, params), params))
     assert np.isfinite(restored).all()
-    again = encoding.pack(form, encoding.round_codes(form, restored, params), params, "BF16")
-    np.testing.assert_array_equal(encoding.dequantize(form, again, x.shape), restored)
+    again = format_.pack(format_.round(restored, params), params)
+    np.testing.assert_array_equal(format_.dequantize(again), restored)
 
 
 def test_layers_that_are_fused_share_a_global_scale():
     form, x = FLOATS["nvfp4"], weights(4, 64)
     peak = 8 * float(np.abs(x).max())
-    made = encoding.quantize(form, x, None, MINMAX, peak, "BF16", x.shape, True)
+    made = quantize(format_of(form, MINMAX, "BF16"), x, None, peak)
     assert made[2] == np.float32(448 * 6 / peak)
 
 
 def test_the_formats_without_a_free_scale_dtype_ignore_it():
     for name in ("nvfp4", "mxfp4"):
-        sizes = {encoding.parts(FLOATS[name], (64, 64), dtype) for dtype in DTYPES}
+        sizes = {format_of(FLOATS[name], MSE, dtype).parts((64, 64)) for dtype in DTYPES}
         assert len(sizes) == 1

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qconvert.kernels.fp8 import to_bits
+from qconvert.kernels.small_floats import to_bits
 
 
 def check(x: np.ndarray) -> None:

@@ -1,0 +1,62 @@
+"""From weights to the arrays that are stored, in any format and by any algorithm."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qconvert.formats.types import Arrays, Coded, Format, Part, Seen, Weights
+
+Algorithm = Callable[[Format, Weights, Seen | None, float | None], Coded]
+"""Codes of some rows. Rows do not depend on each other."""
+
+
+def nearest(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
+    """Every weight rounded by itself."""
+    params = format_.fit(x, seen, peak)
+    return Coded(format_.round(x, params), params)
+
+
+def quantize(
+    format_: Format,
+    x: Weights,
+    seen: Seen | None = None,
+    peak: float | None = None,
+    algorithm: Algorithm = nearest,
+) -> Arrays:
+    """The arrays of x, some rows at a time."""
+    rows, columns = x.shape
+    step = max(format_.chunk // max(columns, 1), 1) if format_.chunk else max(rows, 1)
+    step = -(-step // format_.row_step) * format_.row_step
+
+    def pack(start: int) -> Arrays:
+        return format_.pack(*algorithm(format_, x[start : start + step], seen, peak))
+
+    made = pack(0)
+    if step >= rows:
+        return made
+    parts = format_.parts((rows, columns))
+    whole = tuple(np.empty(p.shape, array.dtype) for p, array in zip(parts, made, strict=True))
+    for start in range(0, rows, step):
+        above = format_.parts((start, columns))
+        for part, target, array in zip(
+            above, whole, made if not start else pack(start), strict=True
+        ):
+            first = part.shape[0] if part.per_row else 0
+            target[first : first + len(array)] = array
+    return whole
+
+
+def slab_of(arrays: Arrays, parts: tuple[Part, ...], shape: tuple[int, ...], first: bool) -> Arrays:
+    """The arrays of some rows as parts of a tensor of `shape`.
+
+    Those that are per row are as they are, so that slabs one after the other along the first axis
+    make the whole; the others come with the first slab, and are empty with the rest.
+    """
+
+    def piece(array: np.ndarray, part: Part) -> np.ndarray:
+        if part.per_row:
+            return array
+        whole = np.array(shape, np.int64) if part.suffix == "weight_shape" else array
+        return whole if first else whole[:0]
+
+    return tuple(piece(array, part) for array, part in zip(arrays, parts, strict=True))

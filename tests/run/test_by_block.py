@@ -1,0 +1,287 @@
+"""Weights quantized by block: against streaming, and against transformers' own model."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from common import random_tokens, save_model
+
+from qconvert.algorithms import ALGORITHMS
+from qconvert.checkpoint import open_checkpoint, read_bytes
+from qconvert.containers.store import Store, open_store
+from qconvert.formats import FORMATS
+from qconvert.formats.quantize import nearest
+from qconvert.formats.types import Coded
+from qconvert.forward.states import States
+from qconvert.forward.walk import Place, Walk
+from qconvert.machine.watcher import Silent
+from qconvert.model.open import open_model
+from qconvert.plan.make import make_plan
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
+from qconvert.plan.types import Plan
+from qconvert.run.by_block import UNSEEN, Task, quantize_by_block
+from qconvert.run.outputs import write_outputs
+from qconvert.run.stored import with_made
+
+TOKENS = np.array(random_tokens(16 * 24), np.int32).reshape(16, 24)
+BLOCKS = 3
+FAMILIES = ("llama", "qwen3_moe", "gpt2", "phi3")
+
+
+class Listening(Silent):
+    """Keeps what is said; Ctrl-C behind so many blocks."""
+
+    def __init__(self, blocks: int = 99) -> None:
+        self.blocks = blocks
+        self.notes: list[str] = []
+        self.done = -1
+
+    def begin(self, total: int, done: int) -> None:
+        self.done = done * BLOCKS // total
+
+    def advance(self, amount: int, where: str) -> None:
+        self.blocks -= 1
+        if not self.blocks:
+            raise KeyboardInterrupt
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    folder = tmp_path_factory.mktemp("models")
+    layers = {"gpt2": "n_layer"}
+    return {
+        family: (
+            folder / family,
+            save_model(
+                family,
+                folder / family,
+                wide=True,
+                **{layers.get(family, "num_hidden_layers"): BLOCKS},
+            ),
+        )
+        for family in FAMILIES
+    }
+
+
+def plan_of(model: Path, path: Path) -> Plan:
+    recipe = Recipe("q4_k_m", output=path, output_type="f32", embedding_type="f32")
+    return make_plan(open_model(open_checkpoint(str(model))), recipe)
+
+
+def tasks_of(plan: Plan, algorithm: str) -> dict[str, Task]:
+    return {
+        tensor.name: Task(tensor, FORMATS[tensor.format], algorithm)
+        for tensor in plan.tensors
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1
+    }
+
+
+@contextmanager
+def made_by_block(
+    plan: Plan, path: Path, algorithm: str, watcher: Silent | None = None
+) -> Iterator[tuple[Store, Walk]]:
+    with open_store(path, algorithm) as store:
+        walk = Walk(open_model(plan.checkpoint), TOKENS, Place(store.folder, "cpu", "f32", batch=3))
+        quantize_by_block(walk, tasks_of(plan, algorithm), store, watcher or Silent())
+        yield store, walk
+
+
+def arrays_of(store: Store) -> dict[str, bytes]:
+    return {name: array.tobytes() for own in store.names for name, array in store.get(own).items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nearest_is_what_streaming_writes(family: str, models: Any, tmp_path: Path):
+    plan = plan_of(models[family][0], tmp_path / "streamed.gguf")
+    write_outputs([plan], 2, Silent())
+    streamed = open_checkpoint(str(tmp_path / "streamed.gguf")).tensors
+    with made_by_block(plan, tmp_path / "out", "nearest") as (store, _):
+        assert len(arrays_of(store)) >= 4 * BLOCKS
+        for name, made in arrays_of(store).items():
+            assert made == read_bytes(streamed[name], 0, streamed[name].rows).tobytes()
+        moved = with_made(plan_of(models[family][0], tmp_path / "moved.gguf"), store)
+        write_outputs([moved], 2, Silent())
+        store.delete()
+    assert (tmp_path / "moved.gguf").read_bytes() == (tmp_path / "streamed.gguf").read_bytes()
+
+
+def quantized_model(family: str, models: Any, folder: Path) -> Any:
+    """transformers' model of the streamed file."""
+    folder.mkdir()
+    plan = plan_of(models[family][0], folder / "q.gguf")
+    exported = Recipe("auto", output=folder / "q")
+    write_outputs([plan], 2, Silent())
+    export = make_export_plan(open_checkpoint(str(folder / "q.gguf")), exported)
+    write_outputs([export], 2, Silent())
+    kind = type(models[family][1])
+    return kind.from_pretrained(folder / "q", attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_leaves_the_last_block_is_that_of_the_quantized_model(
+    family: str, models: Any, tmp_path: Path
+):
+    quantized = quantized_model(family, models, tmp_path / "q")
+    plan = plan_of(models[family][0], tmp_path / "q.gguf")
+    with (
+        made_by_block(plan, tmp_path / "out", "nearest") as (_, walk),
+        torch.no_grad(),
+    ):
+        logits = quantized.get_output_embeddings()(torch.cat(list(walk.last_hidden())))
+        wanted = quantized(torch.from_numpy(TOKENS).long()).logits
+        other = models[family][1](torch.from_numpy(TOKENS).long()).logits
+    assert (logits - wanted).abs().max() < 2e-4 * wanted.abs().max()
+    assert (other - wanted).abs().max() > 1e-2 * wanted.abs().max()
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[np.ndarray, Any]]]:
+    """A new algorithm: one function and one line. It keeps what it was shown."""
+    shown: list[tuple[np.ndarray, Any]] = []
+
+    def spy(format_: Any, x: np.ndarray, seen: Any, peak: float | None) -> Coded:
+        shown.append((x, seen))
+        return nearest(format_, x, None, peak)
+
+    monkeypatch.setitem(ALGORITHMS, "spy", spy)
+    return shown
+
+
+def test_later_blocks_see_what_earlier_ones_have_become(models: Any, tmp_path: Path, spied: Any):
+    model = models["llama"][1]
+    quantized = quantized_model("llama", models, tmp_path / "q")
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    with made_by_block(plan, tmp_path / "out", "spy") as (store, _):
+        assert len(spied) == len(arrays_of(store))
+    quantized.model.layers[1].load_state_dict(model.model.layers[1].state_dict())
+    for kind in ("self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"):
+        layer = f"model.layers.1.{kind}"
+        weight = model.get_submodule(layer).weight.detach().numpy()
+        seen = next(seen for x, seen in spied if np.array_equal(x, weight))
+        wanted, own = (second_moments(one, layer) for one in (quantized, model))
+        assert np.abs(seen.hessian - wanted).max() < 1e-4 * np.abs(wanted).max()
+        assert np.abs(own - wanted).max() > 1e-2 * np.abs(wanted).max()
+        np.testing.assert_array_equal(seen.square, seen.hessian.diagonal())
+
+
+def second_moments(model: Any, layer: str) -> np.ndarray:
+    """Of a layer's inputs, of the windows that are not kept for the guard."""
+    rows: list[torch.Tensor] = []
+    hook = model.get_submodule(layer).register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].flatten(0, 1).double())
+    )
+    shown = np.arange(len(TOKENS)) % UNSEEN != UNSEEN - 1
+    with torch.no_grad():
+        model(torch.from_numpy(TOKENS[shown]).long())
+    hook.remove()
+    x = torch.cat(rows)
+    return (x.T @ x / len(x)).numpy()
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_an_interrupted_walk_is_taken_up(stop: int, models: Any, tmp_path: Path):
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    with made_by_block(plan, tmp_path / "whole", "balance") as (store, _):
+        whole = arrays_of(store)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        made_by_block(plan, tmp_path / "out", "balance", Listening(stop)),
+    ):
+        pass
+    again = Listening()
+    with made_by_block(plan, tmp_path / "out", "balance", again) as (store, _):
+        assert arrays_of(store) == whole
+    assert again.done == stop - 1
+
+
+def test_a_weight_that_is_made_is_not_made_again(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    made = []
+
+    def fails_once(format_: Any, x: np.ndarray, seen: Any, peak: float | None) -> Coded:
+        made.append(x)
+        if len(made) == 11:
+            raise KeyboardInterrupt
+        return ALGORITHMS["balance"](format_, x, seen, peak)
+
+    monkeypatch.setitem(ALGORITHMS, "failing", fails_once)
+    with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "failing"):
+        pass
+    with open_store(tmp_path / "out", "failing") as store:
+        assert len(arrays_of(store)) == 10
+    with (
+        made_by_block(plan, tmp_path / "out", "failing") as (store, _),
+        made_by_block(plan, tmp_path / "whole", "balance") as (whole, _),
+    ):
+        assert len(made) == len(arrays_of(store)) + 1
+        assert arrays_of(store) == arrays_of(whole)
+
+
+@pytest.mark.parametrize("count", [8, 14, 20])
+def test_a_crash_while_a_block_runs(
+    count: int, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Hidden states are written six batches a block; those into the block that runs stay."""
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    with made_by_block(plan, tmp_path / "whole", "balance") as (store, walk):
+        whole, last = arrays_of(store), list(walk.last_hidden())
+    written = []
+    write = States.write
+
+    def failing(states: States, block: int, start: int, values: Any) -> None:
+        written.append(block)
+        if len(written) == count:
+            raise KeyboardInterrupt
+        write(states, block, start, values * 0 if len(written) == count - 1 else values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(States, "write", failing)
+        with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "balance"):
+            pass
+    with made_by_block(plan, tmp_path / "out", "balance") as (store, walk):
+        assert arrays_of(store) == whole
+        assert all(map(torch.equal, walk.last_hidden(), last))
+
+
+def test_without_the_hidden_states_all_is_made_anew(models: Any, tmp_path: Path):
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    with made_by_block(plan, tmp_path / "out", "balance") as (store, _):
+        whole = arrays_of(store)
+        (store.folder / "states-1").unlink()
+    again = Listening()
+    with made_by_block(plan, tmp_path / "out", "balance", again) as (store, _):
+        assert arrays_of(store) == whole
+    assert again.done == 0
+
+
+def test_what_does_not_help_is_left_out_and_said(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def worst(format_: Any, x: np.ndarray, seen: Any, peak: float | None) -> Coded:
+        coded = nearest(format_, x, seen, peak)
+        return coded._replace(codes=np.zeros_like(coded.codes))
+
+    monkeypatch.setitem(ALGORITHMS, "worst", worst)
+    plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
+    said = {name: Listening() for name in ("nearest", "balance", "worst")}
+    made: dict[str, Mapping[str, bytes]] = {}
+    for name, watcher in said.items():
+        with made_by_block(plan, tmp_path / name, name, watcher) as (store, _):
+            made[name] = arrays_of(store)
+    assert made["worst"] == made["nearest"]
+    assert said["worst"].notes == [
+        f"{name}: worst does not help, and is left out" for name in made["worst"]
+    ]
+    assert not said["nearest"].notes
+    helped = [name for name, array in made["balance"].items() if array != made["nearest"][name]]
+    assert len(helped) > 0.8 * len(made["balance"])
