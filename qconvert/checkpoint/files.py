@@ -73,6 +73,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def homes(directory: Path) -> list[Path]:
+    """Where the files of a checkpoint may be: in its directory, and of a hub's cache in `blobs`."""
+    home = directory.resolve()
+    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
+        return [home, (home.parent.parent / "blobs").resolve()]
+    return [home]
+
+
 def inside(directory: Path, name: str, where: Path) -> Path:
     """The path of a file that an index names, once it is known to stay in its directory.
 
@@ -91,18 +99,55 @@ def inside(directory: Path, name: str, where: Path) -> Path:
         raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
     path = directory / name
     try:
-        home, target = directory.resolve(), path.resolve()
+        stays = any(path.resolve().is_relative_to(home) for home in homes(directory))
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error
-    allowed = [home]
-    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
-        allowed.append((home.parent.parent / "blobs").resolve())
-    if not any(target.is_relative_to(folder) for folder in allowed):
+    if not stays:
         raise CheckpointError(
             f"{path} is a link to a file outside its directory",
             "put the file itself into the directory",
         )
     return path
+
+
+def read_small(root: Path, name: str) -> bytes:
+    """A small file of a checkpoint: what stands beside its weights.
+
+    Args:
+        root: the checkpoint's directory.
+        name: of the file, or "folder/file".
+
+    Raises:
+        CheckpointError: it is no regular file, too large, or a link leads out of the checkpoint
+            (other than into the `blobs` of a hub's cache); what a link shows would end in a file
+            that is handed on.
+    """
+    path = root / name
+    size = file_size(path)
+    try:
+        stays = any(path.resolve().is_relative_to(home) for home in homes(root))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    if not stays:
+        raise CheckpointError(
+            f"{path} is a link to a file outside its directory",
+            "put the file itself into the directory",
+        )
+    if size > MAX_JSON:
+        raise CheckpointError(f"{path} has {size} bytes, which is no small file")
+    return read_bytes_at(path, 0, size)
+
+
+def read_small_text(root: Path, name: str) -> str:
+    """The same as text; UTF-8.
+
+    Raises:
+        CheckpointError: it is no text, or see `read_small`.
+    """
+    try:
+        return read_small(root, name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{name} cannot be read: {error}") from None
 
 
 def check_tensor(path: Path, name: str, shape: Sequence[int]) -> None:

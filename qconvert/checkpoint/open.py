@@ -1,6 +1,7 @@
 """Which reader opens what the user names."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
@@ -60,6 +61,33 @@ def locate(
 
 def open_path(name: str, path: Path) -> Checkpoint:
     """Open what `locate` found."""
+    checkpoint = _open(name, path)
+    return replace(checkpoint, states={file: _state(file) for file in checkpoint.files})
+
+
+def check_unchanged(checkpoint: Checkpoint) -> None:
+    """Refuse what was read of files that somebody has written to in the meantime.
+
+    Raises:
+        CheckpointError: a file is not as it was when it was opened.
+    """
+    for file, state in checkpoint.states.items():
+        if _state(file) != state:
+            raise CheckpointError(
+                f"{file} changed while it was being read",
+                "run the command again when nothing writes to the checkpoint",
+            )
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _open(name: str, path: Path) -> Checkpoint:
     if path.is_dir():
         return open_directory(path, name)
     if path.name.endswith(".index.json") or path.name == "config.json":

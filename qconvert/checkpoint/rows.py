@@ -16,6 +16,8 @@ from qconvert.errors import CheckpointError
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
+# Weights that are compared at once.
+COMPARED = 1 << 22
 # How the parts of codes look to the formats of `qconvert.formats.safetensors`.
 NUMPY = {
     "I8": np.int8,
@@ -51,6 +53,22 @@ def read_rows(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
     if tensor.scale is not None:
         _apply_scale(values, tensor, tensor.scale, start, stop)
     return values
+
+
+def have_equal_values(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors hold the same numbers, whatever they are stored as.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    if one.shape != other.shape:
+        return False
+    step = max(COMPARED // max(one.columns, 1), 1)
+    return all(
+        np.array_equal(read_rows(one, start, stop), read_rows(other, start, stop), equal_nan=True)
+        for start in range(0, one.rows, step)
+        for stop in (min(start + step, one.rows),)
+    )
 
 
 def read_bytes(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:

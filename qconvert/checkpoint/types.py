@@ -84,6 +84,8 @@ class Checkpoint:
         config: `config.json`; empty for a GGUF file.
         metadata: the key-value pairs of a GGUF file; empty for a directory.
         tensors: by name, in the order of the files.
+        states: of the files that hold weights, bytes and time of the last change (in ns), as they
+            were when they were opened.
     """
 
     container: Literal["huggingface", "gguf"]
@@ -92,6 +94,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Field] = field(default_factory=dict)
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+    states: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:

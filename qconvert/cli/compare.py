@@ -11,7 +11,6 @@ from qconvert.cli import options, render
 from qconvert.errors import QconvertError, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
     from qconvert.evaluation.answers.answer import AnswerSettings, Responses
@@ -134,42 +133,28 @@ def _print(
     prompts: "Sequence[Prompt]", found: "Sequence[Responses]", settings: "AnswerSettings"
 ) -> None:
     """Tables on standard output: the files, and the answers to each prompt."""
-    from rich.text import Text
-
     from qconvert.evaluation.answers import shown
 
     kinds = shown.kinds(found)
-    table = render.make_table(
-        "file", "type", ">bits per weight", "runtime", *(f"same, {kind}" for kind in kinds)
-    )
+    rows = []
     for number, one in enumerate(found):
         agreed = [shown.agreement_text(found, number, kind) for kind in kinds]
         first = ["the original", *agreed[1:]] if number == 0 else agreed
         bits = f"{one.bits_per_weight:.2f}"
-        render.add_row(table, one.path, one.kind, bits, one.runtime, *first)
-    render.print_table(table)
+        rows.append((one.path, one.kind, bits, one.runtime, *first))
+    same = (f"same, {kind}" for kind in kinds)
+    render.print_table(("file", "type", ">bits per weight", "runtime", *same), rows)
     for number, prompt in enumerate(prompts):
         topic = f"{number + 1}. {prompt.topic}".rstrip()
         print(render.printable(f"{topic}\n{prompt.text}"))
         by_kind = [shown.show(found, kind, number) for kind in kinds]
-        table = _answers_table(kinds)
-        for one, *cells in zip(found, *by_kind, strict=True):
-            name = Text(render.printable(f"{one.kind}\n{one.path}"))
-            table.add_row(name, *map(_cell, cells))
-        render.print_table(table)
+        answers = [
+            (f"{one.kind}\n{one.path}", *map(_cell, cells))
+            for one, *cells in zip(found, *by_kind, strict=True)
+        ]
+        render.print_table(("", *kinds), answers, prose=True)
     print(shown.how(settings, found))
     print(f"{shown.MARK} stands where an answer first departs from the original's.")
-
-
-def _answers_table(kinds: "Sequence[str]") -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
-    table.add_column("", ratio=1, overflow="fold")
-    for kind in kinds:
-        table.add_column(kind, ratio=3, overflow="fold")
-    return table
 
 
 def _cell(shown: "Shown | None") -> "Text":

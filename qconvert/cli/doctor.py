@@ -1,6 +1,6 @@
 """`qconvert doctor`: what this machine can do, and what suits it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,23 +164,19 @@ def _fit_as_data(fit: "Fit") -> dict[str, Any]:
 
 
 def _show(machine: "Machine", suited: "Sequence[Suited]") -> None:
-    _show_table("machine", _machine_rows(machine))
-    table = render.make_table("runtime", "version", "state", "")
-    for one in machine.runtimes:
-        state = {"loads": "loads", "broken": "BROKEN", "missing": "not installed"}[one.state]
-        render.add_row(table, one.name, one.version, state, _shortened(one.name, one.detail))
-    render.print_table(table)
-    table = render.make_table("suits", "runtime", "on", "because")
-    for kind in suited:
-        render.add_row(table, kind.type, kind.runtime, kind.place, kind.reason)
-    render.print_table(table)
-
-
-def _show_table(title: str, rows: Mapping[str, str]) -> None:
-    table = render.make_table(title, "")
-    for key, value in rows.items():
-        render.add_row(table, key, value)
-    render.print_table(table)
+    render.print_table(("machine", ""), _machine_rows(machine).items())
+    states = {"loads": "loads", "broken": "BROKEN", "missing": "not installed"}
+    render.print_table(
+        ("runtime", "version", "state", ""),
+        [
+            (one.name, one.version, states[one.state], _shortened(one.name, one.detail))
+            for one in machine.runtimes
+        ],
+    )
+    render.print_table(
+        ("suits", "runtime", "on", "because"),
+        [(kind.type, kind.runtime, kind.place, kind.reason) for kind in suited],
+    )
 
 
 def _machine_rows(machine: "Machine") -> dict[str, str]:
@@ -234,14 +230,14 @@ def _show_fitting(
     left_out: Sequence[str],
 ) -> None:
     columns = [">type", "container", ">size", ">needs in memory", "fits into memory"]
-    table = render.make_table(*columns, *(["fits into a GPU"] if machine.gpus else []), "")
+    rows = []
     for fit in fitting:
         answers = [fit.memory, *([fit.gpu] if machine.gpus else [])]
         sizes = [human_bytes(fit.size.nbytes), human_bytes(fit.needs)]
         marks = ["yes" if answer else "no" for answer in answers]
         mark = "<- take this" if fit.take else ""
-        render.add_row(table, fit.size.type, fit.size.container, *sizes, *marks, mark)
-    render.print_table(table)
+        rows.append((fit.size.type, fit.size.container, *sizes, *marks, mark))
+    render.print_table((*columns, *(["fits into a GPU"] if machine.gpus else []), ""), rows)
     taken = next((fit for fit in fitting if fit.take), None)
     if taken:
         print(render.printable(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}"))

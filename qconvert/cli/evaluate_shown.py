@@ -42,13 +42,8 @@ def show(evaluation: "Evaluation") -> None:
     """The table, what the user should know of files, and how sure their order is."""
     from qconvert.evaluation.gates.step_summary import cells
 
-    table = render.make_table(
-        "file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%", ">same top",
-        "backend",
-    )  # fmt: skip
-    for file in evaluation.files:
-        render.add_row(table, *cells(file))
-    render.print_table(table)
+    columns = ("file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%")
+    render.print_table((*columns, ">same top", "backend"), map(cells, evaluation.files))
     print(
         f"{evaluation.scored} tokens of {render.printable(evaluation.data)} scored in windows of "
         f"{evaluation.window}; the original's perplexity is {evaluation.reference_perplexity:.4f}"
@@ -63,26 +58,24 @@ def show(evaluation: "Evaluation") -> None:
 def show_extras(files: Sequence[str], extras: Sequence["Extras"]) -> None:
     """Speed and the results of tasks, where they were asked for."""
     if any(one.speed for one in extras):
-        table = render.make_table(
-            "file", ">load", ">prompt", ">generated", ">per token", ">peak memory", "runtime",
-        )  # fmt: skip
-        for file, one in zip(files, extras, strict=True):
-            if one.speed is not None:
-                render.add_row(table, file, *_speed_cells(one.speed))
-        render.print_table(table)
+        pairs = zip(files, extras, strict=True)
+        columns = ("file", ">load", ">prompt", ">generated", ">per token", ">peak memory")
+        timed = [(file, *_speed_cells(one.speed)) for file, one in pairs if one.speed is not None]
+        render.print_table((*columns, "runtime"), timed)
     results = [
-        (file, task, metric, value)
+        (file, task, metric, _result(value))
         for file, one in zip(files, extras, strict=True)
         for task, metrics in one.tasks.get("tasks", {}).items()
         for metric, value in metrics.items()
     ]
     if results:
-        table = render.make_table("file", "task", "metric", ">value")
-        for file, task, metric, value in results:
-            error = value["standard_error"]
-            spread = "" if error is None else f" ± {error:.4f}"
-            render.add_row(table, file, task, metric, f"{value['value']:.4f}{spread}")
-        render.print_table(table)
+        render.print_table(("file", "task", "metric", ">value"), results)
+
+
+def _result(found: dict[str, float | None]) -> str:
+    """What a task gave, with its error where that is known."""
+    error = found["standard_error"]
+    return f"{found['value']:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def _speed_cells(speed: "Speed") -> list[str]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qconvert.cli import options, render
-from qconvert.containers.sizes import human_bytes
+from qconvert.cli import options, outcome, render
 from qconvert.containers.target import paths_of
 from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qconvert.checkpoint import Checkpoint
     from qconvert.plan.types import Plan
     from qconvert.run.stream import Result
@@ -50,9 +51,7 @@ def export(
     ] = None,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and write nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -124,7 +123,6 @@ def to_gguf(
     **flags: bool,
 ) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
-    from qconvert.cli import outcome
     from qconvert.machine.watcher import Silent
     from qconvert.plan.recipe import Recipe
     from qconvert.run.quantize import Run, plan_outputs
@@ -179,11 +177,11 @@ def to_directory(
         for notice in plan.notices:
             render.say(notice)
     if dry_run:
-        show_plan(plan, path, as_json)
+        show_plan(plan, as_json)
         return
     with render.watching(quiet) as watcher:
         (result,) = write_outputs([plan], threads or default_threads(), watcher)
-    show_result(plan, path, result, as_json=as_json, quiet=quiet)
+    show_result(plan, result, as_json=as_json, quiet=quiet)
 
 
 def default_directory(checkpoint: "Checkpoint") -> Path:
@@ -205,8 +203,9 @@ def _check_place(path: Path) -> None:
         raise UsageError(f"{path} cannot be the output", "name a new directory with -o")
 
 
-def describe(plan: "Plan", path: Path) -> dict[str, Any]:
+def describe(plan: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
     """What plan and result have in common, for JSON."""
+    path = plan.target.path
     config = json.loads(plan.target.small_files[path / "config.json"])
     return {
         "path": str(path),
@@ -214,51 +213,24 @@ def describe(plan: "Plan", path: Path) -> dict[str, Any]:
         "parameters": plan.parameters,
         "tensors": plan.formats,
         "notices": list(plan.notices),
+        "paths": [str(file) for file in paths],
     }
 
 
-def show_plan(plan: "Plan", path: Path, as_json: bool) -> None:
+def show_plan(plan: "Plan", as_json: bool) -> None:
     """The plan of `--dry-run`: every tensor."""
     if as_json:
-        tensors = [
-            {
-                "name": tensor.name,
-                "shape": list(tensor.map.shape),
-                "source_type": tensor.source,
-                "type": tensor.format,
-                "bytes": tensor.nbytes,
-            }
-            for tensor in plan.tensors
-        ]
-        paths = [str(file) for file in paths_of(plan.target)]
-        extra = {"paths": paths, "bytes": plan.nbytes, "plan": tensors}
-        render.print_json({**describe(plan, path), **extra})
+        render.print_json(describe(plan, paths_of(plan.target)) | outcome.plan_data(plan))
         return
-    table = render.make_table("tensor", "shape", "from", "to", ">bytes")
-    for tensor in plan.tensors:
-        shape = " x ".join(map(str, tensor.map.shape))
-        render.add_row(table, tensor.name, shape, tensor.source, tensor.format, str(tensor.nbytes))
-    render.print_table(table)
+    outcome.print_tensors(plan)
+    size = outcome.summary(plan, plan.nbytes, bits=False)
     count = len(plan.target.weight_files)
-    print(f"would write {path}: {count} safetensors files, {summary(plan, plan.nbytes)}")
+    print(f"would write {plan.target.path}: {count} safetensors files, {size}")
 
 
-def summary(plan: "Plan", nbytes: int) -> str:
-    kinds = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
-    return f"{human_bytes(nbytes)} ({nbytes} bytes), {kinds}"
-
-
-def show_result(plan: "Plan", path: Path, result: "Result", *, as_json: bool, quiet: bool) -> None:
+def show_result(plan: "Plan", result: "Result", *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        render.print_json(
-            {
-                **describe(plan, path),
-                "paths": [str(place) for place in result.paths],
-                "bytes": result.nbytes,
-                "seconds": round(result.seconds, 3),
-                "resumed_tensors": result.resumed,
-            }
-        )
+        render.print_json(describe(plan, result.paths) | outcome.result_data(result))
     elif not quiet:
-        print(path)
-        print(f"{summary(plan, result.nbytes)}, {result.seconds:.1f} s")
+        print(plan.target.path)
+        print(f"{outcome.summary(plan, result.nbytes, bits=False)}, {result.seconds:.1f} s")

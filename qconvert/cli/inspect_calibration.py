@@ -163,38 +163,33 @@ def facts(seen: "Overview") -> dict[str, str]:
 
 def show_kinds(seen: "Overview") -> None:
     """The inputs by kind, over all layers."""
-    table = render.make_table(
-        "input", ">layers", ">channels", ">median", ">99%", ">largest", "in layer", ">outliers"
-    )
+    rows = []
     for kind in dict.fromkeys(one.kind for one in seen.inputs):
         inputs = [one for one in seen.inputs if one.kind == kind]
         medians, highs, tops = zip(*(one.spread for one in inputs), strict=True)
         largest = inputs[tops.index(max(tops))]
-        render.add_row(
-            table,
-            kind,
-            len({one.layer for one in inputs}),
-            "-".join(map(str, sorted({one.statistics.columns for one in inputs}))),
-            f"{median(medians):.3g}",
-            f"{median(highs):.3g}",
-            f"{max(tops):.3g}",
-            largest.layer if largest.layer >= 0 else "",
-            sum(len(one.channels) for one in inputs),
+        layers = len({one.layer for one in inputs})
+        widths = "-".join(map(str, sorted({one.statistics.columns for one in inputs})))
+        spread = (f"{value:.3g}" for value in (median(medians), median(highs), max(tops)))
+        place = largest.layer if largest.layer >= 0 else ""
+        rows.append(
+            (kind, layers, widths, *spread, place, sum(len(one.channels) for one in inputs))
         )
     print("\nroot mean square of channels; outliers have ten times the median and more")
-    render.print_table(table)
+    columns = ("input", ">layers", ">channels", ">median", ">99%", ">largest")
+    render.print_table((*columns, "in layer", ">outliers"), rows)
 
 
 def show_recurring(seen: "Overview") -> None:
     if not seen.recurring:
         return
-    table = render.make_table("channels that stand out", "channel (layers)")
+    rows = []
     for kind, found in seen.recurring.items():
         often = list(found.items())
         more = f" and {len(often) - ROWS_SHOWN} more" if len(often) > ROWS_SHOWN else ""
         shown = ", ".join(f"{number} ({count})" for number, count in often[:ROWS_SHOWN])
-        render.add_row(table, kind, shown + more)
-    render.print_table(table)
+        rows.append((kind, shown + more))
+    render.print_table(("channels that stand out", "channel (layers)"), rows)
 
 
 def show_tokens(seen: "Overview") -> None:
@@ -202,46 +197,36 @@ def show_tokens(seen: "Overview") -> None:
     found = [(one.tokens, one) for one in seen.inputs if one.tokens]
     if not found:
         return
-    table = render.make_table(
-        "tokens that stand out", ">tokens", ">of", ">energy to the median", ">share", ">largest"
-    )
     found.sort(key=lambda pair: -pair[0].ratio)
-    for tokens, one in found[:ROWS_SHOWN]:
-        render.add_row(
-            table,
+    rows = [
+        (
             one.name,
-            tokens.number,
+            seen.number,
             one.count,
-            f"{tokens.ratio:.3g}",
-            f"{tokens.share:.1%}",
-            f"{tokens.peak:.4g}",
+            f"{seen.ratio:.3g}",
+            f"{seen.share:.1%}",
+            f"{seen.peak:.4g}",
         )
-    render.print_table(table)
+        for seen, one in found[:ROWS_SHOWN]
+    ]
+    columns = ("tokens that stand out", ">tokens", ">of", ">energy to the median", ">share")
+    render.print_table((*columns, ">largest"), rows)
     if len(found) > ROWS_SHOWN:
         print(f"and {len(found) - ROWS_SHOWN} more inputs; --json has all")
 
 
 def show_inputs(inputs: "Sequence[InputOverview]") -> None:
     """Every input."""
-    table = render.make_table(
-        "input", ">tokens", ">channels", ">median", ">99%", ">max", ">largest value", "outliers"
-    )
+    rows = []
     for one in inputs:
-        usual, high, largest = one.spread
         listed = ", ".join(channel_text(channel) for channel in one.channels[:CHANNELS_SHOWN])
         more = len(one.channels) - CHANNELS_SHOWN
-        render.add_row(
-            table,
-            one.name,
-            one.count,
-            one.statistics.columns,
-            f"{usual:.3g}",
-            f"{high:.3g}",
-            f"{largest:.3g}",
-            f"{one.statistics.absmax.max():.4g}",
-            listed + (f" and {more} more" if more > 0 else ""),
-        )
-    render.print_table(table)
+        spread = (f"{value:.3g}" for value in one.spread)
+        peak = f"{one.statistics.absmax.max():.4g}"
+        outliers = listed + (f" and {more} more" if more > 0 else "")
+        rows.append((one.name, one.count, one.statistics.columns, *spread, peak, outliers))
+    columns = ("input", ">tokens", ">channels", ">median", ">99%", ">max", ">largest value")
+    render.print_table((*columns, "outliers"), rows)
 
 
 def channel_text(channel: "Channel") -> str:
@@ -282,9 +267,13 @@ def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
         },
     )
     if entries:
-        table = render.make_table("weight", ">matrices", ">columns", ">median", ">largest")
-        for name, values in matrix.values.items():
-            usual, largest = median(values.reshape(-1).tolist()), values.max()
-            sizes = (len(values), values.shape[1])
-            render.add_row(table, name, *sizes, f"{usual:.3g}", f"{largest:.3g}")
-        render.print_table(table)
+        rows = [
+            (
+                name,
+                *values.shape[:2],
+                f"{median(values.reshape(-1).tolist()):.3g}",
+                f"{values.max():.3g}",
+            )
+            for name, values in matrix.values.items()
+        ]
+        render.print_table(("weight", ">matrices", ">columns", ">median", ">largest"), rows)

@@ -137,34 +137,28 @@ def _shown(field: "Field", cut: bool) -> Any:
 
 
 def show_tensors(tensors: "Iterable[TensorInfo]") -> None:
-    table = render.make_table("tensor", "shape", "dtype", ">bytes")
-    for info in tensors:
-        shape = " x ".join(map(str, info.shape))
-        render.add_row(table, info.name, shape, info.dtype, str(info.nbytes))
-    render.print_table(table)
+    rows = [(one.name, " x ".join(map(str, one.shape)), one.dtype, one.nbytes) for one in tensors]
+    render.print_table(("tensor", "shape", "dtype", ">bytes"), rows)
 
 
 def show_planned(found: "Inspection") -> None:
     if len(found.plans) != 1:
         return
-    table = render.make_table("written as", "type", ">bytes")
-    for tensor in found.plans[0].tensors:
-        render.add_row(table, tensor.name, tensor.format, str(tensor.nbytes))
-    render.print_table(table)
+    rows = [(tensor.name, tensor.format, tensor.nbytes) for tensor in found.plans[0].tensors]
+    render.print_table(("written as", "type", ">bytes"), rows)
 
 
 def show_file_types(found: "Inspection") -> None:
     if not found.plans:
         return
-    table = render.make_table(">type", ">size", ">bytes", ">bits per weight", ">fallbacks")
-    for plan in sorted(found.plans, key=lambda plan: -plan.nbytes):
-        count = len(plan.fallbacks)
-        render.add_row(
-            table,
+    rows = [
+        (
             plan.recipe.file_type.name,
             human_bytes(plan.nbytes),
-            str(plan.nbytes),
+            plan.nbytes,
             f"{plan.bits_per_weight:.2f}",
-            f"{count} of {len(plan.tensors)} tensors" if count else "",
+            f"{len(plan.fallbacks)} of {len(plan.tensors)} tensors" if plan.fallbacks else "",
         )
-    render.print_table(table)
+        for plan in sorted(found.plans, key=lambda plan: -plan.nbytes)
+    ]
+    render.print_table((">type", ">size", ">bytes", ">bits per weight", ">fallbacks"), rows)

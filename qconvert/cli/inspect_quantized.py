@@ -133,25 +133,21 @@ def overview(found: "Quantized") -> dict[str, str]:
 
 def show_kinds(found: "Quantized") -> None:
     """A row for each way to store weights, and one for what is kept."""
-    table = render.make_table("weights", "inputs", ">layers", ">bits per weight", ">bytes", "which")
+    rows: list[tuple[object, ...]] = []
     for (form, inputs), layers in found.kinds.items():
         sizes = sizes_data(layers)
-        render.add_row(
-            table,
-            weights_text(form),
-            inputs_text(inputs),
-            str(len(layers)),
-            f"{sizes['bits_per_weight']:.2f}",
-            str(sizes["bytes"]),
-            parts(layer.name for layer in layers),
-        )
+        bits = f"{sizes['bits_per_weight']:.2f}"
+        which = parts(layer.name for layer in layers)
+        kind = weights_text(form), inputs_text(inputs)
+        rows.append((*kind, len(layers), bits, sizes["bytes"], which))
     for dtype in dict.fromkeys(tensor.dtype for tensor in found.kept):
         kept = [tensor for tensor in found.kept if tensor.dtype == dtype]
         nbytes, elements = sum(t.nbytes for t in kept), sum(t.elements for t in kept)
         bits = f"{8 * nbytes / max(elements, 1):.2f}"
         which = parts(tensor.name for tensor in kept)
-        render.add_row(table, f"{dtype}, not quantized", "", len(kept), bits, nbytes, which)
-    render.print_table(table)
+        rows.append((f"{dtype}, not quantized", "", len(kept), bits, nbytes, which))
+    columns = ("weights", "inputs", ">layers", ">bits per weight", ">bytes", "which")
+    render.print_table(columns, rows)
 
 
 def parts(names: "Iterable[str]") -> str:

@@ -17,6 +17,7 @@ Model = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Cores to use; all by default. The bytes do not change."),

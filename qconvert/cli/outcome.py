@@ -75,18 +75,33 @@ def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
         print_all([_plan_as_data(one) for one in planned])
         return
     for one in planned:
-        table = render.make_table("tensor", "shape", "from", "to", ">bytes")
-        for line in one.tensors:
-            shape = " x ".join(map(str, line.shape))
-            kind = f"{line.format} (not {line.wanted})" if line.reason else line.format
-            render.add_row(table, line.name, shape, line.source, kind, str(line.nbytes))
-        render.print_table(table)
+        print_tensors(one)
         print(f"would write {one.target.path}: {summary(one, one.nbytes)}")
+
+
+def print_tensors(planned: "Plan") -> None:
+    """Every tensor, as it is and as it will be."""
+    rows = [
+        (
+            line.name,
+            " x ".join(map(str, line.shape)),
+            line.source,
+            f"{line.format} (not {line.wanted})" if line.reason else line.format,
+            line.nbytes,
+        )
+        for line in planned.tensors
+    ]
+    render.print_table(("tensor", "shape", "from", "to", ">bytes"), rows)
 
 
 def _plan_as_data(planned: "Plan") -> dict[str, Any]:
     from qconvert.containers.target import paths_of
 
+    return {**describe(planned, paths_of(planned.target)), **plan_data(planned)}
+
+
+def plan_data(planned: "Plan") -> dict[str, Any]:
+    """What a plan tells besides, for JSON: the size, and every tensor."""
     tensors = [
         {
             "name": line.name,
@@ -97,20 +112,23 @@ def _plan_as_data(planned: "Plan") -> dict[str, Any]:
         }
         for line in planned.tensors
     ]
+    return {"bytes": planned.nbytes, "plan": tensors}
+
+
+def result_data(result: "Result") -> dict[str, Any]:
+    """What a result tells besides, for JSON."""
     return {
-        **describe(planned, paths_of(planned.target)),
-        "bytes": planned.nbytes,
-        "plan": tensors,
+        "bytes": result.nbytes,
+        "seconds": round(result.seconds, 3),
+        "resumed_tensors": result.resumed,
     }
 
 
-def summary(planned: "Plan", nbytes: int) -> str:
+def summary(planned: "Plan", nbytes: int, *, bits: bool = True) -> str:
     """Sizes and formats in a line."""
     kinds = ", ".join(f"{count} {name}" for name, count in planned.formats.items())
-    return (
-        f"{human_bytes(nbytes)} ({nbytes} bytes), "
-        f"{planned.bits_per_weight:.2f} bits per weight, {kinds}"
-    )
+    weight = f", {planned.bits_per_weight:.2f} bits per weight" if bits else ""
+    return f"{human_bytes(nbytes)} ({nbytes} bytes){weight}, {kinds}"
 
 
 def show_results(
@@ -119,17 +137,7 @@ def show_results(
     """Where the outputs are, and what they weigh."""
     pairs = list(zip(planned, results, strict=True))
     if as_json:
-        print_all(
-            [
-                {
-                    **describe(one, result.paths),
-                    "bytes": result.nbytes,
-                    "seconds": round(result.seconds, 3),
-                    "resumed_tensors": result.resumed,
-                }
-                for one, result in pairs
-            ]
-        )
+        print_all([describe(one, result.paths) | result_data(result) for one, result in pairs])
     elif not quiet:
         for one, result in pairs:
             for path in result.paths if one.target.path in result.paths else [one.target.path]:

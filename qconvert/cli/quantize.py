@@ -132,9 +132,7 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and write nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -4,14 +4,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from rich.table import Table
 
     from qconvert.machine.watcher import Silent
 
@@ -34,31 +33,33 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(table: "Table") -> None:
-    """To standard output, as wide as it needs when that is no terminal."""
-    from rich.console import Console
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, prose: bool = False
+) -> None:
+    """To standard output, as wide as it needs when that is no terminal.
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
-
-
-def make_table(*columns: str, title: str | None = None) -> "Table":
-    """A table; columns whose name begins with '>' are right-aligned."""
+    Args:
+        columns: their heads; those that begin with '>' are right-aligned.
+        rows: cells, shown as they are, for names come from strangers, and brackets in them are no
+            markup; rich's `Text` keeps its colours.
+        prose: the first column names, the others hold running text between lines.
+    """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.lstrip(">"), justify="right" if right else "left")
-    return table
-
-
-def add_row(table: "Table", *cells: object) -> None:
-    """Cells as they are: names come from strangers, and brackets in them are no markup."""
     from rich.text import Text
 
-    table.add_row(*(Text(printable(str(cell))) for cell in cells))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=prose)
+    for number, column in enumerate(columns):
+        table.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            ratio=(3 if number else 1) if prose else None,
+            overflow="fold" if prose else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(c if isinstance(c, Text) else Text(printable(str(c))) for c in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def printable(value: str) -> str:

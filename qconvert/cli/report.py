@@ -149,7 +149,7 @@ def show(found: "Report", page: Path) -> None:
         print("\n".join(text_plot(found)) + "\n")
     timed = has_speed(found)
     head = ("file", ">size", ">bits", ">KL divergence", ">perplexity", ">change")
-    table = render.make_table(*head, *([">tokens/s"] if timed else []))
+    table = []
     best = front(found.rows)
     for row in found.rows:
         error = words.error_of(row.divergence.standard_error)
@@ -163,8 +163,8 @@ def show(found: "Report", page: Path) -> None:
             words.fixed_percent(row.perplexity_ratio - 1, signed=True),
             *([words.rate(generated)] if timed else []),
         )
-        render.add_row(table, *(cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells))
-    render.print_table(table)
+        table.append([cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells])
+    render.print_table((*head, *([">tokens/s"] if timed else [])), table)
     if any(row not in best for row in found.rows):
         print("* another file is both smaller and closer to the original")
     taken = found.choice.row

@@ -1,6 +1,7 @@
 """Rows of a GGUF tensor, put together from the rows of a checkpoint's tensors."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,22 +39,28 @@ def assemble(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.n
 
 def _transposed(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
     """Of each matrix, stored [columns, rows]; only those that are reached are read."""
-    source = tensors[tensor.parts[0].source]
     height, width = tensor.matrix_rows, tensor.columns
     first, last = start // height, -(-stop // height)
-    stored = read_rows(source, first * width, last * width).reshape(last - first, width, height)
+    stored = _read_run(tensor.parts[0], tensors, first * width, last * width)
+    stored = stored.reshape(last - first, width, height)
     rows: np.ndarray = stored.swapaxes(1, 2).reshape(-1, width)
     return rows[start - first * height : stop - first * height]
 
 
 def _reshaped(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
     """The same elements in other rows; only the stored rows that hold them are read."""
-    source = tensors[tensor.parts[0].source]
+    columns = tensors[tensor.parts[0].source].columns
     begin, end = start * tensor.columns, stop * tensor.columns
-    first, last = begin // source.columns, -(-end // source.columns)
-    flat = read_rows(source, first, last).reshape(-1)
-    begin -= first * source.columns
+    first, last = begin // columns, -(-end // columns)
+    flat = _read_run(tensor.parts[0], tensors, first, last).reshape(-1)
+    begin -= first * columns
     return flat[begin : begin + (stop - start) * tensor.columns].reshape(-1, tensor.columns)
+
+
+def _read_run(part: Rows, tensors: Tensors, first: int, last: int) -> np.ndarray:
+    """Rows `first` to `last` of a part without strides."""
+    run = replace(part, start=part.start + first, stop=part.start + last)
+    return _read(tensors, run, read_rows)
 
 
 def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
@@ -66,9 +73,11 @@ def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -
 
 def _read(tensors: Tensors, part: Rows, read: Callable[..., np.ndarray]) -> np.ndarray:
     rows = read(tensors[part.source], part.start, part.stop)
-    if part.stride == 1:
-        return rows
-    return rows.reshape(part.stop - part.start, -1)[:: part.stride]
+    if part.stride > 1 or part.steps:
+        rows = rows.reshape(part.stop - part.start, -1)[:: part.stride]
+    for step in part.steps:
+        rows = step.apply(rows)
+    return rows
 
 
 def _gather(
@@ -91,5 +100,5 @@ def _overlapping(parts: tuple[Rows, ...], start: int, stop: int) -> Iterator[Row
         first, last = max(start - position, 0), min(stop - position, len(part))
         if first < last:
             begin, end = (part.start + part.stride * row for row in (first, last - 1))
-            yield Rows(part.source, begin, end + 1, part.stride)
+            yield replace(part, start=begin, stop=end + 1)
         position += len(part)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
+from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.common import text_config
@@ -21,6 +22,7 @@ from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
 ROOTS = ("model.", "transformer.", "bert.")
 OUTPUT = "lm_head.weight"
+EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
 CAUSAL = re.compile("CausalLM|LMHeadModel")
 
 Sources = Mapping[str, TensorInfo]
@@ -47,7 +49,9 @@ def map_tensors(
     """
     settings = text_config(config)
     sizes = sizes_by_block(family.name, family.metadata(config))
-    sources = _sources(tensors, tied=settings.get("tie_word_embeddings") is True)
+    sources = _sources(tensors)
+    if settings.get("tie_word_embeddings") is True:
+        _drop_repeated_output(sources, family.rules(settings))
     constants = family.constants(settings).items()
     mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
     for name, rules in in_file_order(family.rules(settings), sizes(0)["blocks"]):
@@ -58,17 +62,25 @@ def map_tensors(
     return tuple(mapped), _left_out(family, tensors, mapped)
 
 
-def _sources(tensors: Mapping[str, TensorInfo], tied: bool) -> dict[str, TensorInfo]:
-    """The checkpoint's tensors by their bare names; no output of its own where it is tied, since
-    transformers would not use it either."""
+def _sources(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The checkpoint's tensors by their bare names."""
     sources: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
         bare = bare_name(name)
         if bare in sources:
             raise PlanError(f"{name} and {sources[bare].name} are two names of one tensor")
-        if not (tied and bare == OUTPUT):
-            sources[bare] = info
+        sources[bare] = info
     return sources
+
+
+def _drop_repeated_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
+    """Leave out a stored output projection that is the embedding once more. One of other values
+    counts, whatever the configuration says: transformers computes with what is stored."""
+    names = [bare_name(rule.hf) for rule in rules if rule.gguf == EMBEDDING]
+    embedding = next((sources[name] for name in names if name in sources), None)
+    output = sources.get(OUTPUT)
+    if output is not None and embedding is not None and have_equal_values(output, embedding):
+        del sources[OUTPUT]
 
 
 def bare_name(name: str) -> str:
@@ -178,15 +190,20 @@ def _can_be_sliced(info: TensorInfo, rule: Rule, shape: tuple[int, ...]) -> bool
     assert rule.rows is not None
     if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rule.rows[1]:
         return False
-    return (*info.shape[:-2], len(range(*rule.rows, rule.stride)), info.shape[-1]) == shape
+    periods, rest = divmod(info.shape[-2], rule.period or info.shape[-2])
+    taken = periods * (rule.rows[1] - rule.rows[0])
+    return not rest and (*info.shape[:-2], taken, info.shape[-1]) == shape
 
 
 def _slices(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
-    """The same rows of each matrix of a source."""
+    """The same rows of each matrix of a source, or of each period."""
     assert rule.rows is not None
-    height = info.shape[-2] if len(info.shape) > 1 else 1
-    for first in range(0, info.rows, height):
-        yield Rows(info.name, first + rule.rows[0], first + rule.rows[1], rule.stride)
+    begin, end = rule.rows
+    if rule.period and end == begin + 1:
+        yield Rows(info.name, begin, info.rows - rule.period + end, rule.period)
+        return
+    for first in range(0, info.rows, rule.period or info.shape[-2]):
+        yield Rows(info.name, first + begin, first + end)
 
 
 def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -238,7 +255,7 @@ def _check_output(settings: Config, mapped: Sequence[TensorMap]) -> None:
     classes = settings.get("architectures") or [""]
     if settings.get("tie_word_embeddings") is not False or not CAUSAL.search(str(classes[0])):
         return
-    if all(tensor.name != "output.weight" for tensor in mapped):
+    if all(tensor.name != OUTPUT_WEIGHT for tensor in mapped):
         raise _missing(OUTPUT)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from gguf import PoolingType
 
+from qconvert.checkpoint.files import read_small_text
 from qconvert.checkpoint.metadata import Field, Metadata, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Family
@@ -39,10 +40,10 @@ def pooling_metadata(path: Path, family: Family) -> Metadata:
     modules = path / "modules.json"
     if not family.pooled or not modules.is_file():
         return {}
-    folder = _pooling_folder(_read(modules))
+    folder = _pooling_folder(_read(path, modules.name))
     if folder is None:
         return {}
-    settings = _read(_inside(path, folder) / "config.json")
+    settings = _read(path, f"{folder}/config.json")
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"{folder}/config.json is no object")
     return {f"{family.name}.pooling_type": u32(_pooling_type(settings))}
@@ -96,16 +97,8 @@ def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
     )
 
 
-def _inside(path: Path, folder: str) -> Path:
-    """A directory of the checkpoint, and of nothing else."""
-    inner = path / folder
-    if not inner.resolve().is_relative_to(path.resolve()):
-        raise CheckpointError(f"modules.json: {folder!r:.80} points outside the checkpoint")
-    return inner
-
-
-def _read(path: Path) -> Any:
+def _read(path: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error!s:.200}") from error
+        return json.loads(read_small_text(path, name))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name:.200} cannot be read: {error!s:.200}") from error

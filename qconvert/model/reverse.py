@@ -9,7 +9,7 @@ metadata again, its shapes must be the tensors', and no tensor may be left over.
 built in another way than its family in transformers is refused rather than misread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from typing import Any
@@ -163,10 +163,33 @@ class _Piece:
     rule: Rule
     info: TensorInfo
 
+    @property
+    def taken(self) -> tuple[int, int]:
+        return self.rule.rows or (0, 0)
+
+    def rows(self, start: int, stop: int, stride: int = 1) -> Rows:
+        """Rows of the GGUF tensor, with the values that Hugging Face has."""
+        return Rows(self.info.name, start, stop, stride, inverse(self.rule.steps))
+
+    def turn(self, number: int) -> Iterator[Rows]:
+        """The rows of one matrix or period; neighbours of each head are parted into halves."""
+        height = self.taken[1] - self.taken[0]
+        start, stop = number * height, (number + 1) * height
+        if not self.rule.heads:
+            yield self.rows(start, stop)
+            return
+        size = len(_halves(self.rule, self.info.shape[0]))
+        if height % size:
+            raise PlanError(f"{self.info.name}: {height} rows are no whole heads of {size}")
+        for first in range(start, stop, size):
+            yield self.rows(first, first + size, 2)
+            yield self.rows(first + 1, first + size, 2)
+
 
 def _make(name: str, pieces: Sequence[_Piece]) -> list[TensorMap]:
     """One tensor, or one for each expert."""
-    rule, info = pieces[0].rule, pieces[0].info
+    piece = pieces[0]
+    rule, info = piece.rule, piece.info
     if rule.rows is not None:
         return [_fused(name, pieces)]
     if "{e}" in name:
@@ -175,53 +198,36 @@ def _make(name: str, pieces: Sequence[_Piece]) -> list[TensorMap]:
             TensorMap(
                 name.replace("{e}", str(expert)),
                 info.shape[1:],
-                (Rows(info.name, expert * height, (expert + 1) * height),),
+                (piece.rows(expert * height, (expert + 1) * height),),
+                add=-rule.add,
             )
             for expert in range(info.shape[0])
         ]
-    if rule.add and rule.steps:
-        raise UnsupportedError(f"{info.name} cannot be written back")
-    whole, steps = (Rows(info.name, 0, info.rows),), inverse(rule.steps)
+    whole = (piece.rows(0, info.rows),)
     if rule.transpose and len(info.shape) > 1:
         shape = (*info.shape[:-2], info.shape[-1], info.shape[-2])
-        return [TensorMap(name, shape, whole, transpose=True, steps=steps)]
+        return [TensorMap(name, shape, whole, transpose=True)]
     if rule.stored:
-        return [TensorMap(name, rule.stored, whole, add=-rule.add, reshaped=True, steps=steps)]
+        return [TensorMap(name, rule.stored, whole, add=-rule.add, reshaped=True)]
     order = _halves(rule, info.shape[0])
-    return [TensorMap(name, info.shape, whole, order, -rule.add, steps=steps)]
+    return [TensorMap(name, info.shape, whole, order, -rule.add)]
 
 
 def _fused(name: str, pieces: Sequence[_Piece]) -> TensorMap:
-    """The parts of a fused tensor, one behind the other; matrix by matrix where there are some."""
-    ordered = sorted(pieces, key=lambda piece: piece.rule.rows or (0, 0))
-    if ordered[0].rule.stride > 1:
-        return _interleaved(name, ordered)
+    """The parts of a fused tensor by turns: one turn, or one for each matrix or period."""
+    ordered = sorted(pieces, key=lambda piece: piece.taken)
     reached = 0
     for piece in ordered:
-        assert piece.rule.rows is not None
-        if piece.rule.rows[0] != reached or piece.rule.heads or piece.rule.add:
+        if piece.taken[0] != reached or piece.rule.add:
             raise PlanError(f"{piece.info.name} leaves a gap in {name}")
-        reached = piece.rule.rows[1]
-    outer, columns = ordered[0].info.shape[:-2], ordered[0].info.columns
-    parts = []
-    for matrix in range(ordered[0].info.shape[0] if outer else 1):
-        for piece in ordered:
-            height = piece.info.shape[-2]
-            parts.append(Rows(piece.info.name, matrix * height, (matrix + 1) * height))
-    return TensorMap(name, (*outer, reached, columns), tuple(parts))
-
-
-def _interleaved(name: str, pieces: Sequence[_Piece]) -> TensorMap:
-    """A row of each part in turn, of matrices without a stack."""
-    count, (rows, columns) = len(pieces), pieces[0].info.shape
-    for number, piece in enumerate(pieces):
-        rule = piece.rule
-        first = rule.rows[0] if rule.rows else -1
-        if (first, rule.stride, piece.info.rows) != (number, count, rows) or rule.steps:
-            raise UnsupportedError(f"{piece.info.name} cannot be written back")
-    parts = tuple(Rows(piece.info.name, 0, rows) for piece in pieces)
-    order = tuple(part * rows + row for row in range(rows) for part in range(count))
-    return TensorMap(name, (count * rows, columns), parts, order)
+        reached = piece.taken[1]
+    turns = {piece.info.rows // (piece.taken[1] - piece.taken[0]) for piece in ordered}
+    if len(turns) > 1 or ordered[0].rule.period not in (0, reached):
+        raise PlanError(f"the parts of {name} do not fill it")
+    parts = tuple(part for turn in range(*turns) for piece in ordered for part in piece.turn(turn))
+    (*outer, _, columns) = ordered[0].info.shape
+    height = sum(piece.info.shape[-2] for piece in ordered)
+    return TensorMap(name, (*outer, height, columns), parts)
 
 
 def _halves(rule: Rule, rows: int) -> tuple[int, ...]:

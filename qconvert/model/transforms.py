@@ -1,8 +1,9 @@
 """What happens to the values of a tensor between the two sides: steps, each plain data that knows
 its inverse.
 
-    stored rows -> runs, strides, order, transpose, reshape (`TensorMap`) -> steps -> values
+    stored rows -> steps (`Rows`) -> order, transpose, reshape -> steps (`TensorMap`) -> values
 
+The way back has the inverse steps at its other end, so that none has to pass a transposition.
 A step works on rows as they come, float32 [rows, columns], so that a slab costs what it holds.
 """
 

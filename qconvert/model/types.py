@@ -34,12 +34,12 @@ class Rule:
         hf: "model.layers.{i}.self_attn.q_proj.weight". Several rules may read one fused source.
         rows: first and last+1 row of the source that this tensor takes; None takes all. Of a
             source with three dimensions (fused experts), rows of each matrix.
+        period: `rows` are those of each so many rows (heads that lie query, key, value by turns).
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
         transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each.
         optional: the checkpoint may lack it (biases, tied outputs).
-        stride: of `rows`, each so many-th.
         stored: the shape of the source, where it is no matter of rows: the elements are the same.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
         blocks: the numbers of the blocks that it holds for, and has to be there; None for all.
@@ -52,7 +52,7 @@ class Rule:
     add: float = 0.0
     transpose: bool = False
     optional: bool = False
-    stride: int = 1
+    period: int = 0
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[int, ...] | None = None
@@ -64,12 +64,13 @@ class Rule:
 @dataclass(frozen=True)
 class Rows:
     """Each `stride`-th row from `start` to `stop` of a source tensor, its outer dimensions
-    flattened."""
+    flattened; `steps` are what becomes of their values, before they are put in place."""
 
     source: str
     start: int
     stop: int
     stride: int = 1
+    steps: tuple[Step, ...] = ()
 
     def __len__(self) -> int:
         return len(range(self.start, self.stop, self.stride))
@@ -83,7 +84,7 @@ class TensorMap:
         name: GGUF's name.
         shape: row-major, outermost dimension first.
         parts: runs of source rows whose concatenation is the tensor's rows, in order. With
-            `transpose`, one part that names a whole 2-D tensor.
+            `transpose`, one part that names whole matrices.
         order: within each group of `len(order)` output rows, row k comes from source row
             `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
             Of a tensor with one dimension (a bias), elements are grouped in place of rows.
@@ -125,6 +126,7 @@ class TensorMap:
     def is_computed(self) -> bool:
         """Whether its values are others than those of the rows that it is made of."""
         changed = self.add or self.transpose or self.reshaped or self.steps
+        changed = changed or any(part.steps for part in self.parts)
         return self.value is not None or bool(changed)
 
 

@@ -9,7 +9,7 @@ checkpoints and serving engines have for them.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.model.families.common import text_config
@@ -65,8 +65,8 @@ class Weight:
         """The weight as [out, in]."""
         if not self.conv1d:
             return self.map
-        shape = self.map.shape[::-1]
-        return TensorMap(self.name, shape, self.map.parts, transpose=not self.map.transpose)
+        (*outer, inputs, outputs) = self.map.shape
+        return replace(self.map, shape=(*outer, outputs, inputs), transpose=not self.map.transpose)
 
 
 def weights_of_file(checkpoint: Checkpoint, description: Description) -> tuple[Weight, ...]:
@@ -144,7 +144,7 @@ def _uses(tensors: Sequence[TensorMap], architecture: str) -> dict[str, list[_Us
         quantizable = can_be_quantized(map_.name, map_.shape, architecture)
         for number, part in enumerate(map_.parts):
             uses.setdefault(part.source, []).append(_Use(map_, part, number, position, quantizable))
-            position += part.stop - part.start
+            position += len(part)
     return uses
 
 
@@ -180,21 +180,22 @@ def _as_stored(info: TensorInfo, uses: list[_Use], templates: Mapping[str, str])
 def _single_experts(
     info: TensorInfo, uses: list[_Use], templates: Mapping[str, str]
 ) -> Iterator[Weight]:
-    """The matrices of all experts, under the names of single ones."""
+    """The matrices of all experts, [out, in], under the names of single ones."""
     experts, height, columns = info.shape
     for use in uses:
+        turned = use.map.transpose
         whole = use.part.start == 0 and use.part.stop == info.rows
         name = _renamed(use.map.name, info.name, templates)
         for expert in range(experts) if whole else (use.number,):
             part = Rows(info.name, expert * height, (expert + 1) * height) if whole else use.part
-            rows = part.stop - part.start
+            shape = (columns, len(part)) if turned else (len(part), columns)
             yield Weight(
-                TensorMap(name.replace("{e}", str(expert)), (rows, columns), (part,)),
+                TensorMap(name.replace("{e}", str(expert)), shape, (part,), transpose=turned),
                 role_of(use.map.name),
                 info.dtype,
                 use.map.name,
                 matrix=expert,
-                first=expert * rows,
+                first=expert * shape[0],
                 quantizable=True,
                 expert=True,
             )

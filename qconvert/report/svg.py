@@ -10,7 +10,6 @@ from qconvert.report.drawing import COLOURS
 
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
-_SIZE = re.compile(r"font-size: ([0-9.]+)px")
 _FONT = re.compile(r"font-family: [^;]*;?\s*")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _SHORTHAND = re.compile(r"font: (?:(bold|[0-9]+) )?([0-9.]+)px [^;]*")

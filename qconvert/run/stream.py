@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from qconvert.checkpoint.dtypes import decode
+from qconvert.checkpoint.open import check_unchanged
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.containers.target import File, Slot
-from qconvert.errors import OutputError, WeightError
+from qconvert.errors import CheckpointError, OutputError, WeightError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble, assemble_bytes
 from qconvert.plan.types import Plan, TensorPlan
@@ -82,6 +83,7 @@ def write_files(
 
     Raises:
         WeightError: a weight is NaN or infinite and the recipe does not allow it.
+        CheckpointError: a source cannot be read, or has changed since it was opened.
         OutputError: no room, or the files cannot be written. What is complete stays beside the
             output and is used by the next run of the same plan.
     """
@@ -101,7 +103,9 @@ def write_files(
         outs = [writing.out for line in lines for writing in line]
         try:
             resumed = _write(lines, executor, watcher)
-        except WeightError:
+            for plan, _ in works:
+                check_unchanged(plan.checkpoint)
+        except (WeightError, CheckpointError):
             for out in outs:
                 out.discard()
             raise

@@ -15,7 +15,6 @@ import pytest
 from common import (
     FAMILIES,
     LLAMA3,
-    VOCABULARY,
     convert_model,
     llama_embeddings,
     llama_logits,
@@ -199,16 +198,6 @@ def test_a_base_model_gets_the_embedding_for_an_output(tmp_path: Path) -> None:
     assert plan.checkpoint.config["architectures"] == ["LlamaModel"]
     assert "embed_tokens.weight" in plan.checkpoint.tensors
     assert_same_logits(whole, tmp_path / "f32.gguf")
-
-
-def test_an_output_that_is_stored_but_tied_is_not_written(tmp_path: Path) -> None:
-    model = save_model("qwen2", tmp_path / "model", tied=True)
-    weights = tmp_path / "model" / "model.safetensors"
-    stale = {"lm_head.weight": np.zeros((VOCABULARY, 320), np.float32)}
-    save_file({**load_file(weights), **stale}, weights, metadata={"format": "pt"})
-    plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
-    assert any("lm_head.weight" in notice for notice in plan.notices)
-    assert_same_logits(model, tmp_path / "f32.gguf")
 
 
 def test_the_hidden_states_of_bert_are_those_of_transformers(tmp_path: Path) -> None:

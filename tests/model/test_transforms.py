@@ -157,8 +157,8 @@ def toy(**sizes: int | list[int]) -> Family:
                 blocks=(0,),
             ),
             Rule("blk.{i}.ssm_conv1d.weight", LAYER + "conv", stored=(6, 1, 3), blocks=(0,)),
-            Rule("blk.{i}.attn_q.weight", LAYER + "qk", rows=(0, 12), stride=2, blocks=(1,)),
-            Rule("blk.{i}.attn_k.weight", LAYER + "qk", rows=(1, 12), stride=2, blocks=(1,)),
+            Rule("blk.{i}.attn_q.weight", LAYER + "qk", rows=(0, 1), period=2, blocks=(1,)),
+            Rule("blk.{i}.attn_k.weight", LAYER + "qk", rows=(1, 2), period=2, blocks=(1,)),
             shapes={**SHAPES, "ssm_a": ("head",)},
             **sizes,
         ),
@@ -236,3 +236,97 @@ def test_constants_can_be_those_of_a_block(tmp_path: Path) -> None:
     mapped, _ = map_tensors(own, CONFIG, tensors)
     made = {map_.name: map_ for map_ in mapped}
     assert np.array_equal(whole(made["blk.1.attn_rot"], tensors), value)
+
+
+HEADS = {
+    "attn_q.weight": ("query", "hidden"),
+    "attn_k.weight": ("key", "hidden"),
+    "attn_v.weight": ("key", "hidden"),
+}
+
+
+def regrouped() -> Family:
+    """Two groups of heads, each two queries, a key and a value of four rows."""
+    fused = LAYER + "qkv"
+    q, k, v = (f"blk.{{i}}.attn_{part}.weight" for part in "qkv")
+    return family(
+        Rule(q, fused, rows=(0, 8), period=16, heads=4),
+        Rule(k, fused, rows=(8, 12), period=16, heads=2),
+        Rule(v, fused, rows=(12, 16), period=16, steps=(Scale(2.0), Columns((1, 0)))),
+        shapes=HEADS,
+        **{"attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 4},
+    )
+
+
+def test_heads_that_lie_by_turns_are_regrouped_and_come_back(tmp_path: Path) -> None:
+    own = regrouped()
+    arrays = {
+        f"model.layers.{i}.qkv": DRAW.normal(size=(32, 6)).astype(np.float32) for i in range(2)
+    }
+    tensors = write(tmp_path / "x.safetensors", arrays)
+    mapped, _ = map_tensors(own, CONFIG, tensors)
+    made = {map_.name: whole(map_, tensors) for map_ in mapped}
+    grouped = arrays["model.layers.1.qkv"].reshape(2, 16, 6)
+    halves = [0, 2, 1, 3]
+    queries = grouped[:, :8].reshape(4, 4, 6)[:, halves].reshape(16, 6)
+    keys = grouped[:, 8:12][:, halves].reshape(8, 6)
+    values = 2 * grouped[:, 12:].reshape(8, 6)[:, [1, 0, 3, 2, 5, 4]]
+    assert np.array_equal(made["blk.1.attn_q.weight"], queries)
+    assert np.array_equal(made["blk.1.attn_k.weight"], keys)
+    assert np.array_equal(made["blk.1.attn_v.weight"], values)
+
+    theirs = write(tmp_path / "y.safetensors", made)
+    for map_ in reverse_tensors(own, CONFIG, own.metadata(CONFIG), theirs):
+        assert np.array_equal(whole(map_, theirs), arrays[map_.name]), map_.name
+        slabs = [assemble(map_, theirs, row, row + 1) for row in range(map_.rows)]
+        assert np.array_equal(np.concatenate(slabs), arrays[map_.name])
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape"),
+    [
+        (Rule("", "", transpose=True, steps=(Columns((2, 0, 1)),)), (6, 4)),
+        (Rule("", "", stored=(4, 1, 6), steps=(Columns((2, 0, 1)),)), (4, 1, 6)),
+        (Rule("", "", stored=(2, 12), add=1.0, steps=(Scale(0.5), Columns((1, 0)))), (2, 12)),
+        (Rule("", "", add=1.0, steps=(Scale(4.0),)), (4, 6)),
+    ],
+)
+def test_what_steps_do_after_a_move_is_undone_before_it(
+    rule: Rule, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    rule = replace(rule, gguf="blk.{i}.ffn_up.weight", hf=LAYER + "up")
+    own = family(rule, shapes={}, feed_forward_length=4)
+    arrays = {f"model.layers.{i}.up": DRAW.normal(size=shape).astype(np.float32) for i in range(2)}
+    tensors = write(tmp_path / "x.safetensors", arrays)
+    mapped, _ = map_tensors(own, CONFIG, tensors)
+    theirs = write(tmp_path / "y.safetensors", {m.name: whole(m, tensors) for m in mapped})
+    for map_ in reverse_tensors(own, CONFIG, own.metadata(CONFIG), theirs):
+        assert whole(map_, theirs) == pytest.approx(arrays[map_.name], abs=1e-6)
+
+
+def test_steps_and_sums_of_stacked_experts_are_undone(tmp_path: Path) -> None:
+    rule = Rule(
+        "blk.{i}.ffn_up_exps.weight", LAYER + "experts.{e}.up", add=1.0, steps=(Scale(0.5),)
+    )
+    own = family(rule, shapes={}, feed_forward_length=4, expert_count=3)
+    arrays = {
+        f"model.layers.{i}.experts.{e}.up": DRAW.normal(size=(4, 6)).astype(np.float32)
+        for i in range(2)
+        for e in range(3)
+    }
+    tensors = write(tmp_path / "x.safetensors", arrays)
+    mapped, _ = map_tensors(own, CONFIG, tensors)
+    theirs = write(tmp_path / "y.safetensors", {m.name: whole(m, tensors) for m in mapped})
+    back = reverse_tensors(own, CONFIG, own.metadata(CONFIG), theirs)
+    assert {map_.name for map_ in back} == set(arrays)
+    for map_ in back:
+        assert whole(map_, theirs) == pytest.approx(arrays[map_.name], abs=1e-6)
+
+
+def test_rows_between_the_turns_must_be_used(tmp_path: Path) -> None:
+    rule = Rule("blk.{i}.ffn_up.weight", LAYER + "up", rows=(0, 1), period=2)
+    own = family(rule, shapes={}, feed_forward_length=4)
+    arrays = {f"model.layers.{i}.up": np.zeros((8, 6), np.float32) for i in range(2)}
+    tensors = write(tmp_path / "x.safetensors", arrays)
+    with pytest.raises(PlanError, match="of which"):
+        map_tensors(own, CONFIG, tensors)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from qconvert.checkpoint import Checkpoint, open_checkpoint, read_rows
 from qconvert.containers.directory import Directory
 from qconvert.containers.target import Slot
-from qconvert.errors import OutputError, WeightError
+from qconvert.errors import CheckpointError, OutputError, WeightError
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.model.types import Rows, TensorMap
@@ -183,3 +183,32 @@ def test_a_directory_that_is_there_already_is_refused_before_the_work(checkpoint
     with pytest.raises(OutputError, match="not empty"):
         write_outputs(outputs, 1, Silent())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b"]
+
+
+class Meddling(Silent):
+    """Somebody writes to the source while it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def advance(self, weights: int, tensor: str) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(-2, 2)
+            file.write(b"\x01\x3f")
+
+
+def test_a_source_that_changes_meanwhile_gives_no_output(tmp_path):
+    checkpoint = open_checkpoint(str(write_llama(tmp_path / "m", TINY)))
+    one = gguf_file(checkpoint, tmp_path / "a.gguf", "q8_0")
+    with pytest.raises(CheckpointError, match="changed while"):
+        write_outputs([one], 1, Meddling(checkpoint.files[0]))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_source_that_changed_since_it_was_planned_gives_no_output(tmp_path):
+    checkpoint = open_checkpoint(str(write_llama(tmp_path / "m", TINY)))
+    one = gguf_file(checkpoint, tmp_path / "a.gguf", "q8_0")
+    checkpoint.files[0].touch()
+    with pytest.raises(CheckpointError, match="changed while"):
+        write_outputs([one], 1, Silent())
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

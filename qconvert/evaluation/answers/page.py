@@ -1,12 +1,12 @@
-"""Answers side by side as HTML: one page that needs nothing else, or the part of it that shows the
-answers. jinja2 escapes all that files say, and the page allows no script."""
+"""Answers side by side as HTML: one page that needs nothing else. jinja2 escapes all that files
+say, and the page allows no script."""
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qconvert import __version__
-from qconvert.evaluation.answers import shown as responses_shown
+from qconvert.evaluation.answers import shown
 from qconvert.evaluation.answers.answer import AnswerSettings, Responses
 from qconvert.text.prompts import Prompt
 
@@ -18,40 +18,22 @@ def page(
     prompts: Sequence[Prompt], responses: Sequence[Responses], settings: AnswerSettings
 ) -> str:
     """A page of HTML, the same for the same answers."""
-    style = files(__package__).joinpath("templates/compare.css").read_text("utf-8")
-    return _render(
-        "compare.html",
-        prompts,
-        responses,
-        style=style,
-        how=responses_shown.how(settings, responses),
-        version=__version__,
-    )
-
-
-def fragment(prompts: Sequence[Prompt], responses: Sequence[Responses]) -> str:
-    """Only the answers: a `<section class="prompt">` of each prompt."""
-    return _render("answers.html", prompts, responses)
-
-
-def _render(
-    name: str, prompts: Sequence[Prompt], responses: Sequence[Responses], **values: Any
-) -> str:
-    kinds = responses_shown.kinds(responses)
-    shown = [
-        {kind: responses_shown.show(responses, kind, number) for kind in kinds}
-        for number in range(len(prompts))
-    ]
+    kinds = shown.kinds(responses)
     return (
         _environment()
-        .get_template(name)
+        .get_template("compare.html")
         .render(
             prompts=prompts,
             responses=responses,
             kinds=kinds,
-            shown=shown,
-            agreement=responses_shown.agreement_text,
-            **values,
+            shown=[
+                {kind: shown.show(responses, kind, number) for kind in kinds}
+                for number in range(len(prompts))
+            ],
+            agreement=shown.agreement_text,
+            style=files(__package__).joinpath("templates/compare.css").read_text("utf-8"),
+            how=shown.how(settings, responses),
+            version=__version__,
         )
     )
 

@@ -23,7 +23,6 @@ more there are, the fewer entries each needs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -242,9 +241,3 @@ def _error(halves: np.ndarray) -> float:
     """Of the mean over tokens, from two independent estimates of each, [windows, scored, 2]."""
     difference = (halves[..., 0] - halves[..., 1]) / 2
     return float(np.sqrt(np.square(difference).sum()) / difference.size)
-
-
-def most_entries(share: float, vocabulary: int) -> int:
-    """How many entries a token can have: those kept are at most 1 / share less those drawn, of
-    which there may be two more by rounding up."""
-    return min(ceil(1 / share) + 2, 2 * vocabulary) if share else vocabulary

@@ -1,11 +1,12 @@
 """An evaluation as plain data, for JSON."""
 
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 from qconvert.evaluation.divergence.bootstrap import DRAWS
 from qconvert.evaluation.divergence.compact import ERRORS
-from qconvert.evaluation.divergence.types import Divergence, Evaluation, FileScores
+from qconvert.evaluation.divergence.types import Evaluation, FileScores
 
 
 def as_data(evaluation: Evaluation) -> dict[str, Any]:
@@ -44,23 +45,10 @@ def _file(file: FileScores) -> dict[str, Any]:
         "perplexity_standard_error": number(file.perplexity_error),
         "perplexity_ratio": number(file.perplexity_ratio),
         "correlation": number(file.correlation),
-        "kl_divergence": _divergence(file.divergence),
+        "kl_divergence": {key: number(x) for key, x in asdict(file.divergence).items()},
         "same_top": number(file.same_top),
         "rms_delta_p": number(file.rms_delta_p),
         "notices": list(file.notices),
-    }
-
-
-def _divergence(divergence: Divergence) -> dict[str, float | None]:
-    return {
-        "mean": number(divergence.mean),
-        "standard_error": number(divergence.standard_error),
-        "median": number(divergence.median),
-        "p90": number(divergence.p90),
-        "p99": number(divergence.p99),
-        "p999": number(divergence.p999),
-        "max": number(divergence.max),
-        "bound": number(divergence.bound),
     }
 
 

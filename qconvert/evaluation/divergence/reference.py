@@ -28,6 +28,7 @@ from qconvert.evaluation.divergence.reference_file import (
 )
 from qconvert.evaluation.divergence.scores import (
     assemble,
+    check_finite,
     check_scores,
     check_shape,
     divergences,
@@ -224,8 +225,6 @@ def _compact(runtime: Runtime, windows: Windows) -> Iterator[tuple[int, dict[str
 
 
 def _exact(runtime: Splits, windows: Windows) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    from qconvert.evaluation.runtimes.finite import check_finite
-
     for number, hidden in enumerate(runtime.hidden(windows)):
         logits = runtime.project(hidden)
         check_finite(logits, "the reference", number)

@@ -103,6 +103,24 @@ def check_shape(logits: np.ndarray, expected: tuple[int, int], name: str) -> Non
     )
 
 
+def check_finite(logits: np.ndarray, source: str, number: int) -> None:
+    """Refuse logits that are NaN or infinite.
+
+    Args:
+        logits: of one window.
+        source: the file's name.
+        number: the window's, from 0.
+
+    Raises:
+        WeightError: naming both.
+    """
+    if not np.isfinite(logits.sum(dtype=np.float64)):
+        raise WeightError(
+            f"{source} gives logits that are NaN or infinite in window {number + 1}",
+            "its weights may be damaged",
+        )
+
+
 def check_scores(scores: TokenScores, name: str) -> None:
     """Refuse scores that are NaN or infinite.
 

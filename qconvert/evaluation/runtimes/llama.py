@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from qconvert.errors import CheckpointError, UsageError, first_line
-from qconvert.evaluation.divergence.scores import ONE_MODEL
+from qconvert.evaluation.divergence.scores import ONE_MODEL, check_finite
 from qconvert.evaluation.divergence.types import Backend
-from qconvert.evaluation.runtimes.finite import check_finite
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.run.executor import default_threads
 from qconvert.text.types import Windows

@@ -14,8 +14,8 @@ import numpy as np
 
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import WeightError
+from qconvert.evaluation.divergence.scores import check_finite
 from qconvert.evaluation.divergence.types import Backend
-from qconvert.evaluation.runtimes.finite import check_finite
 from qconvert.evaluation.runtimes.llama_inputs import llama_inputs
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.forward.device import choose_device, choose_dtype

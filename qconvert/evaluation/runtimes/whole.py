@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from qconvert.errors import CheckpointError, first_line
+from qconvert.evaluation.divergence.scores import check_finite
 from qconvert.evaluation.divergence.types import Backend
-from qconvert.evaluation.runtimes.finite import check_finite
 from qconvert.evaluation.runtimes.loading import HINT, load_model, quiet_libraries
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.forward.device import choose_device, choose_dtype

@@ -34,7 +34,7 @@ def stored_tensors(model: Model) -> dict[str, Stored]:
         pieces = []
         for part in tensor.parts:
             whole = _stored(tensors[part.source])
-            share = (part.stop - part.start) / tensors[part.source].rows
+            share = len(part) / tensors[part.source].rows
             pieces.append(Stored(whole.type, round(whole.nbytes * share)))
         if pieces:
             found[tensor.name] = together(pieces)

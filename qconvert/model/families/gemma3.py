@@ -4,6 +4,7 @@ Of a multimodal checkpoint the language model is taken; its settings lie in `tex
 published ones leave out whatever is transformers' default.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, flags, u32
@@ -55,6 +56,7 @@ DEFAULTS = {
 
 def metadata(config: Config) -> Metadata:
     settings = text_config(config, DEFAULTS)
+    settings |= _rope_settings(settings)
     whole_heads_turn(settings)
     _check(settings)
     keys: Metadata = {}
@@ -71,6 +73,18 @@ def metadata(config: Config) -> Metadata:
         **rope_metadata(NAME, settings, THETA, known=(*PLAIN, "linear")),
         **prefixed(NAME, keys),
     }
+
+
+def _rope_settings(settings: Config) -> dict[str, Any]:
+    """What transformers' Gemma 3 heeds: of `rope_parameters` the sets for kinds of layers, of
+    `rope_scaling` "rope_type" alone and not the older "type"."""
+    heeded: dict[str, Any] = {}
+    scaling, sets = settings.get("rope_scaling"), settings.get("rope_parameters")
+    if isinstance(scaling, Mapping):
+        heeded["rope_scaling"] = {**scaling, "type": None}
+    if isinstance(sets, Mapping) and "full_attention" not in sets:
+        heeded["rope_parameters"] = None
+    return heeded
 
 
 def _check(settings: dict[str, Any]) -> None:

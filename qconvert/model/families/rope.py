@@ -1,9 +1,9 @@
 """Rotary position embeddings: how far they turn, and how they are stretched for long contexts.
 
 `config.json` says it in `rope_parameters` (transformers 5; perhaps one set per kind of layer) or
-in `rope_theta` and `rope_scaling` (before). GGUF says it in `{arch}.rope.*`, and in tensors of
-factors where every frequency has its own: Llama 3 (arXiv 2407.21783) and LongRoPE (2402.13753).
-YaRN: arXiv 2309.00071.
+in `rope_theta` and `rope_scaling` (before); where both stand, the older counts. GGUF says it in
+`{arch}.rope.*`, and in tensors of factors where every frequency has its own: Llama 3 (arXiv
+2407.21783) and LongRoPE (2402.13753). YaRN: arXiv 2309.00071.
 """
 
 import math
@@ -32,9 +32,13 @@ def rope_parameters(config: Config, theta: float = 10000.0) -> dict[str, Any]:
     Args:
         theta: the family's base where `config` states none.
     """
-    given = _mapping(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    given, scaling = (
+        _mapping(config.get(key) or {}) for key in ("rope_parameters", "rope_scaling")
+    )
     if "full_attention" in given or "sliding_attention" in given:
-        given = _mapping(given.get("full_attention") or {})
+        given = {**_mapping(given.get("full_attention") or {}), **scaling}
+    elif scaling:  # the older key counts where both are there: so it is in transformers
+        given = scaling
     stated = {key: value for key, value in given.items() if value is not None}
     kind = stated.get("rope_type", stated.get("type", "default"))
     rest = {

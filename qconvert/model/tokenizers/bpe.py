@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from qconvert.checkpoint.files import read_small_text
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block, content, read_json
 from qconvert.model.tokenizers.pretokenizers import (
@@ -139,10 +140,7 @@ def _check_reachable(
 
 
 def _read_merges(path: Path) -> list[list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}") from None
+    lines = read_small_text(path.parent, path.name).split("\n")
     start = 1 if lines[0].startswith("#version") else 0
     return merge_pairs([line.rstrip("\r") for line in lines[start:] if line.strip()])
 

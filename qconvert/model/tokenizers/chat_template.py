@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from qconvert.checkpoint.files import read_small_text
 from qconvert.checkpoint.metadata import Metadata, text, texts
 from qconvert.errors import CheckpointError
 from qconvert.model.tokenizers.files import TokenizerFiles, read_json
@@ -53,14 +54,9 @@ def _directory(path: Path) -> dict[str, str]:
     files = {DEFAULT: main} if main.is_file() else {}
     for file in sorted((path / "additional_chat_templates").glob("*.jinja")):
         files.setdefault(file.name.removesuffix(".jinja"), file)
-    return {name: _read(file) for name, file in files.items()}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}") from None
+    return {
+        name: read_small_text(path, str(file.relative_to(path))) for name, file in files.items()
+    }
 
 
 def _templates(value: Any) -> dict[str, str]:

@@ -11,6 +11,7 @@ The types of pieces have the numbers that llama.cpp gives its token types.
 
 import struct
 
+from qconvert.checkpoint.files import read_small
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles
 from qconvert.model.tokenizers.sentencepiece import vocabulary_of_pieces
@@ -30,11 +31,11 @@ def read_tokenizer_model(files: TokenizerFiles) -> Vocabulary:
         CheckpointError: the file is no SentencePiece model.
         UnsupportedError: it is one of words or characters, or lacks what llama.cpp needs.
     """
-    path = files.path / "tokenizer.model"
+    data = read_small(files.path, "tokenizer.model")
     try:
-        return _read(files, path.read_bytes())
-    except (OSError, ValueError, struct.error) as error:
-        raise CheckpointError(f"{path.name} is no SentencePiece model: {error}") from None
+        return _read(files, data)
+    except (ValueError, struct.error) as error:
+        raise CheckpointError(f"tokenizer.model is no SentencePiece model: {error}") from None
 
 
 def _read(files: TokenizerFiles, data: bytes) -> Vocabulary:

@@ -7,8 +7,9 @@ begins a word is stored as "▁token" and a continuation "##token" as "token".
 from collections.abc import Mapping
 from typing import Any
 
+from qconvert.checkpoint.files import read_small_text
 from qconvert.checkpoint.metadata import Metadata, flag, u32
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block, content
 from qconvert.model.tokenizers.sentencepiece import SPACE, flat_steps
 from qconvert.model.tokenizers.vocabulary import (
@@ -99,8 +100,5 @@ def _check_words(tokenizer: Mapping[str, Any]) -> None:
 
 
 def _read_lines(files: TokenizerFiles) -> dict[str, int]:
-    try:
-        lines = (files.path / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"vocab.txt cannot be read: {error}") from None
+    lines = read_small_text(files.path, "vocab.txt").split("\n")
     return {line.rstrip("\r"): number for number, line in enumerate(lines) if line.rstrip("\r")}

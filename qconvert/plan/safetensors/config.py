@@ -31,9 +31,22 @@ def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str
         dtype: of the numbers that are not quantized: "F32", "F16" or "BF16".
     """
     config = {key: _retyped(key, value, dtype) for key, value in model.config.items()}
+    if "output.weight" in {weight.gguf for weight in model.weights}:
+        config = _untied(config)
     if not {"dtype", "torch_dtype"} & set(config):
         config["torch_dtype"] = DTYPES[dtype]
     return {**config, "quantization_config": quantization_config(model, choices)}
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that say what is so: the output projection has weights of its own."""
+    stated: dict[str, Any] = {}
+    if config.get("tie_word_embeddings"):
+        stated["tie_word_embeddings"] = False
+    inner = config.get("text_config")
+    if isinstance(inner, Mapping) and inner.get("tie_word_embeddings"):
+        stated["text_config"] = _untied(inner)
+    return {**config, **stated}
 
 
 def _retyped(key: str, value: Any, dtype: str) -> Any:

@@ -8,11 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from qconvert.checkpoint.files import file_size, inside, parse_json, read_bytes_at
+from qconvert.checkpoint.files import inside, parse_json, read_small
 from qconvert.errors import CheckpointError
-
-LARGEST = 100_000_000
-"""Bytes; a tokenizer.json has tens of millions at most."""
 
 NAMES = """
 tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json vocab.txt
@@ -36,25 +33,14 @@ def small_files(directory: Path) -> dict[str, bytes]:
     files = {}
     for entry in sorted(directory.iterdir(), key=lambda path: path.name):
         if entry.name in NAMES.split() or (LICENSE.fullmatch(entry.name) and _is_text(entry)):
-            files[entry.name] = _read(directory, entry.name)
+            files[entry.name] = read_small(directory, entry.name)
     for name in _module_files(directory, files.get("modules.json")):
-        files[name] = _bytes(directory / name)
+        files[name] = read_small(directory, name)
     return files
 
 
 def _is_text(path: Path) -> bool:
     return path.is_file() and path.suffix in ("", ".md", ".txt")
-
-
-def _read(directory: Path, name: str) -> bytes:
-    return _bytes(inside(directory, name, directory))
-
-
-def _bytes(path: Path) -> bytes:
-    size = file_size(path)
-    if size > LARGEST:
-        raise CheckpointError(f"{path} has {size} bytes, which is no small file")
-    return read_bytes_at(path, 0, size)
 
 
 def _module_files(directory: Path, modules: bytes | None) -> Iterator[str]:
@@ -70,15 +56,5 @@ def _module_files(directory: Path, modules: bytes | None) -> Iterator[str]:
             continue
         for name in IN_MODULES:
             path = inside(directory, folder, directory) / name
-            if path.is_file() and _stays(directory, path):
+            if path.is_file():
                 yield f"{folder}/{name}"
-
-
-def _stays(directory: Path, path: Path) -> bool:
-    """Whether a file in a module's directory is no link that leads out; a hub's cache has its
-    files in `blobs`."""
-    home = directory.resolve()
-    homes = [home]
-    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
-        homes.append((home.parent.parent / "blobs").resolve())
-    return any(path.resolve().is_relative_to(folder) for folder in homes)

@@ -1,0 +1,72 @@
+"""A stored output projection counts, whatever config.json says of ties: transformers decides."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from common import FAMILIES, convert_model, random_tokens, save_model
+from compressed_models import load_model, outputs, quantize_model, stored_arrays
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.evaluation.runtimes.settings import Settings
+from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
+from qconvert.model.open import open_model
+from qconvert.text.types import Windows
+
+CAUSAL = [family for family in FAMILIES if family != "bert"]
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
+
+
+def write_head(path: Path, family: str, *, own: bool) -> torch.Tensor:
+    """A model that calls itself tied and stores an output projection: its own, or the embedding."""
+    save_model(family, path, tied=True)
+    tensors = load_file(path / "model.safetensors")
+    embedding = next(value for name, value in tensors.items() if name.endswith(EMBEDDINGS))
+    head = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(3)) * 0.1
+    tensors["lm_head.weight"] = head if own else embedding.clone()
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    assert json.loads((path / "config.json").read_text())["tie_word_embeddings"]
+    return tensors["lm_head.weight"]
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_an_output_of_its_own_is_what_every_side_computes_with(family: str, tmp_path: Path) -> None:
+    head = write_head(tmp_path / "m", family, own=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "m", dtype="float32", attn_implementation="eager"
+    ).eval()
+    assert torch.equal(model.lm_head.weight, head)  # or the rest would prove nothing
+    tokens = random_tokens(24)
+    expected = outputs(model, tokens)
+
+    convert_model(tmp_path / "m", tmp_path / "m.gguf", "f32")
+    stored = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "m.gguf").tensors}
+    assert np.array_equal(stored["output.weight"], head.numpy())
+
+    quantize_model(tmp_path / "m", tmp_path / "q", "w8a16")
+    assert np.array_equal(stored_arrays(tmp_path / "q")["lm_head.weight"], head.numpy())
+    config = json.loads((tmp_path / "q/config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+
+    windows = Windows(np.array([tokens], np.int32), "tokens", "0")
+    first = windows.first
+    for path in (tmp_path / "m", tmp_path / "m.gguf"):
+        runtime = TorchRuntime(open_checkpoint(str(path)), Settings(device="cpu"))
+        (found,) = runtime.logits(windows)
+        assert found == pytest.approx(expected[first:-1], abs=2e-3), path
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_an_output_that_is_the_embedding_is_stored_once(family: str, tmp_path: Path) -> None:
+    write_head(tmp_path / "m", family, own=False)
+    model = open_model(open_checkpoint(str(tmp_path / "m")))
+    assert ("output.weight" in model.shapes) == (family == "olmo2")  # which llama.cpp wants there
+    assert "lm_head.weight" not in {weight.name for weight in model.weights}
+    if family not in ("gpt2", "mixtral"):  # which transformers cannot load, tied or not
+        quantize_model(tmp_path / "m", tmp_path / "q", "w8a16")
+        assert load_model(tmp_path / "q").config.tie_word_embeddings
