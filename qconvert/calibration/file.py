@@ -39,7 +39,7 @@ from qconvert.calibration.types import (
 )
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint, read_bytes
 from qconvert.checkpoint.files import parse_json, read_bytes_at
-from qconvert.checkpoint.safetensors import read_safetensors
+from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 from qconvert.containers.safetensors import write_arrays
 from qconvert.errors import CheckpointError, PlanError
 from qconvert.text.types import Sample
@@ -181,9 +181,7 @@ def _are_names(entry: Any) -> bool:
 
 
 def _description(path: Path) -> dict[str, Any]:
-    length = int.from_bytes(read_bytes_at(path, 0, 8), "little")
-    header = parse_json(read_bytes_at(path, 8, length), f"{path}: header")
-    metadata = header.get("__metadata__", {})
+    metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a calibration file but another safetensors file", MADE_BY

@@ -11,7 +11,7 @@ Arithmetic (+, -, *, /) works lane by lane, and a float32 scalar stands for sixt
 import operator
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature

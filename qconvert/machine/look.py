@@ -1,17 +1,15 @@
 """Everything about this machine, in a few seconds: children load packages meanwhile."""
 
 import platform
-import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from qconvert.machine.gpus import make_gpu
 from qconvert.machine.limits import read_cores, read_disk, read_limits, read_memory
-from qconvert.machine.processor import from_cpuinfo, from_sysctl, from_torch, make_processor
+from qconvert.machine.processor import read_processor
 from qconvert.machine.runtimes import read_runtimes
-from qconvert.machine.types import Kernels, Machine, Processor
+from qconvert.machine.types import Kernels, Machine
 
 
 def look(places: Mapping[str, Path], kernels: Path, kernel_cache: Path) -> Machine:
@@ -32,7 +30,7 @@ def look(places: Mapping[str, Path], kernels: Path, kernel_cache: Path) -> Machi
     torch = facts.get("torch", {})
     return Machine(
         f"{platform.system()} {platform.release()}",
-        read_processor(torch.get("cpu", {})),
+        read_processor(),
         cores,
         memory,
         disks,
@@ -40,24 +38,6 @@ def look(places: Mapping[str, Path], kernels: Path, kernel_cache: Path) -> Machi
         runtimes,
         compiled,
     )
-
-
-def read_processor(capabilities: Mapping[str, Any]) -> Processor:
-    """This machine's.
-
-    Args:
-        capabilities: what torch said, for systems that do not say it themselves.
-    """
-    system, machine = platform.system(), platform.machine()
-    if system == "Linux" and Path("/proc/cpuinfo").exists():
-        return from_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"), machine)
-    if system == "Darwin":
-        command = ["sysctl", "-a", "hw", "machdep.cpu"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-        return from_sysctl(done.stdout, machine)
-    if capabilities:
-        return from_torch(capabilities, machine)
-    return make_processor(machine, (), platform.processor())
 
 
 def read_kernels(sources: Path, cache: Path) -> Kernels:

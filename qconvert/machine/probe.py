@@ -44,12 +44,7 @@ def one_line(problem: BaseException) -> str:
 
 
 def _torch(torch: Any) -> dict[str, Any]:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return {
-        "threads": torch.get_num_threads(),
-        "cpu": dict(capabilities),
-        "gpus": _gpus(torch),
-    }
+    return {"threads": torch.get_num_threads(), "gpus": _gpus(torch)}
 
 
 def _gpus(torch: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from qconvert import __version__
 from qconvert.evaluation.answers.answer import Responses, departure
 from qconvert.machine.limits import read_cores, read_limits, read_memory
-from qconvert.machine.look import read_processor
+from qconvert.machine.processor import read_processor
 from qconvert.report.figures import percent, size
 from qconvert.report.overlap import seen_in_calibration
 from qconvert.report.request import Asked, Made
@@ -120,7 +120,7 @@ def _versions() -> str:
 
 def _machine(threads: int) -> str:
     limits = read_limits()
-    processor, cores, memory = read_processor({}), read_cores(limits), read_memory(limits)
+    processor, cores, memory = read_processor(), read_cores(limits), read_memory(limits)
     return (
         f"{processor.name or processor.architecture}, {threads} of {cores.usable} cores used, "
         f"{size(memory.total)} of memory, {platform.system()}"
@@ -129,4 +129,4 @@ def _machine(threads: int) -> str:
 
 def this_machine() -> str:
     """Whose speeds these are."""
-    return f"{platform.node()} {read_processor({}).name}"
+    return f"{platform.node()} {read_processor().name}"

@@ -86,6 +86,11 @@ def content_hash(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
+def sound(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell, is no character: U+FFFD stands for it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _key(text: str, seed: int) -> int:
     salt = (seed % (1 << 64)).to_bytes(8, "little")
     return int.from_bytes(blake2b(_bytes(text.strip()), digest_size=16, key=salt).digest(), "big")

@@ -15,6 +15,7 @@ from typing import Any
 
 from qconvert.checkpoint.files import reason
 from qconvert.errors import CheckpointError, UsageError
+from qconvert.text.documents import sound
 
 DEFAULT = Path(__file__).with_name("prompts.md")
 LARGEST = 1 << 20
@@ -97,12 +98,7 @@ def _read(path: Path) -> str:
 
 
 def _ask(text: str, topic: str = "") -> Prompt:
-    return Prompt((Message("user", _sound(text)),), _sound(topic))
-
-
-def _sound(text: str) -> str:
-    """Half a surrogate pair, which JSON can spell, is no character: U+FFFD stands for it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return Prompt((Message("user", sound(text)),), sound(topic))
 
 
 def _of_text(text: str, path: Path) -> Iterator[Prompt]:
@@ -158,8 +154,8 @@ def _of_record(line: str, where: str) -> Prompt:
         raise CheckpointError(f"{where} has neither a prompt nor messages", hint)
     if messages[-1]["role"] == "assistant":
         raise CheckpointError(f"{where}: the last message is the model's own", "leave it out")
-    turns = tuple(Message(one["role"], _sound(one["content"])) for one in messages)
-    return Prompt(turns, _sound(topic))
+    turns = tuple(Message(one["role"], sound(one["content"])) for one in messages)
+    return Prompt(turns, sound(topic))
 
 
 def _is_message(value: Any) -> bool:

@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def read_jsonl(path: Path, name: str, column: str, budget: int, seed: int) -> Te
     draw = np.random.default_rng(seed)
     parts = read_lines_in_parts(path, name, size, PARTS, 4 * budget // PARTS, draw)
     lines = ((f"the line at byte {start}", line) for start, line in parts)
-    return partial(choose(_objects(lines, name, column), budget, seed))
+    return replace(choose(_objects(lines, name, column), budget, seed), complete=False)
 
 
 def read_csv(path: Path, name: str, column: str, budget: int, seed: int) -> Text:
@@ -68,7 +69,7 @@ def read_csv(path: Path, name: str, column: str, budget: int, seed: int) -> Text
         rows = _rows(path, name)
         next(rows)
         text = choose((Document(row[chosen], where) for where, row in rows), budget, seed)
-    return detailed(text, f"column {header[chosen]}")
+    return replace(text, detail=f"column {header[chosen]}")
 
 
 def read_parquet(path: Path, name: str, column: str, budget: int, seed: int) -> Text:
@@ -91,10 +92,10 @@ def read_parquet(path: Path, name: str, column: str, budget: int, seed: int) -> 
             chosen, kind = pick_column(kinds, column, name)
             groups = _row_groups(file.metadata, chosen, max(WHOLE, 16 * budget), seed)
             text = choose(_values(file, groups, chosen, kind, name), budget, seed)
-            whole = len(groups) == file.num_row_groups
+            complete = text.complete and len(groups) == file.num_row_groups
     except (pyarrow.ArrowException, OSError) as error:
         raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from error
-    return detailed(text if whole else partial(text), f"column {chosen}")
+    return replace(text, complete=complete, detail=f"column {chosen}")
 
 
 def pick_column(kinds: Mapping[str, str], wanted: str, name: str) -> tuple[str, str]:
@@ -142,16 +143,6 @@ def is_conversation(value: Any) -> bool:
         and bool(value)
         and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value)
     )
-
-
-def partial(text: Text) -> Text:
-    """The same, of a source that was not read in full."""
-    return Text(text.documents, False, text.repeats, text.detail)
-
-
-def detailed(text: Text, detail: str) -> Text:
-    """The same, with words on where it stood."""
-    return Text(text.documents, text.complete, text.repeats, detail)
 
 
 def _objects(lines: Iterable[tuple[str, str]], name: str, column: str) -> Iterator[Document]:

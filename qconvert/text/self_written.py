@@ -9,10 +9,8 @@ Source: LLM-QAT: Data-Free Quantization Aware Training for Large Language Models
 https://arxiv.org/abs/2305.17888.
 """
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,21 +150,12 @@ def _dtype(checkpoint: Checkpoint, device: str) -> str:
 
 def free_memory(device: str) -> int:
     """Bytes that can be had."""
+    import psutil
     import torch
 
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
-    return _free_main_memory()
-
-
-def _free_main_memory() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return int(psutil.virtual_memory().available)
 
 
 def _batch(model: Any, windows: int, window: int) -> int:

@@ -17,6 +17,7 @@ from qconvert.errors import CheckpointError, first_line
 from qconvert.model.reverse import describe
 from qconvert.model.tokenizers.export import tokenizer_files
 from qconvert.model.tokenizers.stored import read_stored
+from qconvert.text.documents import sound
 
 HINT = "a checkpoint needs the files of its tokenizer beside config.json"
 
@@ -86,13 +87,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], plain: bool = False) -> l
     """
     if not texts:
         return []
-    found = _ids(tokenizer.inner, _sound(texts), False, plain)
+    found = _ids(tokenizer.inner, [sound(text) for text in texts], False, plain)
     return [np.array(ids, np.int32) for ids in found]
-
-
-def _sound(texts: Sequence[str]) -> list[str]:
-    """Half a surrogate pair, which JSON can spell, is no character: U+FFFD stands for it."""
-    return [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
 
 
 @contextmanager
