@@ -73,14 +73,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def homes(directory: Path) -> list[Path]:
-    """Where the files of a checkpoint may be: in its directory, and of a hub's cache in `blobs`."""
-    home = directory.resolve()
-    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
-        return [home, (home.parent.parent / "blobs").resolve()]
-    return [home]
-
-
 def inside(directory: Path, name: str, where: Path) -> Path:
     """The path of a file that an index names, once it is known to stay in its directory.
 
@@ -98,16 +90,24 @@ def inside(directory: Path, name: str, where: Path) -> Path:
     if name in ("", ".", "..") or not name.isprintable() or len(os.fsencode(name)) > 255:
         raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
     path = directory / name
+    _check_stays(path, directory)
+    return path
+
+
+def _check_stays(path: Path, directory: Path) -> None:
+    """Refuse a link that leads out of a checkpoint's directory, or of its hub cache's `blobs`."""
     try:
-        stays = any(path.resolve().is_relative_to(home) for home in homes(directory))
+        home, target = directory.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error
-    if not stays:
+    allowed = [home]
+    if home.parent.name == "snapshots" and "--" in home.parent.parent.name:
+        allowed.append((home.parent.parent / "blobs").resolve())
+    if not any(target.is_relative_to(folder) for folder in allowed):
         raise CheckpointError(
             f"{path} is a link to a file outside its directory",
             "put the file itself into the directory",
         )
-    return path
 
 
 def read_small(root: Path, name: str) -> bytes:
@@ -124,15 +124,7 @@ def read_small(root: Path, name: str) -> bytes:
     """
     path = root / name
     size = file_size(path)
-    try:
-        stays = any(path.resolve().is_relative_to(home) for home in homes(root))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {reason(error)}") from error
-    if not stays:
-        raise CheckpointError(
-            f"{path} is a link to a file outside its directory",
-            "put the file itself into the directory",
-        )
+    _check_stays(path, root)
     if size > MAX_JSON:
         raise CheckpointError(f"{path} has {size} bytes, which is no small file")
     return read_bytes_at(path, 0, size)

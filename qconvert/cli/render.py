@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from qconvert.machine.watcher import Silent
+    from qconvert.plan.types import TensorPlan
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -77,22 +78,7 @@ def shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-class Fallback(Protocol):
-    """A tensor that is not written as it was asked for."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def wanted(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def extra_bytes(self) -> int: ...
-
-
-def fallback_lines(fallbacks: Sequence[Fallback], total: int) -> list[str]:
+def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:
     """How many of all tensors fall back, which, why, and what it costs."""
     if not fallbacks:
         return []

@@ -11,7 +11,8 @@ import numpy as np
 from qconvert.errors import UnsupportedError
 from qconvert.forward.experts import Inputs
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
-from qconvert.forward.weights import EMBEDDING, Parameters, read_parameter
+from qconvert.forward.weights import Parameters, read_parameter
+from qconvert.model.mapping import EMBEDDING
 
 
 class Head:

@@ -17,16 +17,13 @@ from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
 from qconvert.model.families.common import text_config
-from qconvert.model.mapping import bare_name, in_file_order
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, bare_name, in_file_order
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
 from qconvert.model.types import Rule, TensorMap
 
 SLAB = 1 << 24
 """Elements that are converted at once."""
-
-OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
-"""GGUF's names of the output projection's weight, and of the embedding that may stand for it."""
 
 STORED = {"bfloat16": "BF16", "float32": "F32", "float16": "F16"}
 """torch's names of types, and safetensors'."""
@@ -55,7 +52,7 @@ class Parameters:
     @property
     def output(self) -> str:
         """The GGUF name of the output projection's weight; the embedding's where they share it."""
-        return OUTPUT if OUTPUT in self.model.shapes else EMBEDDING
+        return OUTPUT_WEIGHT if OUTPUT_WEIGHT in self.model.shapes else EMBEDDING
 
     @property
     def is_causal(self) -> bool:

@@ -23,6 +23,7 @@ WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
 ROOTS = ("model.", "transformer.", "bert.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
+"""GGUF's names of the embedding, and of the output projection that it may stand for."""
 CAUSAL = re.compile("CausalLM|LMHeadModel")
 
 Sources = Mapping[str, TensorInfo]

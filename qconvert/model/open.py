@@ -141,13 +141,13 @@ class Model:
         infos = self.checkpoint.tensors.values()
         if self._family is None:
             plain = {"F32", "F16", "BF16", "F64"}
-            return _notice_quantized({info.dtype for info in infos} - plain)
+            return notice_quantized({info.dtype for info in infos} - plain)
         config = self.checkpoint.config
         no_tokenizer = "there is no tokenizer beside the weights: the file will have none"
         return (
             *caveats(self._family, config, self._family.metadata(config)),
             *_notice_left_out(self.left_out),
-            *_notice_quantized({info.dtype for info in infos if info.codes}),
+            *notice_quantized({info.dtype for info in infos if info.codes}),
             *(() if has_tokenizer(self.checkpoint.path) else (no_tokenizer,)),
         )
 
@@ -194,6 +194,7 @@ def _notice_left_out(names: tuple[str, ...]) -> tuple[str, ...]:
     return (f"{len(names)} tensors have no place in GGUF and are left out: {shown}",)
 
 
-def _notice_quantized(dtypes: Iterable[str]) -> tuple[str, ...]:
+def notice_quantized(dtypes: Iterable[str]) -> tuple[str, ...]:
+    """That a source was quantized before, to these; nothing where there are none."""
     names = ", ".join(sorted(dtypes))
     return (f"the source is quantized already ({names}): what it lost stays lost",) if names else ()

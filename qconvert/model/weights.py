@@ -7,7 +7,6 @@ transformers 5 holds them in memory, become one matrix each, under the names tha
 checkpoints and serving engines have for them.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,6 @@ from qconvert.model.mapping import OUTPUT
 from qconvert.model.reverse import Description
 from qconvert.model.roles import Role, block_number, can_be_quantized, role_of
 from qconvert.model.types import Rows, Rule, TensorMap
-
-BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -211,12 +208,12 @@ def _templates(rules: tuple[Rule, ...]) -> dict[str, str]:
 
 def _renamed(gguf: str, name: str, templates: Mapping[str, str]) -> str:
     """The table's own name of a tensor, under the root that the checkpoint's names have."""
-    block = BLOCK.match(gguf)
-    template = templates.get(BLOCK.sub("blk.{i}.", gguf), "")
+    block = str(block_number(gguf))
+    template = templates.get(gguf.replace(f"blk.{block}.", "blk.{i}."), "")
     root, mark, _ = name.partition("layers.")
-    if not template or block is None or not mark:
+    if "{i}" not in template or not mark:
         return ""
-    return root + mark + template.partition("layers.")[2].replace("{i}", block[1])
+    return root + mark + template.partition("layers.")[2].replace("{i}", block)
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

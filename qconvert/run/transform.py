@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qconvert import __version__
 from qconvert.checkpoint import Checkpoint, TensorInfo, fingerprint
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.checkpoint.overlay import overlay
-from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.target import Slot
 from qconvert.errors import UnsupportedError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.directory import directory_plan
 from qconvert.plan.safetensors.files import small_files
 from qconvert.plan.types import Plan
 from qconvert.run.outputs import write_outputs
@@ -69,22 +68,13 @@ def plan_transform(checkpoint: Checkpoint, recipe: Recipe, change: Change = UNCH
     laid = overlay(checkpoint, change.tensors)
     slots = [_slot(own) for own in checkpoint.tensors.values()]
     tensors = tuple(written(laid.tensors[slot.name], slot) for slot in slots)
-    made_by = {
-        "format": "pt",
-        "qconvert.version": __version__,
-        "qconvert.source": checkpoint.source,
-        "qconvert.source.fingerprint": fingerprint(checkpoint),
-        **change.made_by,
+    files = {
+        **small_files(checkpoint.path),
+        "config.json": json_bytes(_plain(checkpoint.config)),
+        **change.files,
     }
-    config = {"config.json": json_bytes(_plain(checkpoint.config))}
-    target = Directory(
-        recipe.path(checkpoint.source),
-        slots,
-        made_by,
-        {**small_files(checkpoint.path), **config, **change.files},
-        recipe.max_shard_size or MAX_SHARD_SIZE,
-    )
-    return Plan(laid, recipe, tensors, target, sum(slot.nbytes for slot in slots))
+    made_by = {"qconvert.source.fingerprint": fingerprint(checkpoint), **change.made_by}
+    return directory_plan(laid, recipe, tensors, made_by, (), lambda plan: files)
 
 
 def transform(

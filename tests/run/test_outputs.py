@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, write_llama
+from interrupting import Interrupting
 from safetensors import safe_open
 
 from qconvert.checkpoint import Checkpoint, open_checkpoint, read_rows
@@ -40,18 +41,6 @@ class Split:
         top = rows.max(axis=1)
         constant = np.array([peak] if start == 0 else [], np.float32)
         return rows - top[:, None], top, constant
-
-
-class Interrupting(Silent):
-    """Ctrl-C after so many slabs."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def advance(self, weights: int, tensor: str) -> None:
-        self.count -= 1
-        if self.count == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from common import FAMILIES, random_tokens, save_model, torch_hidden, torch_logits
+from interrupting import Interrupting
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -105,18 +106,6 @@ def test_a_changed_tensor_arrives_in_the_dtype_that_it_had(dtype: str, tmp_path:
         model.get_parameter(name).copy_(wanted[name])
     tokens = random_tokens(24)
     np.testing.assert_array_equal(torch_logits(again, tokens), torch_logits(model, tokens))
-
-
-class Interrupting(Silent):
-    """Ctrl-C after so many slabs."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def advance(self, weights: int, tensor: str) -> None:
-        self.count -= 1
-        if self.count == 0:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_copy_goes_on_and_with_other_values_begins_anew(tmp_path: Path):

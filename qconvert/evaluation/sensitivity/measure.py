@@ -27,7 +27,8 @@ from qconvert.evaluation.sensitivity.scores import divergences
 from qconvert.evaluation.sensitivity.storage import Stored, of_block, stored_tensors
 from qconvert.evaluation.sensitivity.walk import ALL, Grain, travel
 from qconvert.forward.walk import Place
-from qconvert.forward.weights import OUTPUT, Parameters, find_parameters
+from qconvert.forward.weights import Parameters, find_parameters
+from qconvert.model.mapping import OUTPUT_WEIGHT
 from qconvert.model.open import open_model
 from qconvert.text.types import Windows
 
@@ -209,7 +210,7 @@ def _summary(
 
 def _position(row: Cost, order: Mapping[str, int]) -> tuple[int, int, bool, int]:
     """Embedding, blocks each before its tensors, output."""
-    part = 1 if row.block >= 0 else 2 if row.name == OUTPUT else 0
+    part = 1 if row.block >= 0 else 2 if row.name == OUTPUT_WEIGHT else 0
     return part, row.block, not row.is_block, order.get(row.name, 0)
 
 

@@ -19,7 +19,8 @@ from qconvert.forward.linears import Linear, rows_of, with_rows
 from qconvert.forward.skeleton import set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.walk import Block, Place, Walk
-from qconvert.forward.weights import EMBEDDING, OUTPUT, Parameters, read_parameter
+from qconvert.forward.weights import Parameters, read_parameter
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT
 from qconvert.model.open import open_model
 
 Grain = Literal["", "block", "tensor"]
@@ -117,7 +118,7 @@ def travel(
         block.run()
         passed(len(walk))
     if outside and not journey.tied:
-        journey.variants.append(Variant(OUTPUT, -1, is_block=False, states=None, head=True))
+        journey.variants.append(Variant(OUTPUT_WEIGHT, -1, is_block=False, states=None, head=True))
     return journey
 
 

@@ -10,12 +10,9 @@ Everything small is made before a weight is read, so what cannot work is said at
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-from qconvert import __version__
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.dtypes import PLAIN
-from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.model_card import model_card
 from qconvert.containers.target import Slot
 from qconvert.errors import UsageError
@@ -26,6 +23,7 @@ from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.config import DTYPES
+from qconvert.plan.safetensors.directory import directory_plan
 from qconvert.plan.safetensors.notices import NO_POOLER
 from qconvert.plan.types import Plan, TensorPlan
 
@@ -50,38 +48,30 @@ def make_export_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     description = describe(checkpoint)
     tensors = tuple(_plan_tensor(checkpoint, map_, recipe.type) for map_ in description.tensors)
     stored = read_stored(checkpoint.metadata, description.config["vocab_size"])
-    made_by = {
-        "qconvert.version": __version__,
-        "qconvert.source": checkpoint.source,
-        "qconvert.source.fingerprint": fingerprint(checkpoint),
-    }
+    identity = fingerprint(checkpoint)
     notices = _notices(checkpoint, description, tensors, stored)
-    target = Directory(
-        recipe.path(checkpoint.source),
-        [slot for tensor in tensors for slot in tensor.slots],
-        {"format": "pt", **made_by},
-        {},
-        recipe.max_shard_size or MAX_SHARD_SIZE,
-    )
-    nbytes = sum(tensor.nbytes for tensor in tensors)
-    plan = Plan(checkpoint, recipe, tensors, target, nbytes, notices)
-    family, most = description.family, next(iter(plan.formats))
-    config = {**description.config, **special_ids(stored), "torch_dtype": DTYPES[most]}
-    types = Counter(info.dtype for info in checkpoint.tensors.values())
-    facts = {
-        "Source": checkpoint.source,
-        "Fingerprint": made_by["qconvert.source.fingerprint"],
-        "Class": config["architectures"][0],
-        "Parameters": f"{plan.parameters:,}",
-        "Stored as": ", ".join(f"{count} {name}" for name, count in types.most_common()),
-        "Written as": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
-    }
-    task = "feature-extraction" if family.encoder else "text-generation"
-    files = {
-        **directory_files(checkpoint.metadata, config, family.name, stored),
-        "README.md": model_card(checkpoint.metadata, facts, notices, task).encode(),
-    }
-    return replace(plan, target=replace(target, files=files))
+    family = description.family
+
+    def files(plan: Plan) -> dict[str, bytes]:
+        torch_dtype = DTYPES[next(iter(plan.formats))]
+        config = {**description.config, **special_ids(stored), "torch_dtype": torch_dtype}
+        types = Counter(info.dtype for info in checkpoint.tensors.values())
+        facts = {
+            "Source": checkpoint.source,
+            "Fingerprint": identity,
+            "Class": config["architectures"][0],
+            "Parameters": f"{plan.parameters:,}",
+            "Stored as": ", ".join(f"{count} {name}" for name, count in types.most_common()),
+            "Written as": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
+        }
+        task = "feature-extraction" if family.encoder else "text-generation"
+        return {
+            **directory_files(checkpoint.metadata, config, family.name, stored),
+            "README.md": model_card(checkpoint.metadata, facts, notices, task).encode(),
+        }
+
+    made_by = {"qconvert.source.fingerprint": identity}
+    return directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
 
 
 def _notices(

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from qconvert import __version__
 from qconvert.calibration.importance import match_importance
-from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.dtypes import PLAIN
-from qconvert.containers.directory import MAX_SHARD_SIZE, Directory
 from qconvert.containers.model_card import model_card
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
@@ -23,7 +21,7 @@ from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
-from qconvert.model.open import Model
+from qconvert.model.open import Model, notice_quantized
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.types import TensorMap
@@ -32,12 +30,13 @@ from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
+from qconvert.plan.safetensors.directory import directory_plan
 from qconvert.plan.safetensors.files import small_files
 from qconvert.plan.safetensors.notices import NO_POOLER, described, fallback_lines, loads_in
 from qconvert.plan.safetensors.recipe import spelled, weight_estimator
 from qconvert.plan.safetensors.statistics import (
+    column_importance,
     factors_of,
-    importance_of,
     static_input,
     statistics_digest,
 )
@@ -79,7 +78,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     notices = (
         *model.description.notices,
         *_missing_pooler(model),
-        *_lost(checkpoint),
+        *notice_quantized({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN}),
         *_missing_tokenizer(model),
         *fallback_lines(choices),
         *warnings,
@@ -88,33 +87,25 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *_rounded(tensors),
     )
     made_by = {
-        "qconvert.version": __version__,
-        "qconvert.source": checkpoint.source,
-        "qconvert.source.fingerprint": fingerprint(checkpoint),
+        "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
         **statistics_digest(importance, statistics),
     }
-    target = Directory(
-        recipe.path(checkpoint.source),
-        [slot for tensor in tensors for slot in tensor.slots],
-        {"format": "pt", **made_by},
-        {},
-        recipe.max_shard_size or MAX_SHARD_SIZE,
-    )
-    nbytes = sum(tensor.nbytes for tensor in tensors)
-    plan = Plan(checkpoint, recipe, tensors, target, nbytes, notices)
-    facts = {
-        "Source": checkpoint.source,
-        "Fingerprint": made_by["qconvert.source.fingerprint"],
-        "Class": model.config["architectures"][0],
-        "Parameters": f"{plan.parameters:,}",
-        "Bytes of weights": f"{plan.nbytes:,}",
-        "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
-        "Other numbers": DTYPES[dtype],
-        **({"Calibration": importance.path.name} if importance else {}),
-    }
-    files = _files(model, config_json(model, choices, dtype), facts, notices)
-    return replace(plan, target=replace(target, files=files))
+
+    def files(plan: Plan) -> dict[str, bytes]:
+        facts = {
+            "Source": checkpoint.source,
+            "Fingerprint": model.fingerprint,
+            "Class": model.config["architectures"][0],
+            "Parameters": f"{plan.parameters:,}",
+            "Bytes of weights": f"{plan.nbytes:,}",
+            "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
+            "Other numbers": DTYPES[dtype],
+            **({"Calibration": importance.path.name} if importance else {}),
+        }
+        return _files(model, config_json(model, choices, dtype), facts, notices)
+
+    return directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
 
 
 def model_dtype(model: Model) -> ScaleDtype:
@@ -160,7 +151,7 @@ class _Maker:
             words = dtype
         else:
             map_, words = weight.matrix_map, described(scheme)
-            importance = importance_of(weight, self.importance, factors)
+            importance = column_importance(weight, self.importance, factors)
             inputs = self._input(choice)
             coding = Quantized(
                 weight, scheme, self.dtype, self.estimator, importance, factors, inputs
@@ -215,13 +206,6 @@ def _with_peers(choices: Sequence[Choice], tensors: Sequence[TensorPlan]) -> tup
         replace(tensor, peers=groups[key]) if key else tensor
         for key, tensor in zip(keys, tensors, strict=True)
     )
-
-
-def _lost(checkpoint: Checkpoint) -> list[str]:
-    quantized = sorted({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN})
-    if not quantized:
-        return []
-    return [f"the source is quantized already ({', '.join(quantized)}): what it lost stays lost"]
 
 
 def _missing_pooler(model: Model) -> list[str]:

@@ -54,7 +54,7 @@ def _reordered(values: np.ndarray | None, weight: Weight, count: int) -> np.ndar
     return chosen
 
 
-def importance_of(
+def column_importance(
     weight: Weight,
     importance: Mapping[str, np.ndarray] | None,
     factors: Factors | None,
