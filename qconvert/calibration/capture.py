@@ -33,7 +33,7 @@ from qconvert.calibration.file import (
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import FEW_TOKENS, Calibration, InputStatistics
 from qconvert.calibration.work import SAMPLE
-from qconvert.checkpoint import Checkpoint, fingerprint
+from qconvert.checkpoint import Checkpoint
 from qconvert.containers.folder import begin_anew, is_of, open_folder
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
@@ -119,7 +119,7 @@ def capture(
             sample,
             inputs,
             checkpoint.source,
-            fingerprint(checkpoint),
+            walk.model.fingerprint,
             tokenizer_hash(checkpoint),
             __version__,
             walk.dtype,

@@ -15,7 +15,7 @@ from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.model.caveats import caveats
-from qconvert.model.families import find_family
+from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.common import text_config
 from qconvert.model.general import general_metadata
 from qconvert.model.mapping import CAUSAL, EMBEDDING, OUTPUT_WEIGHT, map_tensors
@@ -174,14 +174,14 @@ def open_model(checkpoint: Checkpoint) -> Model:
     Raises:
         UnsupportedError: an unknown family.
         PlanError: tensors are missing or do not fit the configuration.
-        CheckpointError: the configuration cannot be read.
+        CheckpointError: the configuration cannot be read, or a GGUF file holds no model.
     """
     if checkpoint.container == "gguf":
         tensors = tuple(
             TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
             for info in checkpoint.tensors.values()
         )
-        return Model(checkpoint, checkpoint.metadata["general.architecture"].value, tensors)
+        return Model(checkpoint, architecture_of_file(checkpoint), tensors)
     family = find_family(checkpoint.config)
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
     return Model(checkpoint, family.name, tensors, left_out, family)

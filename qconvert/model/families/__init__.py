@@ -65,6 +65,18 @@ def find_family(config: Config) -> Family:
     return BY_CLASS[names[0]]
 
 
+def architecture_of_file(checkpoint: Checkpoint) -> str:
+    """A GGUF file's `general.architecture`.
+
+    Raises:
+        CheckpointError: the file holds no model.
+    """
+    field = checkpoint.metadata.get("general.architecture")
+    if field is None or not isinstance(field.value, str):
+        raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")
+    return field.value
+
+
 def family_of_file(checkpoint: Checkpoint) -> Family:
     """The family that a GGUF file is written back as.
 
@@ -72,10 +84,7 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
         CheckpointError: the file holds no model.
         UnsupportedError: no such family can be written back.
     """
-    field = checkpoint.metadata.get("general.architecture")
-    if field is None or not isinstance(field.value, str):
-        raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")
-    name = field.value
+    name = architecture_of_file(checkpoint)
     known = [family for family in FAMILIES if family.config is not None]
     found = [family for family in known if family.name == name]
     if not found:
