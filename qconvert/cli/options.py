@@ -43,7 +43,11 @@ Backend = Annotated[
     ),
 ]
 AllowNan = Annotated[
-    bool, typer.Option("--allow-nan", help="Go on where weights are NaN or infinite.")
+    bool,
+    typer.Option(
+        "--allow-nan",
+        help="Go on where weights are NaN or infinite; clip what is too large for its type.",
+    ),
 ]
 SplitMaxSize = Annotated[
     str | None,

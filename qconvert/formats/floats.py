@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from qconvert.errors import UnsupportedError, WeightError
+from qconvert.errors import UnsupportedError
 from qconvert.formats.types import Arrays, Part, Seen, Weights
 
 _BY_CAST = {
@@ -59,29 +59,13 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
     )
 
 
-F16_LIMIT = 65520.0
-"""The least number that becomes infinite when it is rounded to F16."""
-
-
-def check_f16(name: str, rows: np.ndarray) -> None:
-    """Refuse finite weights that F16 would make infinite.
-
-    Raises:
-        WeightError: there is one.
-    """
-    largest = float(np.max(np.abs(rows), initial=0.0, where=np.isfinite(rows)))
-    if largest >= F16_LIMIT:
-        raise WeightError(
-            f"{name} holds a weight of {largest:g}, beyond F16, which ends at 65504",
-            "choose bf16 or f32",
-        )
-
-
-def count_nonfinite(x: np.ndarray) -> int:
-    """How many of float32 `x` (contiguous, any shape) are NaN or infinite."""
+def measure(x: np.ndarray) -> tuple[int, float]:
+    """How many of float32 `x` (contiguous, any shape) are NaN or infinite, and the largest
+    absolute value of the others."""
     from qconvert.kernels import floats
 
-    return int(floats.count_nonfinite(x.reshape(-1).view(np.uint32)))
+    nonfinite, largest = floats.measure(x.reshape(-1).view(np.uint32))
+    return int(nonfinite), float(largest)
 
 
 def _aligned(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -93,9 +93,13 @@ def look_up(codes, table, out):
 
 
 @njit(cache=True, nogil=True)
-def count_nonfinite(bits):
-    """uint32 [n], the bits of float32 -> how many are NaN or infinite."""
+def measure(bits):
+    """uint32 [n], the bits of float32 -> how many are NaN or infinite; the largest finite size."""
     count = 0
+    largest = np.uint32(0)
     for i in range(bits.size):
-        count += np.uint32(bits[i] & 0x7F800000) == 0x7F800000
-    return count
+        size = np.uint32(bits[i] & 0x7FFFFFFF)
+        finite = size < 0x7F800000
+        count += not finite
+        largest = max(largest, size if finite else np.uint32(0))
+    return count, float_of(largest)

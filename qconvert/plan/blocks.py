@@ -7,7 +7,6 @@ import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.formats import FORMATS
-from qconvert.formats.floats import check_f16
 from qconvert.formats.quantize import quantize
 from qconvert.formats.types import Seen, block_sizes
 
@@ -74,16 +73,13 @@ class Blocks:
         return rows if self.factors is None else self.factors.apply(rows, start)
 
     def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
-        """uint8 [rows, row bytes].
-
-        Raises:
-            WeightError: a weight is too large for F16.
-        """
-        if self.format == "F16":
-            check_f16(self.name, rows)
+        """uint8 [rows, row bytes]."""
         seen, algorithm = self._seen(start), "balance" if self.means is not None else "nearest"
         weights = np.ascontiguousarray(rows)
         return quantize(FORMATS[self.format], weights, seen, algorithm=ALGORITHMS[algorithm])
+
+    def read_back(self, rows: np.ndarray, start: int, peak: float) -> np.ndarray:
+        return FORMATS[self.format].dequantize(self.make(rows, start, peak))
 
     def _seen(self, start: int) -> Seen | None:
         """What is known of the inputs of the matrix that these rows belong to."""

@@ -31,7 +31,7 @@ class Recipe:
         importance: an importance matrix, for the weights; by default the calibration's.
         overrides: (pattern, format or scheme); the last that matches counts.
         keep: patterns of tensors that stay as they are.
-        allow_nan: go on where weights are NaN or infinite.
+        allow_nan: go on where weights are NaN or infinite; clip what a format cannot hold.
 
         pure: GGUF: no mixture.
         output_type: GGUF: the format of the output projection.

@@ -49,6 +49,9 @@ class Coding(Protocol):
         the tensor's peers, 0 without any.
         """
 
+    def read_back(self, rows: np.ndarray, start: int, peak: float) -> np.ndarray:
+        """The weights that prepared rows have become, float32 [rows, columns]."""
+
 
 @dataclass(frozen=True, eq=False)
 class TensorPlan:

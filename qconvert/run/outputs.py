@@ -19,7 +19,7 @@ def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list
     Raises:
         OutputError: something is there already, no room, or it cannot be written. What is done
             is used by the next run that wants the same.
-        WeightError: a weight is NaN or infinite and that is not allowed, or too large for F16.
+        WeightError: a weight is NaN, infinite or beyond its format, and that is not allowed.
     """
     with ExitStack() as stack:
         works = [(plan, stack.enter_context(plan.target.making())) for plan in plans]

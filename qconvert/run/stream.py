@@ -10,6 +10,7 @@ so that it is read from the disk once.
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -21,17 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from qconvert.checkpoint.dtypes import decode
 from qconvert.checkpoint.open import check_unchanged
 from qconvert.containers.partial import PartialFile, partial_path
 from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.containers.target import File, Slot
 from qconvert.errors import CheckpointError, OutputError, WeightError
+from qconvert.formats.floats import measure
 from qconvert.machine.watcher import Watcher
-from qconvert.model.assemble import assemble, assemble_bytes
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.slabs import Slab, cut
+from qconvert.run.making import largest_weight, make
+from qconvert.run.slabs import cut
 
 COMPILE_PATIENCE = 1.0
 """Seconds after which it is said that kernels are being compiled."""
@@ -82,7 +83,8 @@ def write_files(
         threads: how many slabs are worked on at once.
 
     Raises:
-        WeightError: a weight is NaN or infinite and the recipe does not allow it.
+        WeightError: a weight is NaN, infinite or beyond its format, and the recipe does not
+            allow it.
         CheckpointError: a source cannot be read, or has changed since it was opened.
         OutputError: no room, or the files cannot be written. What is complete stays beside the
             output and is used by the next run of the same plan.
@@ -130,25 +132,26 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
     peaks: dict[tuple[str, ...], float] = {}
     jobs = ((s.writing.plan, slab, _peak(s, peaks, executor)) for s, slab in streamed)
-    made = executor.map(_make, jobs)
-    spoiled: dict[str, int] = {}
+    made = executor.map(make, jobs)
+    losses: Counter[tuple[str, str]] = Counter()
     for step in todo:
-        writing, place, name = step.writing, step.place, step.tensor.slots[0].name
+        writing, place, name = step.writing, step.place, step.tensor.name
         if step.part == 0:
             # The slabs come first: when they end, nothing is taken from the next tensor's.
-            for slab, (pieces, nonfinite) in zip(cut(step.tensor), made):  # noqa: B905
-                writing.out.append(pieces[0].data)
-                _hold(step, pieces)
-                if nonfinite:
-                    spoiled[name] = spoiled.get(name, 0) + nonfinite
+            for slab, done in zip(cut(step.tensor), made):  # noqa: B905
+                writing.out.append(done.pieces[0].data)
+                _hold(step, done.pieces)
+                for count, what in done.losses(step.tensor.format):
+                    losses[name, what] += count
                 watcher.advance(slab.weights, name)
         else:
             for piece in writing.held.pop(place.name, None) or _made_again(step, peaks, executor):
                 writing.out.append(piece.data)
         writing.out.append(bytes(place.padded - place.nbytes))
         writing.out.mark()
-    for name, count in spoiled.items():
-        watcher.note(f"{name}: {count} weights are NaN or infinite")
+    for (name, what), count in losses.items():
+        if count:
+            watcher.note(f"{name}: {count} {what}")
     return [
         len(line[0].plan.tensors) - sum(step.part == 0 for step in steps)
         for line, steps in zip(lines, missing, strict=True)
@@ -167,11 +170,11 @@ def _made_again(
     """A held piece that an earlier run took with it when it was interrupted."""
     plan, peak = step.writing.plan, _peak(step, peaks, executor)
     slabs = list(cut(step.tensor))
-    first = _make((plan, slabs[0], peak))[0][step.part]
+    first = make((plan, slabs[0], peak)).pieces[step.part]
     if first.nbytes == step.place.nbytes:
         return [first]
     jobs = ((plan, slab, peak) for slab in slabs)
-    return [pieces[step.part] for pieces, _ in executor.map(_make, jobs)]
+    return [slab.pieces[step.part] for slab in executor.map(make, jobs)]
 
 
 def _missing_steps(writing: Writing) -> list[Step]:
@@ -218,15 +221,8 @@ def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -
     key = tuple(peer.name for peer in peers)
     if key not in known:
         jobs = ((plan, slab) for peer in peers for slab in cut(peer))
-        known[key] = max(executor.map(_largest, jobs))
+        known[key] = max(executor.map(largest_weight, jobs))
     return known[key]
-
-
-def _largest(job: tuple[Plan, Slab]) -> float:
-    plan, slab = job
-    rows = assemble(slab.tensor.map, plan.checkpoint.tensors, slab.start, slab.stop)
-    sizes = np.abs(slab.tensor.coding.prepare(rows, slab.start))
-    return float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
 
 
 def _open(plan: Plan, path: Path, header: bytes) -> PartialFile:
@@ -258,33 +254,6 @@ def check_room(files: Sequence[File]) -> None:
         check_free(folder, needed[disk], ELSEWHERE)
 
 
-def _make(job: tuple[Plan, Slab, float]) -> tuple[tuple[np.ndarray, ...], int]:
-    """What is written for a slab, and how many of its weights are NaN or infinite."""
-    from qconvert.formats.floats import count_nonfinite
-
-    plan, slab, peak = job
-    tensor, coding, sources = slab.tensor, slab.tensor.coding, plan.checkpoint.tensors
-    stored = None
-    if coding.moved:
-        stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
-        dtype = sources[tensor.map.parts[0].source].dtype
-        raw = stored.reshape(slab.stop - slab.start, -1)
-        rows = decode(dtype, raw, tensor.map.columns)
-    else:
-        rows = assemble(tensor.map, sources, slab.start, slab.stop)
-    nonfinite = count_nonfinite(rows.reshape(-1))
-    if nonfinite and not plan.recipe.allow_nan:
-        raise WeightError(
-            f"{tensor.slots[0].name} holds weights that are NaN or infinite",
-            "the checkpoint is damaged; --allow-nan goes on all the same",
-        )
-    if stored is not None:
-        return (stored,), nonfinite
-    if nonfinite and not coding.holds_nan:
-        rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return coding.make(coding.prepare(rows, slab.start), slab.start, peak), nonfinite
-
-
 def _compile_kernels(plans: Sequence[Plan], watcher: Watcher) -> None:
     """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
     kinds = {
@@ -303,9 +272,7 @@ def _compile_kernels(plans: Sequence[Plan], watcher: Watcher) -> None:
 
 
 def _run_kernels(tensors: Sequence[TensorPlan]) -> None:
-    from qconvert.formats.floats import count_nonfinite
-
-    count_nonfinite(np.zeros(1, np.float32))
+    measure(np.zeros(1, np.float32))
     for tensor in tensors:
         coding, map_ = tensor.coding, tensor.map
         rows = np.zeros((min(coding.row_step, map_.rows), map_.columns), np.float32)

@@ -31,7 +31,7 @@ def f32_slot(name: str, shape: tuple[int, ...]) -> Slot:
     return Slot(name, shape, "F32", 4 * int(np.prod(shape)), ALIGNMENT)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(METADATA, st.lists(SHAPES, max_size=5))
 def test_the_size_of_the_header_is_known_without_making_it(metadata, shapes):
     slots = [f32_slot(f"t{number}", shape) for number, shape in enumerate(shapes)]
@@ -40,7 +40,7 @@ def test_the_size_of_the_header_is_known_without_making_it(metadata, shapes):
     assert len(header_bytes(metadata, slots)) + tensors == size
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(METADATA, st.lists(SHAPES, max_size=5))
 def test_the_header_is_that_of_the_gguf_package(tmp_path_factory, metadata, shapes):
     slots = [f32_slot(f"t{number}", shape) for number, shape in enumerate(shapes)]

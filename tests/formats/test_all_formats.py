@@ -19,7 +19,7 @@ from qconvert.formats.types import block_sizes
 
 BLOCKED = [name for name in FORMATS if block_sizes(name)[0] > 1]
 JOINT = [name for name in BLOCKED if name.startswith(("IQ1", "IQ2", "IQ3"))]
-quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> np.ndarray:

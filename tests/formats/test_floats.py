@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qconvert.errors import UnsupportedError
-from qconvert.formats.floats import count_nonfinite, to_float32
+from qconvert.formats.floats import measure, to_float32
 
 ANY_BITS = arrays(np.uint32, st.integers(0, 70), elements=st.integers(0, 2**32 - 1))
 CASTS = {
@@ -83,12 +83,13 @@ def test_an_unknown_type_is_refused():
 
 
 @given(ANY_BITS)
-def test_what_is_not_finite_is_counted(bits):
+def test_what_is_not_finite_is_counted_and_the_largest_of_the_rest_is_found(bits):
     x = bits.view(np.float32)
-    assert count_nonfinite(x) == (~np.isfinite(x)).sum()
+    finite = np.isfinite(x)
+    assert measure(x) == ((~finite).sum(), np.abs(x[finite]).max(initial=0))
 
 
 def test_infinities_and_nan_are_counted_in_any_shape():
     x = np.zeros((3, 5), np.float32)
-    x[0, 0], x[1, 2], x[2, 4] = np.nan, np.inf, -np.inf
-    assert count_nonfinite(x) == 3
+    x[0, 0], x[1, 2], x[2, 4], x[2, 0] = np.nan, np.inf, -np.inf, -3
+    assert measure(x) == (3, 3.0)

@@ -13,7 +13,7 @@ from qconvert.formats.types import block_sizes
 
 LEGACY = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 EXACT = [*LEGACY, "TQ1_0", "TQ2_0", "MXFP4", "F32", "F16", "BF16"]
-thorough = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+thorough = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 def reference(name: str, x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from qconvert.kernels import simd
 from qconvert.kernels.blocks import float16, inverse
 
 F = np.float32
-quick = settings(max_examples=200, deadline=None)
+quick = settings(max_examples=200)
 finite = arrays(F, 16, elements=st.floats(-1e6, 1e6, width=32))
 anything = arrays(F, 16, elements=st.floats(width=32))
 scales = arrays(F, 16, elements=st.floats(-1e6, 1e6, width=32).map(lambda v: v * 2.0**-20))

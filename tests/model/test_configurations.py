@@ -101,9 +101,7 @@ strange = st.recursive(
 )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
 def test_a_spoiled_configuration_is_never_a_crash(

@@ -65,9 +65,7 @@ KEYS = st.sampled_from(
 SAMPLING = st.sampled_from(["temperature", "top_k", "top_p", "min_p", "repetition_penalty"])
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(KEYS, ANYTHING), st.dictionaries(SAMPLING, ANYTHING))
 def test_whatever_they_hold_a_header_can_be_written(tmp_path, card, recommended):
     text = json.dumps(card)  # JSON is YAML

@@ -219,7 +219,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_text_makes_it_fail_otherwise(text):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.yaml"
@@ -276,7 +276,7 @@ FOLDER = Path(tempfile.gettempdir()) / "recipes"
 
 
 @given(st.lists(output_options(FOLDER), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_saved_says_the_same_when_it_is_read(outputs):
     text = write_document(document_of(outputs), FOLDER, ["from a model\nwith a strange name"])
     with tempfile.TemporaryDirectory() as folder:

@@ -106,12 +106,18 @@ class Quantized:
 
     def make(self, rows: np.ndarray, start: int, peak: float) -> Arrays:
         """An array for each of `parts`."""
-        seen = None if self.importance is None else Seen(self.importance)
-        codes, *others = quantize(self.format, np.ascontiguousarray(rows, np.float32), seen, peak)
+        codes, *others = self._quantized(rows, peak)
         if self._is_turned(self.parts[0]):
             codes = np.ascontiguousarray(codes.T)
         made = (codes, *others, *self._constants())
         return slab_of(made, self.parts, self.shape, start == 0)
+
+    def read_back(self, rows: np.ndarray, start: int, peak: float) -> np.ndarray:
+        return self.format.dequantize(self._quantized(rows, peak))
+
+    def _quantized(self, rows: np.ndarray, peak: float) -> Arrays:
+        seen = None if self.importance is None else Seen(self.importance)
+        return quantize(self.format, np.ascontiguousarray(rows, np.float32), seen, peak)
 
     def _constants(self) -> Arrays:
         """What is stored of the input."""
