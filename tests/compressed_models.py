@@ -75,12 +75,10 @@ def quantize_model(
 
 
 def load_model(path: Path, dtype: str = "float32", **options: Any) -> Any:
-    """By transformers' default route; nothing may be missing or left over."""
+    """By the class that config.json names; nothing may be missing or left over."""
     transformers.logging.set_verbosity_error()
     config = json.loads((path / "config.json").read_text())
-    is_causal = any(word in config["architectures"][0] for word in ("ForCausalLM", "LMHead"))
-    auto = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
-    model, report = auto.from_pretrained(
+    model, report = getattr(transformers, config["architectures"][0]).from_pretrained(
         path, dtype=dtype, attn_implementation="eager", output_loading_info=True, **options
     )
     missing = {name for name in report["missing_keys"] if "pooler" not in name}
@@ -154,7 +152,8 @@ def round_inputs(model: Any, plan: Plan, arrays: Mapping[str, np.ndarray]) -> No
         if tensor.scheme.inputs is None or tensor.weight.expert:
             continue  # experts are fused, and run as if nothing rounded their inputs
         stem = tensor.weight.name.removesuffix(".weight")
-        module = modules.get(stem) or modules[stem.removeprefix("model.")]
+        inner = stem.replace("language_model.model.", "model.language_model.")
+        module = modules.get(stem) or modules.get(inner) or modules[stem.removeprefix("model.")]
         stored = {
             name: torch.from_numpy(np.array(arrays[f"{stem}.{name}"]))
             for name in ("input_scale", "input_zero_point")

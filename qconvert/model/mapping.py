@@ -24,7 +24,7 @@ ROOTS = ("model.", "transformer.", "bert.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
 """GGUF's names of the embedding, and of the output projection that it may stand for."""
-CAUSAL = re.compile("CausalLM|LMHeadModel")
+PREDICTS = re.compile("CausalLM|LMHeadModel|ForConditionalGeneration")
 
 Sources = Mapping[str, TensorInfo]
 
@@ -251,10 +251,15 @@ def _left_out(
     return tuple(unused)
 
 
+def predicts(config: Config) -> bool:
+    """Whether the model's class has an output projection."""
+    classes = config.get("architectures") or [""]
+    return PREDICTS.search(str(classes[0])) is not None
+
+
 def _check_output(settings: Config, mapped: Sequence[TensorMap]) -> None:
     """A causal model whose configuration says that its output is not tied must have one."""
-    classes = settings.get("architectures") or [""]
-    if settings.get("tie_word_embeddings") is not False or not CAUSAL.search(str(classes[0])):
+    if settings.get("tie_word_embeddings") is not False or not predicts(settings):
         return
     if all(tensor.name != OUTPUT_WEIGHT for tensor in mapped):
         raise _missing(OUTPUT)

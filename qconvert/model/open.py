@@ -16,9 +16,8 @@ from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
-from qconvert.model.families.common import text_config
 from qconvert.model.general import general_metadata
-from qconvert.model.mapping import CAUSAL, EMBEDDING, OUTPUT_WEIGHT, map_tensors
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
@@ -89,11 +88,10 @@ class Model:
         """Whether the output projection is the token embedding."""
         if self._family is None:
             return self.config.get("tie_word_embeddings") is True
-        classes = text_config(self.config).get("architectures") or [""]
         parts = {tensor.name: tensor.parts for tensor in self.tensors}
         output = parts.get(OUTPUT_WEIGHT)  # the embedding once more, where llama.cpp wants it
         is_shared = output is None or output == parts.get(EMBEDDING)
-        return CAUSAL.search(str(classes[0])) is not None and is_shared
+        return predicts(self.config) and is_shared
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,9 +13,8 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.evaluation.answers.generators import Name
 from qconvert.evaluation.runtimes.loading import load_model
+from qconvert.model.mapping import predicts
 from qconvert.text.tokenizer import load_tokenizer
-
-WRITES = ("ForCausalLM", "LMHead", "ForConditionalGeneration")
 
 
 class TransformersGenerator:
@@ -112,8 +111,9 @@ class TransformersGenerator:
 
 
 def _check_decoder(path: Path) -> None:
-    classes = read_config(path).get("architectures") or [""]
-    if not any(word in str(classes[0]) for word in WRITES):
+    config = read_config(path)
+    if not predicts(config):
+        classes = config.get("architectures") or [""]
         raise UnsupportedError(
             f"{path} holds {classes[0] or 'a model'!s:.80}, which writes no text"
         )
