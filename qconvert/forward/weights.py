@@ -16,7 +16,7 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
-from qconvert.model.families.common import text_config
+from qconvert.model.families.common import settings_of
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, bare_name, in_file_order
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
@@ -71,13 +71,13 @@ def find_parameters(model: Model) -> Parameters:
         UnsupportedError: an unknown family.
         PlanError: tensors are missing or have other shapes than the configuration says.
     """
-    family, config = model.family, model.config
+    family, settings = model.family, settings_of(model.family, model.config)
     maps = {
         bare_name(map_.name): replace(map_, shape=map_.shape or (1,))
         for map_ in model.description.tensors
     }
-    blocks = read_sizes(family.name, family.metadata(config))["blocks"]
-    lines = dict(in_file_order(family.rules(text_config(config)), blocks))
+    blocks = read_sizes(family.name, family.metadata(settings))["blocks"]
+    lines = dict(in_file_order(family.rules(settings), blocks))
     targets: dict[str, list[tuple[str, Rule]]] = {}
     for name, rules in lines.items():
         for rule in rules:

@@ -16,6 +16,7 @@ from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
+from qconvert.model.families.common import settings_of
 from qconvert.model.general import general_metadata
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts
 from qconvert.model.pooling import pooling_metadata
@@ -118,12 +119,14 @@ class Model:
         if self._family is None:
             return checkpoint.metadata
         path, config, name = checkpoint.path, checkpoint.config, self.architecture
+        settings = settings_of(self._family, config)
+        self._family.limits(settings)
         tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
         if has_tokenizer(path):
             tokenizer = tokenizer_metadata(path, config, name)
         return {
             **general_metadata(path, checkpoint.source, name, self.tensors),
-            **self._family.metadata(config),
+            **self._family.metadata(settings),
             **pooling_metadata(path, self._family),
             **tokenizer,
         }
@@ -140,10 +143,9 @@ class Model:
         if self._family is None:
             plain = {"F32", "F16", "BF16", "F64"}
             return notice_quantized({info.dtype for info in infos} - plain)
-        config = self.checkpoint.config
         no_tokenizer = "there is no tokenizer beside the weights: the file will have none"
         return (
-            *caveats(self._family, config, self._family.metadata(config)),
+            *caveats(self._family, settings_of(self._family, self.checkpoint.config)),
             *_notice_left_out(self.left_out),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *(() if has_tokenizer(self.checkpoint.path) else (no_tokenizer,)),

@@ -20,6 +20,7 @@ from qconvert.checkpoint import Checkpoint, TensorInfo, read_rows
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.families import family_of_file
+from qconvert.model.families.common import settings_of
 from qconvert.model.mapping import in_file_order
 from qconvert.model.shapes import expected_shape, sizes_by_block
 from qconvert.model.transforms import inverse
@@ -68,10 +69,11 @@ def describe(checkpoint: Checkpoint) -> Description:
     family = family_of_file(checkpoint)
     assert family.config is not None
     config = family.config(checkpoint)
-    metadata = family.metadata(config)
+    settings = settings_of(family, config)
+    metadata = family.metadata(settings)
     notices = _compare_keys(family.name, checkpoint.metadata, metadata)
-    _compare_tables(family, config, checkpoint)
-    tensors = reverse_tensors(family, config, metadata, checkpoint.tensors)
+    _compare_tables(family, settings, checkpoint)
+    tensors = reverse_tensors(family, settings, metadata, checkpoint.tensors)
     return Description(family, config, tensors, notices)
 
 
@@ -100,9 +102,9 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _compare_tables(family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def _compare_tables(family: Family, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Hold the file's rotary tables against those that the configuration would give."""
-    meant = family.constants(config)
+    meant = family.constants(settings)
     stored = [name for name in ROTARY_TABLES if name in checkpoint.tensors]
     for name in {*stored, *meant}:
         info = checkpoint.tensors.get(name)
@@ -116,14 +118,14 @@ def _compare_tables(family: Family, config: Mapping[str, Any], checkpoint: Check
 
 def reverse_tensors(
     family: Family,
-    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     metadata: Metadata,
     tensors: Mapping[str, TensorInfo],
 ) -> tuple[TensorMap, ...]:
     """Hugging Face's tensors, each as rows of GGUF's.
 
     Args:
-        config: `config.json`.
+        settings: those of `config.json`.
         metadata: what the family makes of it.
         tensors: GGUF's, by name.
 
@@ -134,7 +136,7 @@ def reverse_tensors(
     sizes = sizes_by_block(family.name, metadata)
     pieces: dict[str, list[_Piece]] = {}
     used = set(ROTARY_TABLES)
-    for name, rules in in_file_order(family.rules(config), sizes(0)["blocks"]):
+    for name, rules in in_file_order(family.rules(settings), sizes(0)["blocks"]):
         info = tensors.get(name)
         if info is None:
             if all(rule.optional for rule in rules):
@@ -151,7 +153,7 @@ def reverse_tensors(
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise UnsupportedError(
-            f"{unknown[0]}{more} has no place in transformers' {config['architectures'][0]}"
+            f"{unknown[0]}{more} has no place in transformers' {settings['architectures'][0]}"
         )
     return tuple(made for name, group in pieces.items() for made in _make(name, group))
 

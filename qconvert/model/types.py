@@ -137,9 +137,13 @@ class Family:
     Attributes:
         name: `general.architecture` in GGUF ("llama").
         classes: the names in `config.json`'s `architectures` that it serves.
-        metadata: config -> GGUF's `{name}.*` keys.
-        rules: config -> the table of tensors.
-        constants: config -> tensors that no checkpoint holds (name -> float32 values).
+        metadata: settings -> GGUF's `{name}.*` keys, as near as they come.
+        rules: settings -> the table of tensors.
+        defaults: what transformers takes for settings that `config.json` leaves out.
+        aliases: other names of settings, which count before those that the family reads.
+        limits: settings -> None; raises UnsupportedError where llama.cpp would run the model in
+            another way than transformers.
+        constants: settings -> tensors that no checkpoint holds (name -> float32 values).
         ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
             no place for (rotary tables, pooling heads).
         config: an opened GGUF file -> `config.json`, where the family can be written back.
@@ -157,6 +161,9 @@ class Family:
     classes: tuple[str, ...]
     metadata: Callable[[Config], Metadata]
     rules: Callable[[Config], tuple[Rule, ...]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    limits: Callable[[Config], None] = lambda settings: None
     constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
     ignored: tuple[str, ...] = ()
     config: Callable[[Checkpoint], dict[str, Any]] | None = None

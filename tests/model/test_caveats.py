@@ -1,10 +1,12 @@
 """What a file cannot keep of a model is said."""
 
+from typing import Any
+
 import pytest
 
-from qconvert.checkpoint.metadata import u32
 from qconvert.model.caveats import caveats
 from qconvert.model.families import find_family
+from qconvert.model.families.common import settings_of
 
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -14,9 +16,21 @@ MISTRAL = {
 QWEN2 = MISTRAL | {"architectures": ["Qwen2ForCausalLM"]}
 
 
-@pytest.mark.parametrize("config", [MISTRAL, QWEN2 | {"use_sliding_window": True}])
+def said(config: dict[str, Any]) -> tuple[str, ...]:
+    family = find_family(config)
+    return caveats(family, settings_of(family, config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MISTRAL,
+        QWEN2 | {"use_sliding_window": True},
+        {"architectures": ["MistralForCausalLM"]},  # transformers' default
+    ],
+)
 def test_a_window_that_llama_cpp_ignores_is_said(config):
-    assert "4096" in caveats(find_family(config), config, {})[0]
+    assert "4096" in said(config)[0]
 
 
 @pytest.mark.parametrize(
@@ -29,10 +43,8 @@ def test_a_window_that_llama_cpp_ignores_is_said(config):
     ],
 )
 def test_where_no_window_counts_nothing_is_said(config):
-    assert caveats(find_family(config), config, {}) == ()
+    assert said(config) == ()
 
 
 def test_a_window_that_is_kept_needs_no_word():
-    assert (
-        caveats(find_family(MISTRAL), MISTRAL, {"gemma3.attention.sliding_window": u32(4096)}) == ()
-    )
+    assert said({"architectures": ["Gemma3ForCausalLM"]}) == ()

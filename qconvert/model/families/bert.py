@@ -19,27 +19,40 @@ from qconvert.model.families.keys import Keys
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "bert"
+DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
 LAYER = "encoder.layer.{i}."
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python")
 
 
 def metadata(config: Config) -> Metadata:
     """`tokenizer.ggml.token_type_count` is here because it is a size of the model."""
-    expect(config, "hidden_act", ACTIVATIONS)
-    expect(config, "position_embedding_type", ("absolute",))
-    expect(config, "is_decoder", (False,))
     keys = {
         "block_count": u32(block_count(config)),
         "context_length": u32(whole(config, "max_position_embeddings")),
         "embedding_length": u32(whole(config, "hidden_size")),
         "feed_forward_length": u32(whole(config, "intermediate_size")),
         "attention.head_count": u32(head_count(config)),
-        "attention.layer_norm_epsilon": f32(real(config, "layer_norm_eps", default=1e-12)),
+        "attention.layer_norm_epsilon": f32(real(config, "layer_norm_eps")),
         "attention.causal": flag(False),
         "vocab_size": u32(whole(config, "vocab_size")),
     }
-    types = {"tokenizer.ggml.token_type_count": u32(whole(config, "type_vocab_size", default=2))}
+    types = {"tokenizer.ggml.token_type_count": u32(whole(config, "type_vocab_size"))}
     return {**prefixed(NAME, keys), **types}
+
+
+def limits(config: Config) -> None:
+    expect(config, "hidden_act", ACTIVATIONS)
+    expect(config, "position_embedding_type", ("absolute",))
+    expect(config, "is_decoder", (False,))
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -98,6 +111,8 @@ BERT = Family(
     classes=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     ignored=(r"(bert\.)?embeddings\.position_ids", r"(bert\.)?pooler\..*", r"cls\..*"),
     config=config_json,
     encoder=True,

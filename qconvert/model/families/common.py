@@ -10,20 +10,34 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.types import Config
+from qconvert.model.types import Config, Family
+
+EMPTY_AS_ABSENT = ("rope_theta", "rope_local_base_freq")
+"""Settings whose null stands for the default, and not for none."""
 
 LARGEST = 2**31 - 1
 MOST_BLOCKS = 4096
 
 
-def text_config(config: Config, defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of the language model: those of a multimodal model's `text_config` lie over
-    the outer ones, and `defaults` fill in what neither says."""
+def settings_of(family: Family, config: Config) -> dict[str, Any]:
+    """The settings of the language model, as transformers understands `config.json`: those of a
+    multimodal model's `text_config` lie over the outer ones, the family's defaults stand for what
+    neither mentions, and null is left out.
+
+    Raises:
+        CheckpointError: `text_config` is no object.
+    """
     inner = config.get("text_config") or {}
     if not isinstance(inner, Mapping):
         raise CheckpointError("config.json: text_config is no object")
-    stated = {key: value for key, value in {**config, **inner}.items() if value is not None}
-    return {**(defaults or {}), **stated}
+    stated = {
+        key: value
+        for key, value in {**config, **inner}.items()
+        if value is not None or key not in EMPTY_AS_ABSENT
+    }
+    every = {**family.defaults, **stated}
+    every |= {name: stated[alias] for alias, name in family.aliases.items() if alias in stated}
+    return {key: value for key, value in every.items() if value is not None}
 
 
 def whole(config: Config, *names: str, default: int | None = None, most: int = LARGEST) -> int:
@@ -88,6 +102,9 @@ def head_size(config: Config) -> int:
     return whole(config, "head_dim", default=whole(config, "hidden_size") // head_count(config))
 
 
+SILU = ("silu", "swish")
+
+
 def heads_fill_width(config: Config) -> None:
     """Refuse heads that together are wider or narrower than the model, for families whose output
     projection llama.cpp takes for square."""
@@ -102,18 +119,14 @@ def block_count(config: Config) -> int:
     return whole(config, "num_hidden_layers", most=MOST_BLOCKS)
 
 
-def decoder_metadata(
-    name: str, config: Config, activations: Collection[str] = ("silu", "swish")
-) -> Metadata:
+def decoder_metadata(name: str, config: Config) -> Metadata:
     """The sizes of a decoder with RMS norms, as llama.cpp's converter writes them. `vocab_size`
     is added for every family: llama.cpp needs it where a file has no tokens.
 
     Args:
         name: `general.architecture`.
         config: the language model's settings.
-        activations: names of the family's activation function.
     """
-    expect(config, "hidden_act", activations)
     keys = {
         "block_count": u32(block_count(config)),
         "context_length": u32(whole(config, "max_position_embeddings")),
@@ -121,7 +134,7 @@ def decoder_metadata(
         "feed_forward_length": u32(whole(config, "intermediate_size")),
         "attention.head_count": u32(head_count(config)),
         "attention.head_count_kv": u32(kv_head_count(config)),
-        "attention.layer_norm_rms_epsilon": f32(real(config, "rms_norm_eps", default=1e-6)),
+        "attention.layer_norm_rms_epsilon": f32(real(config, "rms_norm_eps")),
         "vocab_size": u32(whole(config, "vocab_size")),
     }
     if config.get("head_dim") is not None:

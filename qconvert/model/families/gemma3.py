@@ -18,36 +18,47 @@ from qconvert.model.families.common import (
     head_size,
     prefixed,
     real,
-    text_config,
     whole,
 )
 from qconvert.model.families.keys import Keys, decoder_config
-from qconvert.model.families.parts import EMBEDDING, FEED_FORWARD, IGNORED, LAYER, attention
+from qconvert.model.families.parts import (
+    EMBEDDING,
+    FEED_FORWARD,
+    IGNORED,
+    LAYER,
+    attention,
+    stated_biases,
+)
 from qconvert.model.families.rope import (
     PLAIN,
+    check_rope,
     rope_metadata,
-    sliding_theta,
-    whole_heads_turn,
+    sliding_rope,
 )
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "gemma3"
-THETA = 1_000_000.0
-SLIDING_THETA = 10_000.0
 ACTIVATIONS = ("gelu_pytorch_tanh",)
 KINDS = ("full_attention", "sliding_attention")
 SCALED_BY_WIDTH = 62
 """Layers of the 27B model, whose queries llama.cpp scales by hidden size / heads."""
 
+THETA, SLIDING_THETA = 1_000_000.0, 10_000.0
+
 DEFAULTS = {
     "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
     "max_position_embeddings": 131_072,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
     "rms_norm_eps": 1e-6,
+    "rope_theta": THETA,
+    "rope_local_base_freq": SLIDING_THETA,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
     "sliding_window_pattern": 6,
@@ -55,22 +66,19 @@ DEFAULTS = {
 
 
 def metadata(config: Config) -> Metadata:
-    settings = text_config(config, DEFAULTS)
-    settings |= _rope_settings(settings)
-    whole_heads_turn(settings)
-    _check(settings)
+    settings = {**config, **_rope_settings(config)}
     keys: Metadata = {}
     if "final_logit_softcapping" in settings:
         keys["final_logit_softcapping"] = f32(real(settings, "final_logit_softcapping"))
     sliding = _sliding_layers(settings)
     if any(sliding):
         keys["attention.sliding_window"] = u32(whole(settings, "sliding_window"))
-        keys["rope.freq_base_swa"] = f32(sliding_theta(settings, SLIDING_THETA))
+        keys["rope.freq_base_swa"] = f32(real(sliding_rope(settings), "rope_theta"))
         if sliding != _every(6, len(sliding)):  # llama.cpp's own idea of it
             keys["attention.sliding_window_pattern"] = flags(sliding)
     return {
-        **decoder_metadata(NAME, settings, ACTIVATIONS),
-        **rope_metadata(NAME, settings, THETA, known=(*PLAIN, "linear")),
+        **decoder_metadata(NAME, settings),
+        **rope_metadata(NAME, settings),
         **prefixed(NAME, keys),
     }
 
@@ -87,7 +95,10 @@ def _rope_settings(settings: Config) -> dict[str, Any]:
     return heeded
 
 
-def _check(settings: dict[str, Any]) -> None:
+def limits(config: Config) -> None:
+    settings = {**config, **_rope_settings(config)}
+    check_rope(settings, (*PLAIN, "linear"))
+    expect(settings, "hidden_act", ACTIVATIONS)
     expect(settings, "hidden_activation", ACTIVATIONS)
     expect(settings, "attention_bias", (False,))
     expect(settings, "use_bidirectional_attention", (False,))
@@ -128,6 +139,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight", add=1.0),
         *attention(),
+        *stated_biases(config),
         Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight", add=1.0),
         Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight", add=1.0),
         Rule(
@@ -189,6 +201,8 @@ GEMMA3 = Family(
     classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     ignored=(*IGNORED, r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
     config=config_json,
     folds=DENSE,

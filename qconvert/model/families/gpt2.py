@@ -10,25 +10,42 @@ from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "gpt2"
+DEFAULTS = {
+    "vocab_size": 50257,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_positions": 1024,
+    "layer_norm_epsilon": 1e-05,
+}
 LAYER = "transformer.h.{i}."
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 def metadata(config: Config) -> Metadata:
+    width = whole(config, "n_embd")
+    keys = {
+        "block_count": u32(whole(config, "n_layer", most=MOST_BLOCKS)),
+        "context_length": u32(whole(config, "n_positions")),
+        "embedding_length": u32(width),
+        "feed_forward_length": u32(whole(config, "n_inner", default=4 * width)),
+        "attention.head_count": u32(whole(config, "n_head")),
+        "attention.layer_norm_epsilon": f32(real(config, "layer_norm_epsilon")),
+        "vocab_size": u32(whole(config, "vocab_size")),
+    }
+    return prefixed(NAME, keys)
+
+
+def limits(config: Config) -> None:
     expect(config, "activation_function", ("gelu_new", "gelu_pytorch_tanh", "gelu"))
     expect(config, "scale_attn_weights", (True,))
     expect(config, "scale_attn_by_inverse_layer_idx", (False,))
     expect(config, "add_cross_attention", (False,))
-    width = whole(config, "n_embd", "hidden_size")
-    keys = {
-        "block_count": u32(whole(config, "n_layer", "num_hidden_layers", most=MOST_BLOCKS)),
-        "context_length": u32(whole(config, "n_ctx", "n_positions")),
-        "embedding_length": u32(width),
-        "feed_forward_length": u32(whole(config, "n_inner", default=4 * width)),
-        "attention.head_count": u32(whole(config, "n_head", "num_attention_heads")),
-        "attention.layer_norm_epsilon": f32(real(config, "layer_norm_epsilon", default=1e-5)),
-        "vocab_size": u32(whole(config, "vocab_size")),
-    }
-    return prefixed(NAME, keys)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -75,6 +92,9 @@ GPT2 = Family(
     classes=("GPT2LMHeadModel", "GPT2Model"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    aliases=ALIASES,
+    limits=limits,
     # Causal masks that old versions stored.
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
     config=config_json,

@@ -8,26 +8,32 @@ from qconvert.model.families import llama
 from qconvert.model.families.common import decoder_metadata, head_size, prefixed, real
 from qconvert.model.families.keys import Keys, bias_flag, decoder_config
 from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.model.families.rope import llama3_factors, rope_metadata
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Config, Family
 
 NAME = "granite"
+DEFAULTS = {
+    **llama.DEFAULTS,
+    "attention_multiplier": 1.0,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+}
 
 
 def metadata(config: Config) -> Metadata:
-    whole_heads_turn(config)
     multipliers = {
-        "attention.scale": f32(real(config, "attention_multiplier", default=1.0)),
-        "embedding_scale": f32(real(config, "embedding_multiplier", default=1.0)),
-        "residual_scale": f32(real(config, "residual_multiplier", default=1.0)),
-        "logit_scale": f32(real(config, "logits_scaling", default=1.0)),
+        "attention.scale": f32(real(config, "attention_multiplier")),
+        "embedding_scale": f32(real(config, "embedding_multiplier")),
+        "residual_scale": f32(real(config, "residual_multiplier")),
+        "logit_scale": f32(real(config, "logits_scaling")),
         "rope.dimension_count": u32(head_size(config)),
     }
     return {
         **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config, known=(*ROPE_TYPES, "llama3")),
+        **rope_metadata(NAME, config),
         **prefixed(NAME, multipliers),
     }
 
@@ -51,6 +57,8 @@ GRANITE = Family(
     classes=("GraniteForCausalLM",),
     metadata=metadata,
     rules=llama.rules,
+    defaults=DEFAULTS,
+    limits=llama.limits,
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,

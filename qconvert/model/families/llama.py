@@ -5,7 +5,9 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.families.common import (
+    SILU,
     decoder_metadata,
+    expect,
     head_count,
     head_size,
     kv_head_count,
@@ -19,35 +21,47 @@ from qconvert.model.families.parts import (
     IGNORED,
     NORMS,
     OUTPUT,
-    OUTPUT_BIAS,
     attention,
-    attention_biases,
+    stated_biases,
 )
-from qconvert.model.families.rope import ROPE_TYPES, llama3_factors, rope_metadata, whole_heads_turn
+from qconvert.model.families.rope import ROPE_TYPES, check_rope, llama3_factors, rope_metadata
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "llama"
+DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+}
 
 
 def metadata(config: Config) -> Metadata:
-    whole_heads_turn(config)
     return {
         **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config, known=(*ROPE_TYPES, "llama3")),
+        **rope_metadata(NAME, config),
         **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
     }
 
 
+def limits(config: Config) -> None:
+    expect(config, "hidden_act", SILU)
+    check_rope(config, (*ROPE_TYPES, "llama3"))
+
+
 def rules(config: Config) -> tuple[Rule, ...]:
     heads, kv_heads = head_count(config), kv_head_count(config)
-    attention_bias = (*attention_biases(heads, kv_heads), *OUTPUT_BIAS)
     return (
         *EMBEDDING,
         *NORMS,
         *attention(heads, kv_heads),
-        *(attention_bias if config.get("attention_bias") else ()),
+        *stated_biases(config, heads, kv_heads),
         *FEED_FORWARD,
         *(FEED_FORWARD_BIASES if config.get("mlp_bias") else ()),
         *OUTPUT,
@@ -78,6 +92,8 @@ LLAMA = Family(
     classes=("LlamaForCausalLM", "LlamaModel"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,

@@ -7,11 +7,21 @@ from qconvert.model.families.rope import llama3_factors
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Family
 
+DEFAULTS = {
+    **llama.DEFAULTS,
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+}
+
 MISTRAL = Family(
     name=llama.NAME,
     classes=("MistralForCausalLM", "MistralModel"),
     metadata=llama.metadata,
     rules=llama.rules,
+    defaults=DEFAULTS,
+    limits=llama.limits,
     constants=llama3_factors,
     ignored=IGNORED,
     folds=DENSE,

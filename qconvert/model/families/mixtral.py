@@ -5,7 +5,7 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.families import llama
-from qconvert.model.families.common import head_count, kv_head_count, prefixed, text_config, whole
+from qconvert.model.families.common import head_count, kv_head_count, prefixed, whole
 from qconvert.model.families.keys import Keys, decoder_config
 from qconvert.model.families.parts import (
     EMBEDDING,
@@ -22,16 +22,24 @@ from qconvert.model.folding import SPARSE
 from qconvert.model.types import Config, Family, Rule
 
 NAME = llama.NAME
-THETA = 1_000_000.0
+DEFAULTS = {
+    **llama.DEFAULTS,
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1_000_000.0,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 
 
 def metadata(config: Config) -> Metadata:
-    settings = text_config(config, {"rope_theta": THETA})
     experts = {
-        "expert_count": u32(whole(config, "num_local_experts", default=8)),
-        "expert_used_count": u32(whole(config, "num_experts_per_tok", default=2)),
+        "expert_count": u32(whole(config, "num_local_experts")),
+        "expert_used_count": u32(whole(config, "num_experts_per_tok")),
     }
-    return {**llama.metadata(settings), **prefixed(NAME, experts)}
+    return {**llama.metadata(config), **prefixed(NAME, experts)}
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -66,6 +74,9 @@ MIXTRAL = Family(
     classes=("MixtralForCausalLM", "MixtralModel"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    aliases={"num_experts": "num_local_experts"},
+    limits=llama.limits,
     constants=llama3_factors,
     ignored=IGNORED,
     config=config_json,

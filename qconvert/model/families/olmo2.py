@@ -5,7 +5,8 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import decoder_metadata, expect, heads_fill_width
+from qconvert.model.families import llama
+from qconvert.model.families.common import SILU, decoder_metadata, expect, heads_fill_width
 from qconvert.model.families.keys import Keys, decoder_config
 from qconvert.model.families.parts import (
     EMBEDDING,
@@ -15,20 +16,26 @@ from qconvert.model.families.parts import (
     OUTPUT,
     QK_NORMS,
     attention,
+    stated_biases,
 )
-from qconvert.model.families.rope import rope_metadata, whole_heads_turn
+from qconvert.model.families.rope import check_rope, rope_metadata
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DOWN
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "olmo2"
+DEFAULTS = {**llama.DEFAULTS, "vocab_size": 50304, "rms_norm_eps": 1e-5}
 
 
 def metadata(config: Config) -> Metadata:
-    heads_fill_width(config)
-    whole_heads_turn(config)
-    expect(config, "attention_bias", (False,))
     return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}
+
+
+def limits(config: Config) -> None:
+    heads_fill_width(config)
+    expect(config, "hidden_act", SILU)
+    expect(config, "attention_bias", (False,))
+    check_rope(config)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -37,6 +44,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     return (
         *EMBEDDING,
         *attention(),
+        *stated_biases(config),
         *QK_NORMS,
         Rule("blk.{i}.post_attention_norm.weight", LAYER + "post_attention_layernorm.weight"),
         *FEED_FORWARD,
@@ -60,6 +68,8 @@ OLMO2 = Family(
     classes=("Olmo2ForCausalLM",),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     ignored=IGNORED,
     config=config_json,
     shapes={"attn_q_norm.weight": ("query",), "attn_k_norm.weight": ("key",)},

@@ -1,6 +1,6 @@
 """Lines of tables that many families have in common, with Hugging Face's usual names."""
 
-from qconvert.model.types import Rule
+from qconvert.model.types import Config, Rule
 
 LAYER = "model.layers.{i}."
 
@@ -52,6 +52,13 @@ def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
         Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
         Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
     )
+
+
+def stated_biases(config: Config, heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
+    """Of all four projections, where `attention_bias` says that they are there."""
+    if not config.get("attention_bias"):
+        return ()
+    return (*attention_biases(heads, kv_heads), *OUTPUT_BIAS)
 
 
 def attention_biases(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:

@@ -13,7 +13,9 @@ from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError
 from qconvert.model.families.common import (
+    SILU,
     decoder_metadata,
+    expect,
     head_count,
     heads_fill_width,
     prefixed,
@@ -22,18 +24,28 @@ from qconvert.model.families.common import (
 )
 from qconvert.model.families.keys import Keys, decoder_config
 from qconvert.model.families.parts import EMBEDDING, IGNORED, LAYER, NORMS, OUTPUT
-from qconvert.model.families.rope import PLAIN, rope_metadata, rope_parameters
+from qconvert.model.families.rope import PLAIN, check_rope, rope_metadata, rope_parameters
 from qconvert.model.families.rope_config import read_factors, rope_config
 from qconvert.model.folding import DOWN_OF_FUSED, FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "phi3"
+DEFAULTS = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+}
 LONG = ("longrope", "su")
 """Names of LongRoPE."""
 
 
 def metadata(config: Config) -> Metadata:
-    heads_fill_width(config)
     longest = whole(config, "max_position_embeddings")
     keys = {
         "rope.dimension_count": u32(_turned(config)),
@@ -45,9 +57,15 @@ def metadata(config: Config) -> Metadata:
         keys["rope.scaling.attn_factor"] = f32(_magnitude(config, longest))
     return {
         **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config, known=(*PLAIN, *LONG)),
+        **rope_metadata(NAME, config),
         **prefixed(NAME, keys),
     }
+
+
+def limits(config: Config) -> None:
+    heads_fill_width(config)
+    expect(config, "hidden_act", SILU)
+    check_rope(config, (*PLAIN, *LONG), partly=True)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -155,6 +173,8 @@ PHI3 = Family(
     classes=("Phi3ForCausalLM", "Phi3Model"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     constants=constants,
     ignored=IGNORED,
     config=config_json,

@@ -4,7 +4,8 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import decoder_metadata, expect, text_config
+from qconvert.model.families import qwen2
+from qconvert.model.families.common import SILU, decoder_metadata, expect
 from qconvert.model.families.keys import Keys, decoder_config
 from qconvert.model.families.parts import (
     EMBEDDING,
@@ -14,25 +15,37 @@ from qconvert.model.families.parts import (
     OUTPUT,
     QK_NORMS,
     attention,
+    stated_biases,
 )
-from qconvert.model.families.rope import rope_metadata, whole_heads_turn
+from qconvert.model.families.rope import check_rope, rope_metadata
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "qwen3"
-DEFAULTS = {"head_dim": 128}
+DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
 
 
 def metadata(config: Config) -> Metadata:
-    whole_heads_turn(config)
+    return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}
+
+
+def limits(config: Config) -> None:
+    expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
-    settings = text_config(config, DEFAULTS)
-    return {**decoder_metadata(NAME, settings), **rope_metadata(NAME, settings)}
+    check_rope(config)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    return (*EMBEDDING, *NORMS, *attention(), *QK_NORMS, *FEED_FORWARD, *OUTPUT)
+    return (
+        *EMBEDDING,
+        *NORMS,
+        *attention(),
+        *stated_biases(config),
+        *QK_NORMS,
+        *FEED_FORWARD,
+        *OUTPUT,
+    )
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -51,6 +64,8 @@ QWEN3 = Family(
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     metadata=metadata,
     rules=rules,
+    defaults=DEFAULTS,
+    limits=limits,
     ignored=IGNORED,
     config=config_json,
     folds=DENSE,

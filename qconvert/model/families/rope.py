@@ -25,13 +25,9 @@ ROPE_TYPES = (*PLAIN, "linear", "yarn")
 """Kinds that GGUF's keys can say for every family."""
 
 
-def rope_parameters(config: Config, theta: float = 10000.0) -> dict[str, Any]:
-    """The settings for layers with full attention, always with `rope_type`, `rope_theta` and
-    `partial_rotary_factor`.
-
-    Args:
-        theta: the family's base where `config` states none.
-    """
+def rope_parameters(config: Config) -> dict[str, Any]:
+    """The settings for layers with full attention, always with `rope_type` and
+    `partial_rotary_factor`."""
     given, scaling = (
         _mapping(config.get(key) or {}) for key in ("rope_parameters", "rope_scaling")
     )
@@ -46,40 +42,51 @@ def rope_parameters(config: Config, theta: float = 10000.0) -> dict[str, Any]:
         for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
         if config.get(key) is not None
     }
-    always = {"rope_theta": theta, "partial_rotary_factor": 1.0}
-    return {**always, **rest, **stated, "rope_type": str(kind).lower()}
+    return {"partial_rotary_factor": 1.0, **rest, **stated, "rope_type": str(kind).lower()}
 
 
-def sliding_theta(config: Config, theta: float) -> float:
-    """The base for layers with a sliding window.
-
-    Raises:
-        UnsupportedError: these layers stretch their frequencies, which llama.cpp does not.
-    """
+def sliding_rope(config: Config) -> Mapping[str, Any]:
+    """The settings for layers with a sliding window."""
     both = _mapping(config.get("rope_parameters") or {})
-    given = _mapping(both.get("sliding_attention") or {})
-    if given.get("rope_type", "default") != "default":
-        raise _unsupported(f"{given['rope_type']} for layers with a sliding window")
-    return real(given, "rope_theta", default=real(config, "rope_local_base_freq", default=theta))
+    return {
+        "rope_theta": config.get("rope_local_base_freq"),
+        **_mapping(both.get("sliding_attention") or {}),
+    }
 
 
-def rope_metadata(
-    name: str, config: Config, theta: float = 10000.0, known: Collection[str] = ROPE_TYPES
-) -> Metadata:
-    """`{name}.rope.*`: the base, and the stretching as far as keys say it.
+def check_rope(config: Config, known: Collection[str] = ROPE_TYPES, partly: bool = False) -> None:
+    """Refuse what llama.cpp would run in another way.
 
     Args:
-        name: `general.architecture`.
-        theta: the family's base where `config` states none.
         known: the kinds of stretching that the family can express.
+        partly: whether it can say that only a part of each head turns.
 
     Raises:
         UnsupportedError: another kind, or one with settings that llama.cpp ignores.
     """
-    rope = rope_parameters(config, theta)
+    rope = rope_parameters(config)
     kind = rope["rope_type"]
     if kind not in known:
         raise _unsupported(kind)
+    if kind == "yarn":
+        for key, value in {"beta_fast": 32, "beta_slow": 1, "truncate": True}.items():
+            if rope.get(key, value) != value:
+                raise _unsupported(f"yarn with {key} = {rope[key]!r:.40}")
+    if not partly and real(rope, "partial_rotary_factor") != 1.0:
+        raise _unsupported("rotation of a part of each head (partial_rotary_factor)")
+    window = sliding_rope(config).get("rope_type", "default")
+    if window != "default":
+        raise _unsupported(f"{window} for layers with a sliding window")
+
+
+def rope_metadata(name: str, config: Config) -> Metadata:
+    """`{name}.rope.*`: the base, and the stretching as far as keys say it.
+
+    Args:
+        name: `general.architecture`.
+    """
+    rope = rope_parameters(config)
+    kind = rope["rope_type"]
     keys = {"rope.freq_base": f32(real(rope, "rope_theta"))}
     if kind == "linear":
         keys["rope.scaling.type"] = text("linear")
@@ -89,17 +96,7 @@ def rope_metadata(
     return prefixed(name, keys)
 
 
-def whole_heads_turn(config: Config) -> None:
-    """Refuse a model that turns only a part of each head, for families that cannot say so."""
-    if real(rope_parameters(config), "partial_rotary_factor") != 1.0:
-        raise _unsupported("rotation of a part of each head (partial_rotary_factor)")
-
-
 def _yarn(rope: Mapping[str, Any], config: Config) -> Metadata:
-    settled = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-    for key, value in settled.items():
-        if rope.get(key, value) != value:
-            raise _unsupported(f"yarn with {key} = {rope[key]!r:.40}")
     factor = _factor(rope)
     original = whole(
         rope, "original_max_position_embeddings", default=whole(config, "max_position_embeddings")

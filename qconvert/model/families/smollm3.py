@@ -7,6 +7,7 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.model.families import llama
 from qconvert.model.families.common import (
+    SILU,
     block_count,
     decoder_metadata,
     expect,
@@ -15,30 +16,41 @@ from qconvert.model.families.common import (
 )
 from qconvert.model.families.keys import Keys, bias_flag, decoder_config
 from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import rope_metadata, whole_heads_turn
+from qconvert.model.families.rope import check_rope, rope_metadata
 from qconvert.model.families.rope_config import rope_config
 from qconvert.model.folding import DENSE
 from qconvert.model.types import Config, Family
 
 NAME = "smollm3"
 THETA = 2_000_000.0
+DEFAULTS = {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": THETA,
+}
 INTERVAL = 4
 
 
 def metadata(config: Config) -> Metadata:
-    whole_heads_turn(config)
-    expect(config, "attention_bias", (False,))
-    expect(config, "mlp_bias", (False,))
-    _check_layers(config)
     return {
         **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config, THETA),
+        **rope_metadata(NAME, config),
         **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
     }
 
 
-def _check_layers(config: Config) -> None:
+def limits(config: Config) -> None:
     """llama.cpp has the pattern built in; `no_rope_layers` holds 1 where there is rotation."""
+    expect(config, "hidden_act", SILU)
+    expect(config, "attention_bias", (False,))
+    expect(config, "mlp_bias", (False,))
+    check_rope(config)
     usual = [int((layer + 1) % INTERVAL != 0) for layer in range(block_count(config))]
     stated = config.get("no_rope_layers")
     if stated is None:
@@ -71,6 +83,8 @@ SMOLLM3 = Family(
     classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
     metadata=metadata,
     rules=llama.rules,
+    defaults=DEFAULTS,
+    limits=limits,
     ignored=IGNORED,
     config=config_json,
     folds=DENSE,

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from common import random_tokens, save_model
 from compressed_models import (
     SCHEMES,
@@ -17,8 +19,16 @@ from compressed_models import (
 )
 from packages import smollm2_gguf
 
+from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import UnsupportedError
+from qconvert.model.open import open_model
+from qconvert.plan.make import make_plan
+from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.notices import is_loadable
 from qconvert.plan.statistics import Range, Statistics
+
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 
 EXPERTS = ("w8a16", "w4a16", "w3a16", "fp8", "fp8 tensor", "mxfp4a16")
 """Schemes whose experts transformers can fuse."""
@@ -66,6 +76,61 @@ def test_experts(name: str, family: str, tmp_path: Path) -> None:
 def test_other_families_whose_rows_do_not_fit(family: str, tmp_path: Path) -> None:
     save_model(family, tmp_path / "model")
     assert_loads(tmp_path / "model", tmp_path / "out", "w4a16")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"rope_parameters": {**PLAIN_ROPE, "partial_rotary_factor": 0.5}}),
+        ("qwen2", {"rope_parameters": {**PLAIN_ROPE, **YARN, "beta_fast": 16}}),
+        ("qwen3", {"attention_bias": True}),
+        ("gemma3", {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0}),
+        ("olmo2", {"attention_bias": True}),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 1, 0]}),
+        ("qwen3_moe", {"norm_topk_prob": False}),
+        ("qwen3_moe", {"decoder_sparse_step": 2}),
+        ("qwen3_moe", {"mlp_only_layers": [1]}),
+    ],
+)
+def test_what_llama_cpp_cannot_run_is_no_matter_here(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    save_model(family, tmp_path / "model", **changes)
+    model = open_model(open_checkpoint(str(tmp_path / "model")))
+    with pytest.raises(UnsupportedError, match=r"llama\.cpp|GGUF"):
+        make_plan(model, Recipe("q8_0"))
+    assert_loads(tmp_path / "model", tmp_path / "out", "w8a16 groups")
+
+
+def test_a_multimodal_model_is_loaded_by_its_own_class(tmp_path: Path) -> None:
+    save_gemma3_with_images(tmp_path / "model")
+    for name in ("w8a8", "fp8", "w4a16"):
+        assert_loads(tmp_path / "model", tmp_path / name, name, vocabulary=300)
+
+
+def save_gemma3_with_images(path: Path) -> None:
+    """A random Gemma 3 with a tower for images; its output is tied, as the published ones are."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {
+        **sizes,
+        "intermediate_size": 128,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "vocab_size": 323,
+    }
+    vision = {**sizes, "intermediate_size": 64, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=300,
+        boi_token_index=301,
+        eoi_token_index=302,
+    )
+    torch.manual_seed(0)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(path)
 
 
 def test_a_tied_output_stays_tied(tmp_path: Path) -> None:

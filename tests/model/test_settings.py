@@ -1,0 +1,108 @@
+"""`config.json` means what transformers' own configuration class makes of it: keys that are left
+out, that are null, or that shadow each other."""
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import transformers
+from common import FAMILIES, tiny_model
+
+from qconvert.errors import QconvertError, UnsupportedError
+from qconvert.model.families import find_family
+from qconvert.model.families.common import settings_of
+
+DRAWS = 300
+SCALINGS: list[Any] = [
+    None,
+    {"type": "linear", "factor": 2.0},
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    {"type": "yarn", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "default"},
+    {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+]
+
+
+def strange(
+    rng: random.Random, config: dict[str, Any], aliases: Mapping[str, str]
+) -> dict[str, Any]:
+    """The configuration with keys left out, emptied, and others beside them.
+
+    Args:
+        aliases: other names of settings, and those that the class stores them under.
+    """
+    drawn = dict(config)
+    for alias, name in aliases.items():
+        if rng.random() < 0.3 and isinstance(drawn.get(name), int):
+            drawn[alias] = 2 * drawn[name]
+    for key in rng.sample(sorted(set(drawn) - {"architectures", "model_type"}), rng.randint(0, 5)):
+        if rng.random() < 0.7:
+            del drawn[key]
+        else:
+            drawn[key] = None
+    if rng.random() < 0.5:
+        drawn["rope_scaling"] = rng.choice(SCALINGS)
+    if rng.random() < 0.5:
+        drawn["rope_theta"] = rng.choice([1e4, 5e5, 1e6, None])
+    if rng.random() < 0.4:
+        drawn.pop("rope_parameters", None)
+    if rng.random() < 0.2:
+        drawn["rope_local_base_freq"] = 5e4
+    if rng.random() < 0.2:
+        drawn["partial_rotary_factor"] = rng.choice([1.0, 0.5])
+    return drawn
+
+
+def meaning(config: dict[str, Any]) -> dict[str, Any] | str:
+    """GGUF's keys, or that there are none."""
+    family = find_family(config)
+    try:
+        settings = settings_of(family, config)
+        family.limits(settings)
+        keys = {key: field.value for key, field in family.metadata(settings).items()}
+    except UnsupportedError:
+        return "llama.cpp cannot run it"
+    except QconvertError as error:
+        return error.message
+    name = family.name
+    keys.setdefault(
+        f"{name}.attention.key_length",
+        keys[f"{name}.embedding_length"] // keys[f"{name}.attention.head_count"],
+    )
+    keys.pop(f"{name}.attention.value_length", None)
+    return keys
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> None:
+    model = tiny_model(family)
+    whole = json.loads(model.config.to_json_string(use_diff=False))
+    whole["architectures"] = [type(model).__name__]
+    rng = random.Random(family)
+    compared = 0
+    for _ in range(DRAWS):
+        config = strange(rng, whole, type(model.config).attribute_map)
+        try:
+            understood = type(model.config).from_dict(json.loads(json.dumps(config)))
+        except Exception:
+            continue  # no configuration for transformers either
+        stated = json.loads(understood.to_json_string(use_diff=False))
+        stated["architectures"] = config["architectures"]
+        assert meaning(config) == meaning(stated), config
+        compared += 1
+    assert compared > DRAWS / 3
+
+
+def test_published_wrappers_leave_out_what_is_transformers_default() -> None:
+    config = transformers.Gemma3Config(text_config={"num_hidden_layers": 34, "hidden_size": 2560})
+    short = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {"num_hidden_layers": 34, "hidden_size": 2560},
+    }
+    whole = json.loads(config.to_json_string(use_diff=False))
+    assert meaning(short) == meaning(whole | {"architectures": short["architectures"]})
