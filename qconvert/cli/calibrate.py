@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, render
-from qconvert.errors import UsageError
+from qconvert.errors import UsageError, shorten
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
@@ -139,10 +139,10 @@ def expert_lines(rare: Mapping[str, Mapping[int, int]], threshold: int) -> list[
     unseen = [f"{name}[{i}]" for name, one in rare.items() for i, count in one.items() if not count]
     lines = []
     if few:
-        lines.append(f"fewer than {threshold} tokens reached {render.shorten(few)}: use more text")
+        lines.append(f"fewer than {threshold} tokens reached {shorten(few)}: use more text")
     if unseen:
         lines.append(
-            f"no token reached {render.shorten(unseen)}: the statistics of the whole layer stand "
+            f"no token reached {shorten(unseen)}: the statistics of the whole layer stand "
             "in for them"
         )
     return lines

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qconvert.errors import shorten
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
-
-NAMES_SHOWN = 3
 
 
 def human_count(count: float) -> str:
@@ -70,12 +70,6 @@ def printable(value: str) -> str:
 
 def say(message: str) -> None:
     print(printable(message), file=sys.stderr)
-
-
-def shorten(names: Sequence[str]) -> str:
-    """The first few names."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:

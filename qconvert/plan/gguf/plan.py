@@ -20,6 +20,7 @@ from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
+from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import NOTHING, Statistics
@@ -55,6 +56,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
     )
     made_by = _made_by(model, recipe, importance)
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
+    grown = larger(tensors, model.checkpoint.tensors)
     return Plan(
         model.checkpoint,
         recipe,
@@ -66,7 +68,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             recipe.split_max_size,
         ),
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
-        (*model.notices, *statistics.notices, *warnings),
+        (*model.notices, *grown, *statistics.notices, *warnings),
     )
 
 
