@@ -49,6 +49,10 @@ AllowNan = Annotated[
         help="Go on where weights are NaN or infinite; clip what is too large for its type.",
     ),
 ]
+NoVocabulary = Annotated[
+    bool,
+    typer.Option("--no-vocabulary", help="GGUF: go on where the model has no tokenizer."),
+]
 SplitMaxSize = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="GGUF: shards of at most this size, such as 5G or 500M."),

@@ -60,6 +60,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
     model = open_model(checkpoint)
+    _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
         statistics = Statistics(_importance(recipe, measured))
@@ -149,6 +150,18 @@ def _importance(recipe: Recipe, measured: Mapping[Path, Measured]) -> Importance
     path = recipe.importance or recipe.calibration
     found = measured[path] if path else None
     return importance_of(found) if isinstance(found, Calibration) else found
+
+
+def _check_vocabulary(model: Model, recipes: Sequence[Recipe]) -> None:
+    """Refuse GGUF files that could not read text, unless that is asked for."""
+    asked = any(one.vocabulary and not is_scheme(one.type) for one in recipes)
+    if asked and not model.has_vocabulary:
+        raise PlanError(
+            f"{model.checkpoint.source} has no tokenizer: a GGUF file of it would have no "
+            "vocabulary",
+            "put tokenizer.json or tokenizer.model beside the weights, or go on with "
+            "--no-vocabulary",
+        )
 
 
 def _check_places(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> None:

@@ -9,14 +9,12 @@ from common import save_model
 from imatrix_files import dat_bytes, dat_entry, write_imatrix
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from writing_models import write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A model with a tokenizer is not needed: the sample is given as a calibration."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model("llama", folder, tied=True, wide=True)
-    return folder
+    return write_model(tmp_path_factory.mktemp("models") / "tiny", tied=True, wide=True)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from qconvert.containers.model_card import model_card
 from qconvert.containers.target import Slot
 from qconvert.errors import UsageError
 from qconvert.model.directory_files import directory_files, special_ids
+from qconvert.model.open import NO_TOKENIZER
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.stored import Stored, read_stored
 from qconvert.model.types import TensorMap
@@ -86,7 +87,7 @@ def _notices(
     if description.family.unstored:
         notices.append(NO_POOLER)
     if stored is None:
-        notices.append("the file holds no tokenizer, so the directory will have none")
+        notices.append(NO_TOKENIZER)
     else:
         notices += stored.notices
     return tuple(notices)

@@ -21,9 +21,10 @@ from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
-from qconvert.model.open import Model, notice_quantized
+from qconvert.model.open import NO_TOKENIZER, Model, notice_quantized
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
+from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Blocks, Factors
@@ -219,14 +220,9 @@ def _missing_pooler(model: Model) -> list[str]:
 
 
 def _missing_tokenizer(model: Model) -> list[str]:
-    from qconvert.model.tokenizers.tokenizer import has_tokenizer
-
-    checkpoint = model.checkpoint
-    if checkpoint.container == "gguf":
-        return []
-    if has_tokenizer(checkpoint.path):
-        return []
-    return ["there is no tokenizer beside the weights: the directory will have none"]
+    is_file = model.checkpoint.container == "gguf"
+    found = model.has_vocabulary if is_file else has_tokenizer(model.checkpoint.path)
+    return [] if found else [NO_TOKENIZER]
 
 
 def _files(
