@@ -77,9 +77,10 @@ def calibrate(
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     check_place(path)
-    with render.watching(quiet, "tokens") as watcher:
+    writes_itself = set(data or ["self"]) == {"self"}
+    with render.watching(quiet, "tokens", render.KEPT if writes_itself else render.ANEW) as watcher:
 
-        def draw() -> "Sample":
+        def draw(kept: Path | None = None) -> "Sample":
             return draw_sample(
                 data or (),
                 checkpoint,
@@ -88,11 +89,12 @@ def calibrate(
                 seed=seed,
                 watcher=watcher,
                 device="cpu" if place == "mps" else place,
+                kept=kept,
             )
 
-        writes_itself = set(data or ["self"]) == {"self"}
         about = (tokens, window, seed, place)
         sample = keep_sample(checkpoint, path, about, draw) if writes_itself else draw()
+    with render.watching(quiet, "tokens") as watcher:
         captured = capture(
             checkpoint,
             sample,

@@ -101,18 +101,26 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
+GOES_ON = "the same command goes on where this one stopped"
+KEPT = "what is complete is kept, and the same command makes the rest"
+ANEW = "the same command begins this anew"
+
+
 @contextmanager
-def watching(quiet: bool, unit: str = "weights") -> "Iterator[Silent | BarWatcher | PlainWatcher]":
-    """A watcher for as long as the work takes; says how to go on when that is interrupted.
+def watching(
+    quiet: bool, unit: str = "weights", again: str = GOES_ON
+) -> "Iterator[Silent | BarWatcher | PlainWatcher]":
+    """A watcher for as long as the work takes; says what becomes of it when that is interrupted.
 
     Args:
         unit: what is counted.
+        again: what the same command does then.
     """
     watcher = make_watcher(quiet, unit)
     try:
         yield watcher
     except KeyboardInterrupt:
-        watcher.note("interrupted: the same command goes on where this one stopped")
+        watcher.note(f"interrupted: {again}")
         raise
     finally:
         watcher.close()

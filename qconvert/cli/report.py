@@ -129,7 +129,7 @@ def report(
         threads=threads or default_threads(),
         quiet=quiet,
     )
-    found = build(asked, lambda unit: render.watching(quiet, unit))
+    found = build(asked, lambda unit: render.watching(quiet, unit, render.KEPT))
     page = write_report(found, output, wish)
     if as_json:
         from qconvert.report.columns import as_data

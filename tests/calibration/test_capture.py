@@ -219,7 +219,7 @@ def test_a_sample_that_took_long_is_kept_for_the_next_run(tmp_path: Path):
     checkpoint = open_checkpoint(str(tmp_path / "m"))
     made = []
 
-    def draw() -> Sample:
+    def draw(kept: Path) -> Sample:
         made.append(make_sample(seed=len(made)))
         return made[-1]
 
