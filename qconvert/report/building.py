@@ -109,12 +109,13 @@ def make(asked: Asked, watching: Watching) -> Made:
     keep = Keep(asked.folder / MEASURED)
     outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
+    with watching("weights") as watcher:  # before the model writes a text: what cannot be made
+        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
     with watching("tokens") as watcher:
         windows = find_windows(
             keep, checkpoint, mark, asked.data, asked.tokens, asked.window, watcher.note
         )
     with watching("weights") as watcher:
-        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
         make_folder(asked.folder / MODELS)
         found = make_models(planned, asked.threads, watcher)
         if found:

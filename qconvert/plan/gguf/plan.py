@@ -22,6 +22,7 @@ from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
+from qconvert.plan.names import names_elsewhere
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -49,6 +50,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         listed,
         importance.values if importance else None,
         from_gguf=model.checkpoint.container == "gguf",
+        elsewhere=lambda: names_elsewhere(model),
     )
     tensors = tuple(
         _plan_tensor(map_, choice, dtype, importance, model.checkpoint.tensors)
