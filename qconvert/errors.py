@@ -12,6 +12,8 @@
 The command line's one handler prints `message` and `hint`; everything else is a bug.
 """
 
+from collections.abc import Sequence
+
 
 class QconvertError(Exception):
     """A failure that is explained to the user in one line.
@@ -61,6 +63,12 @@ class UsageError(QconvertError):
     """The command line is wrong."""
 
     exit_code = 2
+
+
+def shorten(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def first_line(error: BaseException, most: int = 300) -> str:

@@ -12,6 +12,14 @@ import numpy as np
 
 SLAB = 1 << 22
 
+BYTES = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+"""A tokenizer's cut into words, as GPT-2 has it."""
+
 
 @dataclass(frozen=True)
 class Llama:
@@ -76,9 +84,15 @@ LLAMA_8B = Llama(4096, 32, 14336, 32, 8, 128256, tied=False)
 
 
 def write_llama(
-    folder: Path, shape: Llama = TINY, *, sparse: bool = False, shard: int = 4 << 30, seed: int = 0
+    folder: Path,
+    shape: Llama = TINY,
+    *,
+    tokenizer: bool = False,
+    sparse: bool = False,
+    shard: int = 4 << 30,
+    seed: int = 0,
 ) -> Path:
-    """A checkpoint directory without a tokenizer; shards of about `shard` bytes."""
+    """A checkpoint directory; shards of about `shard` bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     groups: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
@@ -98,6 +112,10 @@ def write_llama(
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(shape.config))
+    if tokenizer:
+        from tokenizer_oracles import byte_level_directory
+
+        byte_level_directory(folder, BYTES, size=shape.vocabulary, plain=())
     return folder
 
 

@@ -23,7 +23,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with the examples and a model."""
     folder = tmp_path_factory.mktemp("place")
     shutil.copytree(EXAMPLES, folder / "examples")
-    config = write_llama(folder / "tiny", TINY) / "config.json"
+    config = write_llama(folder / "tiny", TINY, tokenizer=True) / "config.json"
     # What the model begins its own sample with.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token_id": 1}))
     return folder

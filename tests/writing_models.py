@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from checkpoints import BYTES
 from common import convert_model, save_model
 from tokenizer_oracles import byte_level_directory
 
-BYTES = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
-}
 BEGIN, END = "<|begin|>", "<|end|>"
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"

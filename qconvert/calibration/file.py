@@ -162,6 +162,8 @@ def read_inputs(
             f"{path} is a GGUF file, not a calibration file",
             f"if it is llama.cpp's importance matrix: --importance {path.name}",
         )
+    if read_bytes_at(path, 8, 1) != b"{":
+        raise CheckpointError(f"{path} is no calibration and no importance matrix", MADE_BY)
     tensors = read_safetensors(path)
     described = _description(path)
     names = described.get("inputs")

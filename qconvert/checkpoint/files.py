@@ -21,9 +21,11 @@ def file_size(path: Path) -> int:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {reason(error)}") from error
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise CheckpointError(f"{path} is a directory, not a regular file", "name a file in it")
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path} is not a regular file")
+        raise CheckpointError(f"{path} is not a regular file", "name one")
     return status.st_size
 
 
@@ -40,7 +42,7 @@ def read_bytes_at(path: Path, offset: int, count: int) -> bytes:
                 offset += len(part)
                 count -= len(part)
     except (OSError, OverflowError) as error:
-        raise CheckpointError(f"{path}: {reason(error)}") from error
+        raise _unreadable(path, error) from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -148,6 +150,13 @@ def check_tensor(path: Path, name: str, shape: Sequence[int]) -> None:
         raise CheckpointError(f"{path}: {name!r:.200} is no name for a tensor")
     if 0 in shape and max(shape) >= 1 << 31:
         raise CheckpointError(f"{path}: tensor {name!r:.200} has an impossible shape")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Damage is one cause of several."""
+    causes = ((FileNotFoundError, "check its name"), (PermissionError, "check who may read it"))
+    hint = next((hint for kind, hint in causes if isinstance(error, kind)), "")
+    return CheckpointError(f"{path}: {reason(error)}", hint)
 
 
 def reason(error: BaseException) -> str:

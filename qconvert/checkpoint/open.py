@@ -61,7 +61,11 @@ def locate(
 
 def open_path(name: str, path: Path) -> Checkpoint:
     """Open what `locate` found."""
-    checkpoint = _open(name, path)
+    return with_states(_open(name, path))
+
+
+def with_states(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint that knows what its files are like now."""
     return replace(checkpoint, states={file: _state(file) for file in checkpoint.files})
 
 

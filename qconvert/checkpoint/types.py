@@ -71,6 +71,13 @@ class TensorInfo:
     def elements(self) -> int:
         return prod(self.shape)
 
+    @property
+    def stored_bytes(self) -> int:
+        """With its scales and whatever else its codes need."""
+        if self.codes is not None:
+            return sum(part.nbytes for part in self.codes.parts.values())
+        return self.nbytes + (self.scale.nbytes if self.scale else 0)
+
 
 @dataclass(frozen=True)
 class Checkpoint:

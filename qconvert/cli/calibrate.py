@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, render
-from qconvert.errors import UsageError
+from qconvert.errors import UsageError, shorten
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
@@ -77,9 +77,10 @@ def calibrate(
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     check_place(path)
-    with render.watching(quiet, "tokens") as watcher:
+    writes_itself = set(data or ["self"]) == {"self"}
+    with render.watching(quiet, "tokens", render.KEPT if writes_itself else render.ANEW) as watcher:
 
-        def draw() -> "Sample":
+        def draw(kept: Path | None = None) -> "Sample":
             return draw_sample(
                 data or (),
                 checkpoint,
@@ -88,11 +89,12 @@ def calibrate(
                 seed=seed,
                 watcher=watcher,
                 device="cpu" if place == "mps" else place,
+                kept=kept,
             )
 
-        writes_itself = set(data or ["self"]) == {"self"}
         about = (tokens, window, seed, place)
         sample = keep_sample(checkpoint, path, about, draw) if writes_itself else draw()
+    with render.watching(quiet, "tokens") as watcher:
         captured = capture(
             checkpoint,
             sample,
@@ -139,10 +141,10 @@ def expert_lines(rare: Mapping[str, Mapping[int, int]], threshold: int) -> list[
     unseen = [f"{name}[{i}]" for name, one in rare.items() for i, count in one.items() if not count]
     lines = []
     if few:
-        lines.append(f"fewer than {threshold} tokens reached {render.shorten(few)}: use more text")
+        lines.append(f"fewer than {threshold} tokens reached {shorten(few)}: use more text")
     if unseen:
         lines.append(
-            f"no token reached {render.shorten(unseen)}: the statistics of the whole layer stand "
+            f"no token reached {shorten(unseen)}: the statistics of the whole layer stand "
             "in for them"
         )
     return lines

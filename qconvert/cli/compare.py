@@ -83,12 +83,9 @@ def compare(
     asked = read_prompts(prompts) if prompts else default_prompts()
     count = len(in_order(files, reference))
     settings = AnswerSettings(threads or default_threads(), max_tokens, temperature, seed)
-    watcher = render.make_watcher(quiet, "tokens")
-    try:
+    with render.watching(quiet, "tokens", render.ANEW) as watcher:
         watcher.begin(work_of(count, len(asked), settings), 0)
         found = answers(files, asked, settings, original=reference, told=watcher.advance)
-    finally:
-        watcher.close()
     if output is not None:
         _write(output, asked, found, settings)
     if as_json:

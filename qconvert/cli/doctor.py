@@ -110,7 +110,7 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     from qconvert.plan.safetensors.schemes import SCHEMES
 
     found = look_at(checkpoint)
-    sizes = [Size(plan.recipe.file_type.name, "gguf", plan.nbytes) for plan in found.plans]
+    sizes = [Size(plan.recipe.type, "gguf", plan.nbytes) for plan in found.plans]
     left_out = list(found.problems)
     for scheme in SCHEMES:
         try:

@@ -130,12 +130,10 @@ def evaluate(
     settings = Settings(device, dtype, threads)
     choices = Choices(tokens, window, backend, exact, settings=settings)
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
-    watcher = render.make_watcher(quiet, "tokens")
-    try:
+    with render.watching(quiet, "tokens", render.ANEW) as watcher:
         evaluation = run(reference, data, files, choices, watcher)
-    finally:
-        watcher.close()
-    extras = measure_extras(files, asked, watcher.note)
+    with render.watching(quiet, "files", render.ANEW) as watcher:
+        extras = measure_extras(files, asked, watcher.note)
     verdicts = judge(evaluation, gates)
     _write(evaluation, verdicts, junit, summary, time.monotonic() - started)
     if as_json:

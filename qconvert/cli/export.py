@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qconvert.checkpoint import Checkpoint
+    from qconvert.plan.recipe import Recipe
     from qconvert.plan.types import Plan
     from qconvert.run.stream import Result
 
@@ -49,6 +51,7 @@ def export(
         str | None,
         typer.Option(metavar="SIZE", help="Safetensors files of at most this size; 5G by default."),
     ] = None,
+    no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
@@ -79,30 +82,42 @@ def export(
     from qconvert.checkpoint import open_checkpoint
 
     if _is_calibration(Path(model)):
-        if dtype != AUTO or split is not None or shard is not None:
+        if dtype != AUTO or split is not None or shard is not None or no_vocabulary:
             raise UsageError(
-                "--dtype and sizes of parts are for models, and this is a calibration",
+                "--dtype, --no-vocabulary and sizes of parts are for models, and this is a "
+                "calibration",
                 "leave them out",
             )
         from qconvert.cli.export_importance import to_imatrix
 
         to_imatrix(Path(model), output, **flags)
         return
+    from qconvert.plan.recipe import Recipe
+
+    recipe = Recipe(
+        dtype.lower(),
+        output=output,
+        allow_nan=allow_nan,
+        vocabulary=not no_vocabulary,
+        split_max_size=split,
+        max_shard_size=shard,
+    )
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     if checkpoint.container == "gguf":
-        if split is not None:
+        if split is not None or no_vocabulary:
             raise UsageError(
-                "--split-max-size is for GGUF files, and this becomes a directory",
-                "use --max-shard-size",
+                "--split-max-size and --no-vocabulary are for GGUF files, and this becomes a "
+                "directory",
+                "leave them out; --max-shard-size is for directories",
             )
-        to_directory(checkpoint, output, dtype.lower(), shard, threads, allow_nan, **flags)
+        to_directory(checkpoint, recipe, threads, **flags)
         return
     if shard is not None:
         raise UsageError(
             "--max-shard-size is for directories, and this becomes a GGUF file",
             "use --split-max-size",
         )
-    to_gguf(checkpoint, output, dtype.lower(), split, threads, allow_nan, **flags)
+    to_gguf(checkpoint, recipe, threads, **flags)
 
 
 def _is_calibration(path: Path) -> bool:
@@ -113,20 +128,12 @@ def _is_calibration(path: Path) -> bool:
     return identify(path) == "calibration"
 
 
-def to_gguf(
-    checkpoint: "Checkpoint",
-    output: Path | None,
-    dtype: str,
-    split_max_size: int | None,
-    threads: int | None,
-    allow_nan: bool,
-    **flags: bool,
-) -> None:
+def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: bool) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
-    from qconvert.plan.recipe import Recipe
     from qconvert.run.quantize import Run, plan_outputs
 
+    output = recipe.output
     if output is not None:
         options.check_output(output)
         if output.suffix != ".gguf":
@@ -134,8 +141,8 @@ def to_gguf(
                 f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",
                 "name a file that ends in .gguf with -o",
             )
-    name = float_type(checkpoint) if dtype == AUTO else dtype
-    asked = Recipe(name, output=output, split_max_size=split_max_size, allow_nan=allow_nan)
+    name = float_type(checkpoint) if recipe.type == AUTO else recipe.type
+    asked = replace(recipe, type=name)
     outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
 
 
@@ -150,11 +157,8 @@ def float_type(checkpoint: "Checkpoint") -> str:
 
 def to_directory(
     checkpoint: "Checkpoint",
-    output: Path | None,
-    dtype: str,
-    max_shard_size: int | None,
+    recipe: "Recipe",
     threads: int | None,
-    allow_nan: bool,
     *,
     dry_run: bool,
     as_json: bool,
@@ -162,17 +166,15 @@ def to_directory(
 ) -> None:
     """GGUF to a Hugging Face directory."""
     from qconvert.containers.directory import check_directory
-    from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.export import make_export_plan
     from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_outputs
 
-    path = output or default_directory(checkpoint)
+    path = recipe.output or default_directory(checkpoint)
     _check_place(path)
     if not dry_run:
         check_directory(path)
-    recipe = Recipe(dtype, output=path, allow_nan=allow_nan, max_shard_size=max_shard_size)
-    plan = make_export_plan(checkpoint, recipe)
+    plan = make_export_plan(checkpoint, replace(recipe, output=path))
     if not quiet:
         for notice in plan.notices:
             render.say(notice)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from qconvert.cli import inspect_calibration, inspect_checkpoint, inspect_quantized, options
+from qconvert.cli.quantize import complete_type
 from qconvert.errors import UsageError
 
 
@@ -15,9 +16,15 @@ def inspect(
     tensors: Annotated[
         bool, typer.Option("--tensors", help="List every tensor, or every input of a calibration.")
     ] = False,
-    file_type: Annotated[
+    type_: Annotated[
         str | None,
-        typer.Option("--type", "-t", metavar="TYPE", help="Only this file type, in detail."),
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="Only this type of GGUF file or scheme of safetensors, in detail.",
+            autocompletion=complete_type,
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -34,6 +41,7 @@ def inspect(
     Examples:
       qconvert inspect org/name
       qconvert inspect ./model --json | jq .parameters
+      qconvert inspect ./model -t w4a16
       qconvert inspect model.calib.safetensors --plot model.svg
     """
     from qconvert.checkpoint.open import locate
@@ -44,10 +52,10 @@ def inspect(
     kind = identify(path)
     if form and kind != "calibration":
         raise UsageError(f"{model} is no calibration, and --plot draws these", "leave it out")
-    if file_type and kind != "checkpoint":
+    if type_ and kind != "checkpoint":
         raise UsageError(f"--type is for models, and {model} is none to be quantized")
     if kind == "checkpoint":
-        inspect_checkpoint.show(source, path, file_type, as_json=as_json, tensors=tensors)
+        inspect_checkpoint.show(source, path, type_, as_json=as_json, tensors=tensors)
     elif kind == "calibration":
         inspect_calibration.show(path, plot, as_json=as_json, inputs=tensors)
     elif kind == "importance":

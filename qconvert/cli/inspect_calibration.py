@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qconvert.cli import render
 from qconvert.cli.inspect_checkpoint import show_facts
-from qconvert.errors import UsageError
+from qconvert.errors import UsageError, shorten
 
 if TYPE_CHECKING:
     from qconvert.calibration.overview import Channel, InputOverview, Overview
@@ -157,7 +157,7 @@ def facts(seen: "Overview") -> dict[str, str]:
         )
         names = [f"{one.name}[{number}]" for one in seen.experts for number in one.unseen]
         if names:
-            found["unseen"] = render.shorten(names)
+            found["unseen"] = shorten(names)
     return found
 
 
@@ -263,7 +263,7 @@ def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
             "sample": f"{', '.join(matrix.datasets) or 'not named'}: {matrix.chunk_count} chunks"
             + (f" of {matrix.chunk_size} tokens" if matrix.chunk_size else ""),
             "covers": f"{len(matrix.values)} weights",
-            **({"unseen": render.shorten(unseen)} if unseen else {}),
+            **({"unseen": shorten(unseen)} if unseen else {}),
         },
     )
     if entries:

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from qconvert.checkpoint import TensorInfo
     from qconvert.checkpoint.metadata import Field
     from qconvert.inspection import Inspection
+    from qconvert.plan.types import Plan
 
 ITEMS_SHOWN = 4
 TEXT_SHOWN = 60
 
 
-def show(source: str, path: Path, file_type: str | None, *, as_json: bool, tensors: bool) -> None:
+def show(source: str, path: Path, type_: str | None, *, as_json: bool, tensors: bool) -> None:
     """A directory or a GGUF file with a model in it."""
     from qconvert.checkpoint.open import open_path
     from qconvert.inspection import look_at
-    from qconvert.plan.gguf.file_types import find_file_type
+    from qconvert.plan.safetensors.schemes import find_type
 
-    kinds = (find_file_type(file_type),) if file_type else None
-    found = look_at(open_path(source, path), kinds)
+    checkpoint = open_path(source, path)
+    found = look_at(checkpoint, [find_type(type_)]) if type_ else look_at(checkpoint)
     if as_json:
         render.print_json(as_data(found))
         return
@@ -34,15 +35,20 @@ def show(source: str, path: Path, file_type: str | None, *, as_json: bool, tenso
         show_tensors(found.checkpoint.tensors.values())
         show_planned(found)
     show_file_types(found)
-    if file_type:
-        for line in [
-            line
-            for plan in found.plans
-            for line in render.fallback_lines(plan.fallbacks, len(plan.tensors))
-        ]:
-            print(line)
+    if type_:
+        for line in [line for plan in found.plans for line in about_type(plan)]:
+            print(render.printable(line))
     for problem in found.problems:
         render.say(problem)
+
+
+def about_type(plan: "Plan") -> list[str]:
+    """What is to be known of one type that is not told of the model already."""
+    from qconvert.plan.safetensors.schemes import is_scheme
+
+    if is_scheme(plan.recipe.type):
+        return list(plan.notices)
+    return render.fallback_lines(plan.fallbacks, len(plan.tensors))
 
 
 def as_data(found: "Inspection") -> dict[str, Any]:
@@ -62,7 +68,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
         "tensors": tensors_data(found.checkpoint.tensors.values()),
         "file_types": [
             {
-                "name": plan.recipe.file_type.name,
+                "name": plan.recipe.type,
                 "bytes": plan.nbytes,
                 "bits_per_weight": round(plan.bits_per_weight, 4),
                 "fallbacks": [tensor.name for tensor in plan.fallbacks],
@@ -153,7 +159,7 @@ def show_file_types(found: "Inspection") -> None:
         return
     rows = [
         (
-            plan.recipe.file_type.name,
+            plan.recipe.type,
             human_bytes(plan.nbytes),
             plan.nbytes,
             f"{plan.bits_per_weight:.2f}",

@@ -14,6 +14,7 @@ from qconvert.cli.inspect_checkpoint import (
     tensors_data,
 )
 from qconvert.containers.sizes import human_bytes
+from qconvert.errors import shorten
 
 if TYPE_CHECKING:
     from qconvert.checkpoint.layers import Layer
@@ -153,7 +154,7 @@ def show_kinds(found: "Quantized") -> None:
 def parts(names: "Iterable[str]") -> str:
     """What names have behind the number of their layer, each once."""
     found = (NUMBER.sub("*", LAYER.sub("", name)) for name in names)
-    return render.shorten(list(dict.fromkeys(found)))
+    return shorten(list(dict.fromkeys(found)))
 
 
 def weights_text(form: "WeightFormat") -> str:

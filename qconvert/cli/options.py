@@ -49,6 +49,10 @@ AllowNan = Annotated[
         help="Go on where weights are NaN or infinite; clip what is too large for its type.",
     ),
 ]
+NoVocabulary = Annotated[
+    bool,
+    typer.Option("--no-vocabulary", help="GGUF: go on where the model has no tokenizer."),
+]
 SplitMaxSize = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="GGUF: shards of at most this size, such as 5G or 500M."),
@@ -57,9 +61,28 @@ MaxShardSize = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Safetensors: the same; 5G by default."),
 ]
+
+
+def _usable(device: str) -> str:
+    """A device's name, whether the command will run anything on it or not.
+
+    Raises:
+        UsageError: no such device, or torch cannot use it here.
+    """
+    if device not in ("auto", "cpu"):
+        from qconvert.forward.device import choose_device
+
+        choose_device(device)
+    return device
+
+
 Device = Annotated[
     str,
-    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or mps, where the model is run."),
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda or mps, where the model is run.",
+        callback=_usable,
+    ),
 ]
 
 

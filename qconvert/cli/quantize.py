@@ -76,6 +76,7 @@ def quantize(
         bool,
         typer.Option("--no-fallback", help="GGUF: refuse where rows do not divide into blocks."),
     ] = False,
+    no_vocabulary: options.NoVocabulary = False,
     split_max_size: options.SplitMaxSize = None,
     activations: Annotated[
         str | None,
@@ -163,6 +164,7 @@ def quantize(
         "output_type": output_type,
         "embedding_type": embedding_type,
         "fallback": False if no_fallback else None,
+        "vocabulary": False if no_vocabulary else None,
         "split_max_size": parse_size(split_max_size, "--split-max-size"),
         "activations": _one_of("--activations", activations, ("dynamic", "static")),
         "strategy": _one_of("--strategy", strategy, ("tensor", "channel", "block")),

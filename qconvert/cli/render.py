@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qconvert.errors import shorten
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
-
-NAMES_SHOWN = 3
 
 
 def human_count(count: float) -> str:
@@ -72,12 +72,6 @@ def say(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def shorten(names: Sequence[str]) -> str:
-    """The first few names."""
-    rest = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:
     """How many of all tensors fall back, which, why, and what it costs."""
     if not fallbacks:
@@ -107,18 +101,26 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
+GOES_ON = "the same command goes on where this one stopped"
+KEPT = "what is complete is kept, and the same command makes the rest"
+ANEW = "the same command begins this anew"
+
+
 @contextmanager
-def watching(quiet: bool, unit: str = "weights") -> "Iterator[Silent | BarWatcher | PlainWatcher]":
-    """A watcher for as long as the work takes; says how to go on when that is interrupted.
+def watching(
+    quiet: bool, unit: str = "weights", again: str = GOES_ON
+) -> "Iterator[Silent | BarWatcher | PlainWatcher]":
+    """A watcher for as long as the work takes; says what becomes of it when that is interrupted.
 
     Args:
         unit: what is counted.
+        again: what the same command does then.
     """
     watcher = make_watcher(quiet, unit)
     try:
         yield watcher
     except KeyboardInterrupt:
-        watcher.note("interrupted: the same command goes on where this one stopped")
+        watcher.note(f"interrupted: {again}")
         raise
     finally:
         watcher.close()

@@ -76,6 +76,7 @@ def report(
     sensitivity: Annotated[
         bool, typer.Option(help="Measure which parts of the chosen file cost most.")
     ] = True,
+    no_vocabulary: options.NoVocabulary = False,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     threads: options.Cores = None,
@@ -122,12 +123,13 @@ def report(
         speed=speed,
         answers=answers,
         sensitivity=sensitivity,
+        vocabulary=not no_vocabulary,
         backend=backend,
         device=device,
         threads=threads or default_threads(),
         quiet=quiet,
     )
-    found = build(asked, lambda unit: render.watching(quiet, unit))
+    found = build(asked, lambda unit: render.watching(quiet, unit, render.KEPT))
     page = write_report(found, output, wish)
     if as_json:
         from qconvert.report.columns import as_data

@@ -56,6 +56,11 @@ class States:
         except OSError as error:
             raise OutputError(f"cannot write {self.folder}: {error.strerror}", hint) from error
 
+    def remove(self) -> None:
+        """Give their room back."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
     def exist(self) -> bool:
         """Whether both files are there, with their full size."""
         return all(path.is_file() and path.stat().st_size == self.nbytes for path in self._paths)

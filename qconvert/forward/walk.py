@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from qconvert import __version__
+from qconvert.checkpoint.open import check_unchanged
 from qconvert.errors import PlanError
 from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
@@ -90,6 +91,7 @@ class Walk:
         UnsupportedError: a family that transformers or this program does not know.
         PlanError: weights are missing, or the windows are longer than the model's positions.
         UsageError: the device or type cannot be had.
+        CheckpointError, from the iteration: a file has changed since the model was opened.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Walk:
         digest = sha256(np.ascontiguousarray(self.tokens, "<i4").tobytes())
         about = (
             self.model.fingerprint,
+            [(path.name, *state) for path, state in self.model.checkpoint.states.items()],
             self.tokens.shape,
             self.dtype,
             self.device,
@@ -235,5 +238,6 @@ class Walk:
         for name, shape in shapes.items():
             values = read_parameter(self.source, prefix + name, shape, self.dtype)
             set_parameter(module, name, values.to(self.device))
+        check_unchanged(self.model.checkpoint)  # before anything is made of what was read
         module.to(self.device)
         return Block(self, index, module, find_linears(self.source, prefix, module))

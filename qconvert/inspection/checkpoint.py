@@ -1,18 +1,21 @@
 """A checkpoint at a glance, and what each file type would make of it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.open import Model, open_model
-from qconvert.plan.gguf.file_types import FILE_TYPES, FileType
+from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.types import Plan
+
+EVERY_FILE_TYPE = tuple(dict.fromkeys(kind.name for kind in FILE_TYPES.values()))
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx")
 
@@ -27,7 +30,7 @@ class Inspection:
         context_length: tokens, or None where nothing says it.
         tokenizer: kind and pre-tokenizer, or "".
         dtypes: tensors and bytes by dtype.
-        plans: what each file type would make, as far as it can be made.
+        plans: what each type would make, as far as it can be made.
         problems: why there are no plans, or not for all types.
     """
 
@@ -42,25 +45,25 @@ class Inspection:
     problems: tuple[str, ...]
 
 
-def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = None) -> Inspection:
+def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> Inspection:
     """Inspect a checkpoint.
 
     Args:
-        file_types: the types to plan for; all by default.
+        types: GGUF file types and schemes of safetensors to plan for.
     """
-    model, problems = _try_model(checkpoint)
+    model, problems = _try(lambda: _open(checkpoint))
+    # Where a tokenizer that is not known is met; safetensors can do without.
+    known, more = _try(lambda: model.metadata if model else {})
+    problems = (*problems, *more)
     plans: list[Plan] = []
-    if file_types is None:
-        file_types = tuple(dict.fromkeys(FILE_TYPES.values()))
-    for kind in file_types:
-        if model is None:
-            break
+    for name in types:
+        if model is None or (known is None and not is_scheme(name)):
+            continue
         try:
-            plans.append(make_plan(model, Recipe(kind.name)))
-        except PlanError as error:
-            why = error.message.removeprefix(f"{kind.name} ")
-            problems = (*problems, f"{kind.name}: {why}")
-    metadata = checkpoint.metadata or (model.metadata if model else {})
+            plans.append(make_plan(model, Recipe(name)))
+        except (PlanError, UnsupportedError) as error:
+            problems = (*problems, f"{name}: {error.message.removeprefix(f'{name} ')}")
+    metadata = checkpoint.metadata or known or {}
     return Inspection(
         checkpoint,
         model.architecture if model else _class_name(checkpoint),
@@ -70,17 +73,23 @@ def look_at(checkpoint: Checkpoint, file_types: tuple[FileType, ...] | None = No
         _dtypes(checkpoint),
         metadata,
         tuple(plans),
-        (*(model.notices if model else ()), *problems),
+        (*(model.notices if model and known is not None else ()), *problems),
     )
 
 
-def _try_model(checkpoint: Checkpoint) -> tuple[Model | None, tuple[str, ...]]:
+def _open(checkpoint: Checkpoint) -> Model:
     if checkpoint.container == "gguf" and "general.architecture" not in checkpoint.metadata:
-        return None, ("this GGUF file holds no model",)
+        raise UnsupportedError("this GGUF file holds no model")
+    return open_model(checkpoint)
+
+
+Found = TypeVar("Found")
+
+
+def _try(find: Callable[[], Found]) -> tuple[Found | None, tuple[str, ...]]:
+    """What is found, or why not."""
     try:
-        model = open_model(checkpoint)
-        _ = model.metadata  # where a tokenizer that is not known is met
-        return model, ()
+        return find(), ()
     except (UnsupportedError, PlanError) as error:
         return None, (error.message, error.hint) if error.hint else (error.message,)
 

@@ -6,7 +6,10 @@ else in a folder that goes with the machine's temporary files: Numba stops where
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+TEMPORARY = "qconvert-kernels-"
 
 
 def _cache_folder() -> str | None:
@@ -15,11 +18,16 @@ def _cache_folder() -> str | None:
         return None
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     folder = home / "qconvert" / "kernels"
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return tempfile.mkdtemp(prefix="qconvert-kernels-")
-    return str(folder) if os.access(folder, os.W_OK) else tempfile.mkdtemp(prefix="qconvert-")
+        if os.access(folder, os.W_OK):
+            return str(folder)
+    return tempfile.mkdtemp(prefix=TEMPORARY)
+
+
+def are_kept() -> bool:
+    """Whether a later run finds what this one compiles."""
+    return not Path(os.environ.get("NUMBA_CACHE_DIR", "")).name.startswith(TEMPORARY)
 
 
 if "NUMBA_CACHE_DIR" not in os.environ and (_folder := _cache_folder()):

@@ -36,6 +36,8 @@ FILE_KEYS = (
 )
 """How the keys begin that describe a file and not the model in it."""
 
+NO_TOKENIZER = "the source has no tokenizer: the output will have none"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -131,6 +133,11 @@ class Model:
             **tokenizer,
         }
 
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether a GGUF file of it has a tokenizer."""
+        return "tokenizer.ggml.tokens" in self.metadata
+
     @cached_property
     def pairs_size(self) -> int:
         """Bytes of the metadata in a GGUF file."""
@@ -140,15 +147,15 @@ class Model:
     def notices(self) -> tuple[str, ...]:
         """What is lost on the way to GGUF."""
         infos = self.checkpoint.tensors.values()
+        no_tokenizer = () if self.has_vocabulary else (NO_TOKENIZER,)
         if self._family is None:
             plain = {"F32", "F16", "BF16", "F64"}
-            return notice_quantized({info.dtype for info in infos} - plain)
-        no_tokenizer = "there is no tokenizer beside the weights: the file will have none"
+            return (*notice_quantized({info.dtype for info in infos} - plain), *no_tokenizer)
         return (
             *caveats(self._family, settings_of(self._family, self.checkpoint.config)),
             *_notice_left_out(self.left_out),
             *notice_quantized({info.dtype for info in infos if info.codes}),
-            *(() if has_tokenizer(self.checkpoint.path) else (no_tokenizer,)),
+            *no_tokenizer,
         )
 
     @cached_property

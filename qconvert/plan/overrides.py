@@ -1,6 +1,8 @@
 """`PATTERN=TYPE`: types and exceptions that the user sets by tensor name.
 
-A pattern is compared with a tensor's whole name in GGUF, and letters keep their case. It is
+A pattern is compared with a tensor's whole name in the output, and where it matches none there,
+with the names in the other container: GGUF's and Hugging Face's serve both. Letters keep their
+case. It is
 
     blk.*.ffn_down.weight        a glob: * for any run of characters (dots too), ? for one,
                                  [0-3] for one of a set; everything else stands for itself
@@ -12,10 +14,16 @@ twice. A pattern that matches nothing is an error: most often it is a slip of th
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
-from qconvert.errors import PlanError, UsageError
+from qconvert.errors import PlanError, UsageError, shorten
+
+Names = Mapping[str, Sequence[str]]
+"""Other names of tensors, by name."""
+
+HEADS = ("output.weight", "lm_head.weight")
+"""The output projection, in GGUF and in Hugging Face's files."""
 
 _EXAMPLE = "write PATTERN=TYPE, as in 'blk.*.ffn_down.weight=q6_k'"
 _REGEX_CHARACTERS = frozenset("\\()|^$+{}")
@@ -55,8 +63,18 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return lambda name: compiled.fullmatch(name) is not None
 
 
-def match_last(patterns: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+def match_last(
+    patterns: Sequence[str],
+    names: Sequence[str],
+    elsewhere: Callable[[], Names] = dict,
+    embedding: str = "",
+) -> dict[str, int]:
     """For each name that some pattern matches, the index of the last such pattern.
+
+    Args:
+        elsewhere: other names by name, all of which a pattern matches that means the tensor; only
+            asked for where one matches no name.
+        embedding: the name of the token embedding.
 
     Raises:
         PlanError: a pattern matches none of the names.
@@ -65,6 +83,15 @@ def match_last(patterns: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     for index, pattern in enumerate(patterns):
         matches = matcher(pattern)
         hits = [name for name in names if matches(name)]
+        if not hits:
+            others = elsewhere()
+            hits = [name for name in names if others.get(name) and all(map(matches, others[name]))]
+        if not hits and embedding and any(map(matches, HEADS)):
+            raise PlanError(
+                f"the pattern {pattern!r} matches nothing: this model has no output projection of "
+                "its own",
+                f"its token embedding takes that place: '{embedding}'",
+            )
         if not hits:
             raise PlanError(
                 f"the pattern {pattern!r} matches no tensor that can be quantized",
@@ -88,7 +115,7 @@ def _hint(pattern: str, names: Iterable[str]) -> str:
     names = tuple(names)
     inside = [name for name in names if pattern in name]
     if inside:
-        return f"a pattern matches the whole name; try '*{pattern}*'"
+        return f"a pattern matches the whole name; '*{pattern}*' means {shorten(inside)}"
     letters = re.sub(r"[*?/\\]", "", pattern)
     near = get_close_matches(letters, names, n=3, cutoff=0.4) or list(names[:3])
     return f"tensors are named like {', '.join(near)}" if near else "there are no such tensors"

@@ -36,6 +36,7 @@ class Recipe:
         pure: GGUF: no mixture.
         output_type: GGUF: the format of the output projection.
         embedding_type: GGUF: the format of the token embeddings.
+        vocabulary: GGUF: refuse a model that has no tokenizer.
         fallback: GGUF: take another format where rows do not divide into blocks; else refuse.
         split_max_size: GGUF: bytes that a shard may have.
 
@@ -68,6 +69,7 @@ class Recipe:
     pure: bool = False
     output_type: str | None = None
     embedding_type: str | None = None
+    vocabulary: bool = True
     fallback: bool = True
     split_max_size: int | None = None
 
@@ -117,6 +119,7 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "pure": ("gguf",),
     "output_type": ("gguf",),
     "embedding_type": ("gguf",),
+    "vocabulary": ("gguf",),
     "fallback": ("gguf",),
     "split_max_size": ("gguf",),
     "activations": ("int8", "fp8"),

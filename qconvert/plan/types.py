@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -99,6 +100,7 @@ class Plan:
         target: what is written.
         nbytes: of the weights; of a GGUF file all, unsplit.
         notices: what the user should know.
+        work: a folder of what was found on the way; of no more use when the output is complete.
     """
 
     checkpoint: Checkpoint
@@ -107,6 +109,7 @@ class Plan:
     target: Target
     nbytes: int
     notices: tuple[str, ...] = ()
+    work: Path | None = None
 
     @property
     def parameters(self) -> int:

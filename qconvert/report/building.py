@@ -107,13 +107,15 @@ def make(asked: Asked, watching: Watching) -> Made:
     subject = open_subject(asked.model)
     mark = fingerprint(checkpoint)
     keep = Keep(asked.folder / MEASURED)
-    options = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
+    outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
+    options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
+    with watching("weights") as watcher:  # before the model writes a text: what cannot be made
+        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
     with watching("tokens") as watcher:
         windows = find_windows(
             keep, checkpoint, mark, asked.data, asked.tokens, asked.window, watcher.note
         )
     with watching("weights") as watcher:
-        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
         make_folder(asked.folder / MODELS)
         found = make_models(planned, asked.threads, watcher)
         if found:
@@ -255,6 +257,8 @@ def command(asked: Asked, type_: str) -> str:
     words = ["qconvert", "quantize", asked.model, "-t", type_]
     if asked.calibration is not None:
         words += ["-c", str(asked.calibration)]
+    if not asked.vocabulary and not is_scheme(type_):
+        words.append("--no-vocabulary")
     return shlex.join(words)
 
 

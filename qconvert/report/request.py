@@ -29,6 +29,7 @@ class Asked:
         answer_tokens: of an answer, at most.
         wish: of the file to take.
         speed, answers, sensitivity: whether they are measured.
+        vocabulary: refuse a model that has no tokenizer, where there are GGUF files.
         backend: what computes logits.
         device: where torch does.
         threads: cores to use.
@@ -48,6 +49,7 @@ class Asked:
     speed: bool = True
     answers: bool = True
     sensitivity: bool = True
+    vocabulary: bool = True
     backend: BackendName = "auto"
     device: str = "auto"
     threads: int = 1

@@ -1,5 +1,6 @@
 """Outputs of one checkpoint, whatever their containers, written side by side."""
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +25,9 @@ def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list
     with ExitStack() as stack:
         works = [(plan, stack.enter_context(plan.target.making())) for plan in plans]
         results = write_files(works, threads, watcher)
+    for plan in plans:
+        if plan.work is not None:
+            shutil.rmtree(plan.work, ignore_errors=True)
     return [
         replace(
             result,

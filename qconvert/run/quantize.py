@@ -6,13 +6,14 @@ recipes -> statistics (the model works on the sample again where these take it) 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from qconvert.calibration.importance import Importance, importance_of
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.containers.directory import check_directory
+from qconvert.containers.folder import work_folder
 from qconvert.errors import PlanError, UsageError
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model, open_model
@@ -60,12 +61,14 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
     model = open_model(checkpoint)
+    _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
         statistics = Statistics(_importance(recipe, measured))
         if is_scheme(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
-        plans.append(make_plan(model, recipe, statistics))
+        plan = make_plan(model, recipe, statistics)
+        plans.append(replace(plan, work=work_folder(smoothing_of(plan.target.path))))
     return plans
 
 
@@ -113,17 +116,26 @@ def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Ru
     assert form is not None
     name = recipe.activation_range or ACTIVATION_RANGE
     percentile = recipe.percentile if name == "percentile" else None
-    with TemporaryDirectory(prefix="qconvert-") as folder:
-        return prepare_activations(
-            model,
-            calibration,
-            form,
-            smooth=recipe.smooth,
-            estimator=estimator(name, percentile),
-            strict_static=recipe.strict_static,
-            place=Place(Path(folder), run.device, threads=run.threads),
-            watcher=run.watcher,
-        )
+    if recipe.folder is not None:
+        recipe.folder.mkdir(exist_ok=True)
+    path = recipe.path(model.checkpoint.source)
+    check_directory(path)
+    return prepare_activations(
+        model,
+        calibration,
+        form,
+        smooth=recipe.smooth,
+        estimator=estimator(name, percentile),
+        strict_static=recipe.strict_static,
+        place=Place(path.parent, run.device, threads=run.threads),
+        work=smoothing_of(path),
+        watcher=run.watcher,
+    )
+
+
+def smoothing_of(path: Path) -> Path:
+    """What the work of smoothing an output is called."""
+    return path.with_name(f"{path.name}.smoothing")
 
 
 def read_statistics(path: Path, checkpoint: Checkpoint) -> Measured:
@@ -149,6 +161,18 @@ def _importance(recipe: Recipe, measured: Mapping[Path, Measured]) -> Importance
     path = recipe.importance or recipe.calibration
     found = measured[path] if path else None
     return importance_of(found) if isinstance(found, Calibration) else found
+
+
+def _check_vocabulary(model: Model, recipes: Sequence[Recipe]) -> None:
+    """Refuse GGUF files that could not read text, unless that is asked for."""
+    asked = any(one.vocabulary and not is_scheme(one.type) for one in recipes)
+    if asked and not model.has_vocabulary:
+        raise PlanError(
+            f"{model.checkpoint.source} has no tokenizer: a GGUF file of it would have no "
+            "vocabulary",
+            "put tokenizer.json or tokenizer.model beside the weights, or go on with "
+            "--no-vocabulary",
+        )
 
 
 def _check_places(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> None:

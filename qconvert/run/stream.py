@@ -12,8 +12,6 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -28,14 +26,12 @@ from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.containers.target import File, Slot
 from qconvert.errors import CheckpointError, OutputError, WeightError
 from qconvert.formats.floats import measure
+from qconvert.kernels import are_kept
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.executor import Executor, Threads
 from qconvert.run.making import largest_weight, make
 from qconvert.run.slabs import cut
-
-COMPILE_PATIENCE = 1.0
-"""Seconds after which it is said that kernels are being compiled."""
 
 
 @dataclass(frozen=True)
@@ -256,19 +252,17 @@ def check_room(files: Sequence[File]) -> None:
 
 def _compile_kernels(plans: Sequence[Plan], watcher: Watcher) -> None:
     """Run each kernel once on some rows: compiled now, in one thread, or loaded from the cache."""
+    from qconvert.kernels.compiling import when_compiling
+
     kinds = {
         tensor.coding.kernel: tensor
         for plan in plans
         for tensor in plan.tensors
         if not tensor.coding.moved
     }
-    with ThreadPoolExecutor(1) as pool:
-        compiling = pool.submit(_run_kernels, list(kinds.values()))
-        try:
-            compiling.result(timeout=COMPILE_PATIENCE)
-        except FutureTimeoutError:
-            watcher.note("compiling the kernels (once on this machine) ...")
-            compiling.result()
+    often = "once on this machine" if are_kept() else "in each run: there is no place to keep them"
+    with when_compiling(lambda: watcher.note(f"compiling the kernels ({often}) ...")):
+        _run_kernels(list(kinds.values()))
 
 
 def _run_kernels(tensors: Sequence[TensorPlan]) -> None:

@@ -43,6 +43,7 @@ def draw_sample(
     seed: int,
     watcher: Watcher,
     device: str = "cpu",
+    kept: Path | None = None,
 ) -> Sample:
     """Draws windows of tokens from what the user names.
 
@@ -57,6 +58,7 @@ def draw_sample(
         seed: of the draw, not negative.
         watcher: is told when the sample is smaller than asked for, and what was left out.
         device: where a model writes its own sample, "cpu" or "cuda".
+        kept: how files begin in which it keeps what it has written; see `write_sample`.
 
     Raises:
         UsageError: the numbers or the names do not make sense.
@@ -76,7 +78,10 @@ def draw_sample(
     for number, (item, count) in enumerate(zip(items, counts, strict=True)):
         own = np.random.SeedSequence([seed, number])
         if item.kind == "self":
-            made = write_sample(checkpoint, tokenizer, count, window, own, device, watcher.note)
+            part = kept and kept.with_name(f"{kept.name}-{number}")
+            made = write_sample(
+                checkpoint, tokenizer, count, window, own, device, watcher.note, part
+            )
             detail = ""
         else:
             assert tokenizer is not None

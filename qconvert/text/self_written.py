@@ -11,11 +11,13 @@ https://arxiv.org/abs/2305.17888.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
+from qconvert.containers.whole import replacing
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError, first_line
 from qconvert.model.families import find_family
 from qconvert.model.quiet import quiet_transformers
@@ -38,6 +40,7 @@ def write_sample(
     seed: np.random.SeedSequence,
     device: str,
     note: Callable[[str], None],
+    kept: Path | None = None,
 ) -> np.ndarray:
     """Windows that the model writes, int32 [windows, window].
 
@@ -49,6 +52,8 @@ def write_sample(
         seed: decides the words.
         device: "cpu", "cuda" or "mps".
         note: is told how far it is, every ten seconds or so.
+        kept: finished batches go to files of names that begin so, and are taken from there by the
+            next run of the same arguments; the caller removes them.
 
     Raises:
         UnsupportedError: the model is an encoder or in a GGUF file, or nothing is known to begin
@@ -62,11 +67,29 @@ def write_sample(
     batch = _batch(model, windows, window)
     size = len(tokenizer.inner) if tokenizer else 0
     clock = _Clock(windows * (window - len(begin)), note)
-    parts = [
-        _write(model, begin, chances[start : start + batch], size, clock, checkpoint.source)
-        for start in range(0, windows, batch)
-    ]
+    parts = []
+    for start in range(0, windows, batch):
+        file = kept and kept.with_name(f"{kept.name}-{start}.npy")
+        part = _read_part(file, chances[start : start + batch].shape)
+        if part is None:
+            part = _write(
+                model, begin, chances[start : start + batch], size, clock, checkpoint.source
+            )
+            if file:
+                with replacing(file) as temporary, temporary.open("wb") as opened:
+                    np.save(opened, part)
+        else:
+            clock.skip(part[:, len(begin) :].size)
+        parts.append(part)
     return np.concatenate(parts)
+
+
+def _read_part(file: Path | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        found = np.load(file) if file else None
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found is not None and found.shape == shape else None
 
 
 def first_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> tuple[int, ...]:
@@ -101,6 +124,10 @@ class _Clock:
         self.total, self.note = total, note
         self.done = 0
         self.start = self.last = time.monotonic()
+
+    def skip(self, tokens: int) -> None:
+        """What an earlier run has written."""
+        self.total -= tokens
 
     def advance(self, tokens: int) -> None:
         self.done += tokens

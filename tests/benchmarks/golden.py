@@ -147,7 +147,8 @@ def _entries(model: Path) -> list[tuple[str, str]]:
     wide = model.name.endswith("wide")
     run = _Run(model, out)
     types = PLAIN if wide else TINY
-    found = run("plain", "quantize", model, *_typed(types), "-o", f"{out}/")
+    bare = ["--no-vocabulary"] if "bert" in model.name else []
+    found = run("plain", "quantize", model, *_typed(types), *bare, "-o", f"{out}/")
     if "bert" in model.name:
         return found
     text = model.parent / f"{model.name}.txt"

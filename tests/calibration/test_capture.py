@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import random
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ from qconvert.calibration.file import read_calibration
 from qconvert.calibration.work import keep_sample
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.folder import work_folder
-from qconvert.errors import OutputError, PlanError, WeightError
+from qconvert.errors import CheckpointError, OutputError, PlanError, WeightError
+from qconvert.machine.watcher import Silent
 from qconvert.text.types import Sample
 
 
@@ -219,7 +221,7 @@ def test_a_sample_that_took_long_is_kept_for_the_next_run(tmp_path: Path):
     checkpoint = open_checkpoint(str(tmp_path / "m"))
     made = []
 
-    def draw() -> Sample:
+    def draw(kept: Path) -> Sample:
         made.append(make_sample(seed=len(made)))
         return made[-1]
 
@@ -299,3 +301,24 @@ def test_a_token_that_the_model_lacks_is_refused(tmp_path: Path):
     sample.tokens[0, 0] = 5000
     with pytest.raises(PlanError, match="token 5000"):
         run_capture(tmp_path / "m", tmp_path / "c", sample=sample)
+
+
+class Touching(Silent):
+    """Somebody writes to the model once the first block is done."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def advance(self, amount: int, where: str) -> None:
+        if self.file.stat().st_mtime_ns != 1:
+            os.utime(self.file, ns=(1, 1))
+
+
+def test_a_model_that_changes_during_the_run_is_refused(tmp_path: Path):
+    save_model("qwen3", tmp_path / "m", num_hidden_layers=3)
+    checkpoint = open_checkpoint(str(tmp_path / "m"))
+    touching = Touching(tmp_path / "m" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        capture(checkpoint, make_sample(), tmp_path / "c", device="cpu", watcher=touching)
+    assert not (tmp_path / "c").exists()
+    assert run_capture(tmp_path / "m", tmp_path / "c").resumed == 0

@@ -77,4 +77,4 @@ def interrupt() -> Run:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("models") / "tiny-llama", TINY)
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny-llama", TINY, tokenizer=True)

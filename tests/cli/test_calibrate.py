@@ -110,3 +110,21 @@ def test_an_interruption_leaves_what_the_same_command_takes_up(how, qconvert, in
     assert json.loads(done.stdout)["resumed_blocks"] >= 1
     assert "going on where an earlier run stopped" in done.stderr
     assert not work.exists()
+
+
+def test_what_a_model_has_written_of_its_sample_is_kept(qconvert, interrupt, tmp_path):
+    model = write_llama(tmp_path / "m", Llama(64, 2, 128, 4, 2, 400))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"bos_token_id": 1}))
+    command = ["calibrate", model, "--window", "32", "--tokens", "8192", "--device", "cpu"]
+    work = tmp_path / ".x.partial"
+    ended = interrupt(
+        signal.SIGINT, lambda: list(work.glob("written-*")), *command, "-o", tmp_path / "x"
+    )
+    assert ended.returncode == 130
+    assert "what is complete is kept, and the same command makes the rest" in ended.stderr
+    assert not (tmp_path / "x").exists()
+    for name in ("x", "whole"):
+        assert qconvert(*command, "-o", tmp_path / name).returncode == 0
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert not work.exists()

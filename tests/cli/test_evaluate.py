@@ -161,5 +161,6 @@ def test_an_interruption_removes_temporary_files(how, interrupt, place, tmp_path
     ended = interrupt(how, lambda: list(temporary.glob("*/states-1")), *command, **settings)
     assert ended.returncode == 130
     assert ended.stdout == ""
+    assert "interrupted: the same command begins this anew" in ended.stderr
     assert not list(temporary.glob("qconvert-*"))
     assert not list((tmp_path / "cache").rglob("*.zip"))

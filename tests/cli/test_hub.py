@@ -10,7 +10,7 @@ from hub_server import Repo, running
 @pytest.fixture
 def hub(tmp_path):
     """A server with one sharded model, and the environment that points to it."""
-    folder = write_llama(tmp_path / "model", TINY, shard=1_000_000)
+    folder = write_llama(tmp_path / "model", TINY, tokenizer=True, shard=1_000_000)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sum(name.endswith(".safetensors") for name in files) > 2
     with running({"org/tiny": Repo({"main": files})}) as server:

@@ -2,12 +2,14 @@
 
 import json
 import resource
+import shutil
 from math import prod
 
 import pytest
 from checkpoints import TINY, Llama, write_llama
 
 from qconvert.plan.gguf.file_types import FILE_TYPES
+from qconvert.plan.safetensors.schemes import SCHEMES
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,47 @@ def test_700_tensors_in_shards_take_well_under_a_second(qconvert, tmp_path):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 2.0  # 0.6 s on a quiet machine; the rest is for a busy one
+
+
+@pytest.mark.parametrize("source", ["directory", "file"])
+def test_each_type_and_scheme_can_be_asked_for_alone(qconvert, model, tmp_path, source):
+    if source == "file":
+        assert qconvert("quantize", model, "-t", "q8_0", "-o", tmp_path / "x.gguf").returncode == 0
+        model = tmp_path / "x.gguf"
+    names = ("q4_k_m", *SCHEMES)
+    types = [word for name in names for word in ("-t", name)]
+    planned = qconvert("quantize", model, *types, "-o", f"{tmp_path}/out/", "--dry-run", "--json")
+    sizes = {one["file_type"]: one["bytes"] for one in json.loads(planned.stdout)["outputs"]}
+    for name in names:
+        done = qconvert("inspect", model, "-t", name.upper(), "--json")
+        assert done.returncode == 0, done.stderr
+        (one,) = json.loads(done.stdout)["file_types"]
+        assert one["name"] == name
+        assert one["bytes"] == sizes[name]
+
+
+def test_a_scheme_shows_what_is_to_be_known_of_it(qconvert, model):
+    done = qconvert("inspect", model, "-t", "w3a16", "--tensors")
+    assert "model.layers.0.mlp.down_proj.weight" in done.stdout
+    assert "vLLM runs packed integers of 4 and 8 bits, not of 3" in done.stdout
+
+
+def test_a_type_that_is_not_known_is_wrong_usage(qconvert, model):
+    done = qconvert("inspect", model, "-t", "w4a17")
+    assert done.returncode == 2
+    assert "w4a16" in done.stderr
+
+
+def test_a_tokenizer_that_gguf_does_not_know_keeps_no_scheme_from_being_planned(
+    qconvert, model, tmp_path
+):
+    shutil.copytree(model, tmp_path / "model")
+    tokenizer = tmp_path / "model" / "tokenizer.json"
+    settings = json.loads(tokenizer.read_text())
+    settings["pre_tokenizer"] = {"type": "Digits", "individual_digits": True}
+    tokenizer.write_text(json.dumps(settings))
+    data = json.loads(qconvert("inspect", tmp_path / "model", "-t", "w4a16", "--json").stdout)
+    assert [one["name"] for one in data["file_types"]] == ["w4a16"]
+    data = json.loads(qconvert("inspect", tmp_path / "model", "--json").stdout)
+    assert not data["file_types"]
+    assert len([problem for problem in data["problems"] if "okenizer" in problem]) == 1

@@ -13,7 +13,9 @@ from checkpoints import Llama, write_llama
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory) -> Path:
     """Rows that no super-block divides."""
-    return write_llama(tmp_path_factory.mktemp("models") / "narrow", Llama(192, 2, 512, 4, 2, 300))
+    return write_llama(
+        tmp_path_factory.mktemp("models") / "narrow", Llama(192, 2, 512, 4, 2, 300), tokenizer=True
+    )
 
 
 def test_json_is_all_that_standard_output_holds(qconvert, model, tmp_path):

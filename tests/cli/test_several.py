@@ -9,14 +9,12 @@ from common import save_model
 from imatrix_files import dat_bytes, dat_entry, write_imatrix
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from writing_models import write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A model with a tokenizer is not needed: the sample is given as a calibration."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_model("llama", folder, tied=True, wide=True)
-    return folder
+    return write_model(tmp_path_factory.mktemp("models") / "tiny", tied=True, wide=True)
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +204,23 @@ def test_two_outputs_need_two_places(qconvert, model, tmp_path):
     done = qconvert("quantize", model, "--recipe", recipe)
     assert done.returncode == 2
     assert "both" in done.stderr
+
+
+WRONG_STATISTICS = {
+    "none.gguf": ("no such file", "check its name"),
+    "none.safetensors": ("no such file", "check its name"),
+    ".": ("is a directory", "name a file"),
+    "text.json": ("is no calibration and no importance matrix", "qconvert calibrate"),
+}
+
+
+@pytest.mark.parametrize("option", ["-c", "--importance"])
+@pytest.mark.parametrize("name", WRONG_STATISTICS)
+def test_what_is_no_calibration_is_not_called_damaged(qconvert, model, tmp_path, name, option):
+    (tmp_path / "text.json").write_text('{"a": 1, "b": 2}')
+    done = qconvert("quantize", model, "-t", "q4_k_m", option, tmp_path / name)
+    assert done.returncode == 1
+    said, hint = WRONG_STATISTICS[name]
+    assert said in done.stderr
+    assert hint in done.stderr.partition("hint: ")[2]
+    assert "damaged" not in done.stderr

@@ -77,3 +77,29 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_shows_what_there_is(pat
         match_last([pattern], NAMES)
     assert pattern in caught.value.message.replace("\\\\", "\\")
     assert re.search(hint, caught.value.hint)
+
+
+OTHERS = {
+    "blk.0.ffn_down.weight": ["model.layers.0.mlp.down_proj.weight"],
+    "blk.1.ffn_up.weight": [f"model.layers.1.mlp.experts.{e}.up_proj.weight" for e in range(2)],
+}
+
+
+def test_where_a_pattern_matches_none_the_other_containers_names_count():
+    def found(pattern: str) -> set[str]:
+        return set(match_last([pattern], NAMES, lambda: OTHERS))
+
+    assert found("model.layers.*.mlp.down_proj.weight") == {"blk.0.ffn_down.weight"}
+    assert found("*mlp*") == set(OTHERS)
+    assert found("*ffn_down*") == {f"blk.{i}.ffn_down.weight" for i in range(12)}
+    with pytest.raises(PlanError, match="matches no tensor"):
+        found("*experts.0.*")  # one of a stack
+
+
+@pytest.mark.parametrize("pattern", ["output.weight", "lm_head*", "/lm_head\\.weight/"])
+def test_a_head_that_is_not_there_is_told_from_a_slip_of_the_pen(pattern):
+    with pytest.raises(PlanError) as caught:
+        match_last([pattern], NAMES, embedding="token_embd.weight")
+    assert "no output projection of its own" in caught.value.message
+    assert caught.value.hint.endswith("'token_embd.weight'")
+    assert match_last([pattern], [*NAMES, "output.weight", "lm_head.weight"])

@@ -20,7 +20,7 @@ TYPES = ("q8_0", "w8a16")
 
 @pytest.fixture
 def source(tmp_path):
-    return write_llama(tmp_path / "model", TINY)
+    return write_llama(tmp_path / "model", TINY, tokenizer=True)
 
 
 def plan(source, folder, types=TYPES, calibration=None):
@@ -68,7 +68,7 @@ def test_another_source_makes_everything_anew(source, tmp_path):
     make_models(plan(source, folder), 1, Silent())
     before = contents(folder)
     shutil.rmtree(source)
-    write_llama(source, TINY, seed=1)
+    write_llama(source, TINY, tokenizer=True, seed=1)
     planned = plan(source, folder)
     assert not any(is_current(one.target) for one in planned)
     assert make_models(planned, 1, Silent()) == []

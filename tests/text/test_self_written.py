@@ -38,9 +38,12 @@ def tiny(tmp_path_factory):
     return open_checkpoint(str(path)), model
 
 
-def write(checkpoint, windows: int, window: int, seed: int = 0, notes=None) -> np.ndarray:
+def write(
+    checkpoint, windows: int, window: int, seed: int = 0, notes=None, kept=None
+) -> np.ndarray:
     say = [].append if notes is None else notes.append
-    return write_sample(checkpoint, None, windows, window, np.random.SeedSequence(seed), "cpu", say)
+    draw = np.random.SeedSequence(seed)
+    return write_sample(checkpoint, None, windows, window, draw, "cpu", say, kept)
 
 
 def test_windows_are_as_many_and_as_long_as_asked_and_begin_with_bos(tiny):
@@ -49,6 +52,18 @@ def test_windows_are_as_many_and_as_long_as_asked_and_begin_with_bos(tiny):
     assert tokens.dtype == np.int32
     assert (tokens[:, 0] == 1).all()
     assert len(np.unique(tokens, axis=0)) == 5
+
+
+def test_finished_batches_are_taken_from_where_they_are_kept(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr("qconvert.text.self_written.BATCH", 2)
+    whole = write(tiny[0], 5, 12)
+    assert np.array_equal(write(tiny[0], 5, 12, kept=tmp_path / "w"), whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w-0.npy", "w-2.npy", "w-4.npy"]
+    (tmp_path / "w-4.npy").unlink()
+    (tmp_path / "w-2.npy").write_bytes((tmp_path / "w-2.npy").read_bytes()[:-1])
+    assert np.array_equal(write(tiny[0], 5, 12, kept=tmp_path / "w"), whole)
+    np.save(tmp_path / "w-2.npy", np.zeros((2, 12), np.int32))
+    assert not write(tiny[0], 5, 12, kept=tmp_path / "w")[2:4].any()
 
 
 def test_the_seed_decides_the_words(tiny):

@@ -12,7 +12,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from qconvert.checkpoint.open import locate
+from qconvert.checkpoint import Checkpoint
+from qconvert.checkpoint.open import check_unchanged, locate
 from qconvert.errors import QconvertError, UsageError
 from qconvert.evaluation.answers.generators import Name, runtime_of
 from qconvert.evaluation.runtimes.child import ask
@@ -129,9 +130,9 @@ def answers(
         raise UsageError("there are no prompts")
     found = []
     rendered: list[Rendered] = []
-    for number, (file, place) in enumerate(files):
+    for number, (file, checkpoint) in enumerate(files):
         try:
-            found.append(_answered(file, place, prompts, settings, told, rendered))
+            found.append(_answered(file, checkpoint, prompts, settings, told, rendered))
         except QconvertError as error:
             if number == 0:
                 raise
@@ -141,8 +142,8 @@ def answers(
 
 def in_order(
     paths: Sequence[str | Path], original: str | Path | None = None
-) -> list[tuple[Responses, Path]]:
-    """The files, without answers, and where they lie: the original first, then by bits per weight.
+) -> list[tuple[Responses, Checkpoint]]:
+    """The files, without answers, and what they are: the original first, then by bits per weight.
 
     Raises:
         UsageError: there are none.
@@ -156,13 +157,14 @@ def in_order(
     return first + files
 
 
-def _open(name: str) -> tuple[Responses, Path]:
+def _open(name: str) -> tuple[Responses, Checkpoint]:
     _, place = locate(name)
     runtime = runtime_of(place)
     # Only its facts are asked for; logits are none of this module's business.
     subject = open_subject(name)
     file = Responses(name, subject.kind, subject.nbytes, subject.bits_per_weight, runtime)
-    return file, place
+    assert subject.checkpoint is not None
+    return file, subject.checkpoint
 
 
 def work_of(files: int, prompts: int, settings: AnswerSettings) -> int:
@@ -172,7 +174,7 @@ def work_of(files: int, prompts: int, settings: AnswerSettings) -> int:
 
 def _answered(
     file: Responses,
-    place: Path,
+    checkpoint: Checkpoint,
     prompts: Sequence[Prompt],
     settings: AnswerSettings,
     told: Told,
@@ -180,7 +182,7 @@ def _answered(
 ) -> Responses:
     """With answers; `rendered` gets the prompts as its template makes them."""
     request = {
-        "path": str(place),
+        "path": str(checkpoint.path),
         "threads": settings.threads,
         "prompts": [[message.as_data() for message in prompt.messages] for prompt in prompts],
         "max_tokens": settings.max_tokens,
@@ -194,6 +196,7 @@ def _answered(
         f"{file.runtime} cannot run {file.path}",
         lambda event: told(int(event["tokens"]), file.path),
     )
+    check_unchanged(checkpoint)
     if found["rendered"] is not None:
         rendered.append(found["rendered"])
     return replace(

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qconvert.checkpoint import Checkpoint
+from qconvert.checkpoint.open import check_unchanged
 from qconvert.errors import QconvertError, UsageError
 from qconvert.evaluation.divergence import bootstrap
 from qconvert.evaluation.divergence.reference import Distributions, distributions, key_of
@@ -148,7 +150,7 @@ def evaluate(
                 key,
                 exact=choices.exact,
                 note=watcher.note,
-                done=meter.window,
+                done=_watching(opened.reference.checkpoint, meter),
             )
             base = stack.enter_context(kept)
         if not choices.exact:
@@ -243,9 +245,22 @@ def _score(base: Distributions, subject: Subject, meter: Meter) -> FileScores:
     meter.start(subject.path.name)
     with _naming(str(subject.path)):
         logits = subject.runtime.logits(base.windows)
-        scores, bound = base.score(logits, str(subject.path), meter.window)
+        assert subject.checkpoint is not None
+        done = _watching(subject.checkpoint, meter)
+        scores, bound = base.score(logits, str(subject.path), done)
     _release(subject.runtime)
     return summarize(subject, scores, base.loss, bound)
+
+
+def _watching(checkpoint: Checkpoint, meter: Meter) -> Callable[[int], None]:
+    """What is told of windows that are done: none counts whose model changed on the way, whatever
+    computes."""
+
+    def done(windows: int) -> None:
+        check_unchanged(checkpoint)
+        meter.window(windows)
+
+    return done
 
 
 def _release(runtime: Runtime) -> None:

@@ -9,7 +9,7 @@ from gguf import LlamaFileType
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.files import file_size
 from qconvert.checkpoint.huggingface import read_config
-from qconvert.checkpoint.open import locate, open_path
+from qconvert.checkpoint.open import locate, open_path, with_states
 from qconvert.errors import QconvertError, UnsupportedError, UsageError
 from qconvert.evaluation.divergence.types import Runtime, Subject
 from qconvert.evaluation.runtimes.llama import INSTALL, LlamaRuntime, has_llama
@@ -164,7 +164,7 @@ def _try_open(
         folder = place if place.is_dir() else place.parent
         config = read_config(folder)
         stored = Checkpoint("huggingface", source, folder, config, tensors=found.tensors)
-        return stored, error
+        return with_states(stored), error
 
 
 def _refuse_llama(source: str, backend: BackendName) -> None:

@@ -46,9 +46,8 @@ def _stored(info: TensorInfo) -> Stored:
     if info.codes is not None:
         form = info.codes.form
         group = f" g{form.group_size}" if form.strategy == "group" and form.type == "int" else ""
-        nbytes = sum(part.nbytes for part in info.codes.parts.values())
-        return Stored(f"{form.type}{form.bits}{group}", nbytes)
-    return Stored(info.dtype, info.nbytes + (info.scale.nbytes if info.scale else 0))
+        return Stored(f"{form.type}{form.bits}{group}", info.stored_bytes)
+    return Stored(info.dtype, info.stored_bytes)
 
 
 def together(pieces: Iterable[Stored]) -> Stored:

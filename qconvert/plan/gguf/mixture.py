@@ -7,11 +7,12 @@ too; and a type set for the output or the embeddings falls back where the rows d
 where there the work fails.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
+from qconvert.model.mapping import EMBEDDING
 from qconvert.model.roles import (
     Role,
     block_number,
@@ -23,7 +24,7 @@ from qconvert.model.roles import (
 from qconvert.plan.gguf.facts import ModelFacts, facts_from_metadata
 from qconvert.plan.gguf.recipe import in_formats
 from qconvert.plan.gguf.rules import Place, has_coarse_output, mixture_format
-from qconvert.plan.overrides import match_last
+from qconvert.plan.overrides import Names, match_last
 from qconvert.plan.recipe import Recipe
 
 __all__ = ["Choice", "ModelFacts", "choose_formats", "facts_from_metadata", "fit_to_rows"]
@@ -83,6 +84,7 @@ def choose_formats(
     importance_names: Collection[str] | None = None,
     *,
     from_gguf: bool = False,
+    elsewhere: Callable[[], Names] = dict,
 ) -> tuple[Choice, ...]:
     """Chooses every tensor's format, in the order given.
 
@@ -93,6 +95,7 @@ def choose_formats(
         importance_names: the tensors that the importance matrix has; None without a matrix.
         from_gguf: the source is a GGUF file, so that tensors that are not quantized stay as they
             are; from elsewhere they become what llama.cpp's converter makes of them.
+        elsewhere: gives Hugging Face's names, which patterns may use too.
 
     Raises:
         UsageError: a type's name is not known, or a pattern is not well formed.
@@ -103,8 +106,13 @@ def choose_formats(
     open_tensors = [
         tensor for tensor in tensors if can_be_quantized(tensor[0], tensor[1], facts.architecture)
     ]
-    wanted = _wanted_formats(recipe, facts, open_tensors, bool(importance_names))
-    kept = match_last(recipe.keep, [name for name, _, _ in open_tensors])
+    names = [name for name, _, _ in open_tensors]
+    embedding = EMBEDDING if EMBEDDING in names else ""
+    named, kept = (
+        match_last(patterns, names, elsewhere, embedding)
+        for patterns in ([pattern for pattern, _ in recipe.overrides], recipe.keep)
+    )
+    wanted = _wanted_formats(recipe, facts, open_tensors, bool(importance_names), named)
     choices = []
     for name, shape, dtype in tensors:
         if name in kept:
@@ -136,12 +144,19 @@ def fit_to_rows(name: str, shape: tuple[int, ...], wanted: str, second: str = ""
 
 
 def _wanted_formats(
-    recipe: Recipe, facts: ModelFacts, tensors: Sequence[Tensor], importance: bool
+    recipe: Recipe,
+    facts: ModelFacts,
+    tensors: Sequence[Tensor],
+    importance: bool,
+    named: Mapping[str, int],
 ) -> dict[str, str]:
-    """What the recipe asks for, by name, of tensors that can be quantized."""
+    """What the recipe asks for, by name, of tensors that can be quantized.
+
+    Args:
+        named: the number of the override that counts, by name.
+    """
     names = [name for name, _, _ in tensors]
     tied = "output.weight" not in names
-    named = match_last([pattern for pattern, _ in recipe.overrides], names)
     mixture = _mixture_formats(recipe, facts, tensors, importance, tied)
     wanted = {}
     for name in names:

@@ -20,7 +20,9 @@ from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
+from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
+from qconvert.plan.names import names_elsewhere
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -48,6 +50,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         listed,
         importance.values if importance else None,
         from_gguf=model.checkpoint.container == "gguf",
+        elsewhere=lambda: names_elsewhere(model),
     )
     tensors = tuple(
         _plan_tensor(map_, choice, dtype, importance, model.checkpoint.tensors)
@@ -55,6 +58,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
     )
     made_by = _made_by(model, recipe, importance)
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
+    grown = larger(tensors, model.checkpoint.tensors)
     return Plan(
         model.checkpoint,
         recipe,
@@ -66,7 +70,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             recipe.split_max_size,
         ),
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
-        (*model.notices, *statistics.notices, *warnings),
+        (*model.notices, *grown, *statistics.notices, *warnings),
     )
 
 

@@ -15,6 +15,7 @@ from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
 from qconvert.model.weights import Weight
+from qconvert.plan.names import names_in_gguf
 from qconvert.plan.overrides import match_last
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.recipe import exceptions, scheme_of
@@ -66,8 +67,12 @@ def _wanted(model: Model, recipe: Recipe) -> dict[str, Scheme | None]:
     open_ = [weight for weight in model.weights if weight.quantizable]
     names = [weight.name for weight in open_]
     usual, named = scheme_of(recipe), exceptions(recipe)
-    found = match_last([pattern for pattern, _ in named], names)
-    kept = match_last(recipe.keep, [weight.name for weight in model.weights])
+    every = [weight.name for weight in model.weights]
+    embedding = next((one.name for one in open_ if one.role is Role.EMBEDDING), "")
+    found, kept = (
+        match_last(patterns, among, lambda: names_in_gguf(model), embedding)
+        for patterns, among in (([pattern for pattern, _ in named], names), (recipe.keep, every))
+    )
     wanted: dict[str, Scheme | None] = {}
     for weight in open_:
         scheme = _usual(weight, recipe, usual)

@@ -17,10 +17,12 @@ from qconvert.containers.model_card import model_card
 from qconvert.containers.target import Slot
 from qconvert.errors import UsageError
 from qconvert.model.directory_files import directory_files, special_ids
+from qconvert.model.open import NO_TOKENIZER
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.stored import Stored, read_stored
 from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
+from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.config import DTYPES
 from qconvert.plan.safetensors.directory import directory_plan
@@ -80,11 +82,12 @@ def _notices(
     tensors: Sequence[TensorPlan],
     stored: Stored | None,
 ) -> tuple[str, ...]:
-    notices = [*description.notices, *_lost(checkpoint), *_rounded(tensors)]
+    notices = [*description.notices, *_lost(checkpoint), *rounded(tensors)]
+    notices += larger(tensors, checkpoint.tensors)
     if description.family.unstored:
         notices.append(NO_POOLER)
     if stored is None:
-        notices.append("the file holds no tokenizer, so the directory will have none")
+        notices.append(NO_TOKENIZER)
     else:
         notices += stored.notices
     return tuple(notices)
@@ -108,11 +111,3 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     if not quantized:
         return []
     return [f"the source is quantized ({', '.join(quantized)}): what it lost stays lost"]
-
-
-def _rounded(tensors: Sequence[TensorPlan]) -> list[str]:
-    """What a chosen dtype costs; "auto" costs nothing."""
-    narrowed = Counter(
-        tensor.format for tensor in tensors if tensor.format not in ("F32", tensor.source)
-    )
-    return [f"{count} tensors are rounded to {name}" for name, count in narrowed.items()]

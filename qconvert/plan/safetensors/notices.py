@@ -6,6 +6,7 @@ programs themselves; of serving engines, what the layout is made for.
 
 from collections.abc import Iterator, Sequence
 
+from qconvert.errors import shorten
 from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
@@ -15,7 +16,6 @@ from qconvert.plan.safetensors.schemes import Scheme
 
 TRANSFORMERS = "transformers 5.23"
 DEQUANTIZE = "quantization_config=CompressedTensorsConfig(dequantize=True)"
-SHOWN = 3
 
 NO_POOLER = "a GGUF file has no pooler: transformers will draw one at random"
 
@@ -141,7 +141,7 @@ def fallback_lines(choices: Sequence[Choice]) -> tuple[str, ...]:
             key = (reason, described(choice.scheme))
             by_reason.setdefault(key, []).append(choice.weight.name)
     return tuple(
-        f"{_listed_names(names)}: {reason}: {what}" for (reason, what), names in by_reason.items()
+        f"{shorten(names)}: {reason}: {what}" for (reason, what), names in by_reason.items()
     )
 
 
@@ -169,8 +169,3 @@ def described(scheme: Scheme | None) -> str:
 
 def _listed(numbers: Sequence[int]) -> str:
     return " or ".join(map(str, numbers))
-
-
-def _listed_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -21,12 +21,14 @@ from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
 from qconvert.model.directory_files import directory_files, special_ids
 from qconvert.model.general import general_metadata
-from qconvert.model.open import Model, notice_quantized
+from qconvert.model.open import NO_TOKENIZER, Model, notice_quantized
 from qconvert.model.tokenizers.export import json_bytes
 from qconvert.model.tokenizers.stored import read_stored
+from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Blocks, Factors
+from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
@@ -71,9 +73,11 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     own = model_dtype(model)
     is_fp4 = any("fp4" in scheme.weights.layout for scheme in schemes(choices))
     dtype = "BF16" if is_fp4 else own  # what float4 unpacks to, and nothing else
+    # A GGUF file has norms and routers in F32, whatever the model has them in.
+    converted = dtype != own or checkpoint.container == "gguf"
     estimator = weight_estimator(recipe) or Estimator()
     values = importance.values if importance else None
-    maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted=dtype != own)
+    maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted)
     tensors = _with_peers(choices, tuple(map(maker.tensor, choices)))
     notices = (
         *model.description.notices,
@@ -84,7 +88,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *warnings,
         *statistics.notices,
         *loads_in(model, choices),
-        *_rounded(tensors),
+        *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
+        *larger(tensors, checkpoint.tensors),
     )
     made_by = {
         "qconvert.source.fingerprint": model.fingerprint,
@@ -109,17 +114,18 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
 
 
 def model_dtype(model: Model) -> ScaleDtype:
-    """The dtype of the model: as config.json says, else that of most bytes; of blocks F32."""
+    """The dtype of the model: as config.json says, else that of most weights. Where these are
+    quantized, BF16: it has 16 bits as nearly all models have, and holds what F16 does not."""
     known: dict[str, ScaleDtype] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
     inner = model.config.get("text_config")
     for settings in (model.config, inner if isinstance(inner, Mapping) else {}):
         for key in ("dtype", "torch_dtype"):
             if settings.get(key) in known:
                 return known[settings[key]]
+    plain: dict[str, ScaleDtype] = {"F64": "F32", "F32": "F32", "F16": "F16"}
     sizes: Counter[ScaleDtype] = Counter()
     for weight in model.weights:
-        plain: dict[str, ScaleDtype] = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
-        sizes[plain.get(weight.dtype, "F32")] += weight.map.elements
+        sizes[plain.get(weight.dtype, "BF16")] += weight.map.elements
     return sizes.most_common(1)[0][0]
 
 
@@ -214,24 +220,9 @@ def _missing_pooler(model: Model) -> list[str]:
 
 
 def _missing_tokenizer(model: Model) -> list[str]:
-    from qconvert.model.tokenizers.tokenizer import has_tokenizer
-
-    checkpoint = model.checkpoint
-    if checkpoint.container == "gguf":
-        return []
-    if has_tokenizer(checkpoint.path):
-        return []
-    return ["there is no tokenizer beside the weights: the directory will have none"]
-
-
-def _rounded(tensors: Sequence[TensorPlan]) -> list[str]:
-    """Kept weights that lose something."""
-    count = sum(
-        tensor.format not in ("F32", tensor.source) and tensor.source in ("F32", "F64", "F16")
-        for tensor in tensors
-        if isinstance(tensor.coding, Blocks)
-    )
-    return [f"{count} other tensors are rounded to bfloat16"] if count else []
+    is_file = model.checkpoint.container == "gguf"
+    found = model.has_vocabulary if is_file else has_tokenizer(model.checkpoint.path)
+    return [] if found else [NO_TOKENIZER]
 
 
 def _files(

@@ -9,6 +9,7 @@ and stored ranges of inputs that have been smoothed, whose histograms nobody has
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,7 @@ def prepare_activations(
     estimator: Estimator,
     strict_static: bool = False,
     place: Place,
+    work: Path,
     watcher: Watcher,
 ) -> Activations:
     """Everything about the inputs of one output.
@@ -69,6 +71,7 @@ def prepare_activations(
         strict_static: store ranges where activations are massive, too.
         place: where the model works, if it has to: with "auto", and to store ranges of smoothed
             inputs.
+        work: what it finds is kept in the folder of this path, for a run that goes on.
 
     Raises:
         UsageError: alpha is out of bounds.
@@ -81,7 +84,7 @@ def prepare_activations(
         raise UsageError("--smooth is for int8 activations, w8a8", "floats bear outliers as it is")
     aim = Aim(smooth or 0.0, form, estimator, strict_static)
     places = joints(model, calibration) if smooth else ()
-    smoothed = _smoothed(model, calibration, places, aim, place, watcher)
+    smoothed = _smoothed(model, calibration, places, aim, place, work, watcher)
     names = {weight.gguf for weight in model.weights}
     smoothing = fold_in(smoothed.factors, places, names)
     alphas = {name: smoothed.alphas[joint.name] for joint in places for name in joint.names}
@@ -102,10 +105,11 @@ def _smoothed(
     places: tuple[Joint, ...],
     aim: Aim,
     place: Place,
+    work: Path,
     watcher: Watcher,
 ) -> Smoothed:
     if aim.alpha == "auto" or (places and not aim.form.dynamic):
-        return smooth_by_sample(calibration, model, places, aim, place, watcher)
+        return smooth_by_sample(calibration, model, places, aim, place, work, watcher)
     done = Smoothed()
     for joint in places:
         done.choose(joint, aim.alpha)

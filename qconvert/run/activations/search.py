@@ -6,9 +6,11 @@ tokens, the first of a window among them, with the hidden states of the unquanti
 histograms of smoothed inputs take all windows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,12 +21,15 @@ from qconvert.algorithms.smooth import ALPHAS
 from qconvert.algorithms.smooth_search import Trial, output_errors
 from qconvert.calibration.statistics import Collector
 from qconvert.calibration.types import Calibration, InputStatistics
+from qconvert.containers.folder import open_folder
+from qconvert.containers.room import ELSEWHERE
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Block, Linear, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
 from qconvert.run.activations.joints import Joint
+from qconvert.run.activations.kept import Found, keep, take_up
 
 SEARCH_TOKENS = 2048
 """On which candidates are tried."""
@@ -69,6 +74,15 @@ class Smoothed:
         if alpha:
             self.factors[joint.name] = joint.factors(alpha)
 
+    def add(self, places: Iterable[Joint], found: Found) -> None:
+        """What was found in a block."""
+        alphas, seen = found
+        for joint in places:
+            if joint.name in alphas:
+                self.choose(joint, alphas[joint.name])
+        for statistics in seen:
+            self.statistics |= dict.fromkeys(statistics.weights, statistics)
+
 
 def smooth_by_sample(
     calibration: Calibration,
@@ -76,32 +90,63 @@ def smooth_by_sample(
     places: Sequence[Joint],
     aim: Aim,
     place: Place,
+    work: Path,
     watcher: Watcher,
 ) -> Smoothed:
     """Walk through the blocks.
 
+    Args:
+        work: what is found is kept in the folder of this path (`containers.folder.work_folder`),
+            until the caller removes it.
+
     Raises:
         PlanError: the calibration holds no sample.
+        OutputError: no room, or another run works on the same output.
         Also what `Walk` raises.
     """
     tokens, windows = _search_first(calibration.sample.tokens, whole=not aim.form.dynamic)
-    walk = Walk(model, tokens, place)
     done = Smoothed()
-    watcher.begin(len(walk) * tokens.size, 0)
-    with Collector(place.threads or 1) as collector:
-        for block in walk:
-            here = [joint for joint in places if joint.block == block.index]
-            where = f"smoothing block {block.index + 1} of {len(walk)}"
-            for joint, alpha in _choices(block, here, aim, windows, collector):
-                done.choose(joint, alpha)
-            observe = None
-            if not aim.form.dynamic:
-                observe = partial(_see_smoothed, done, _by_weight(here), collector)
-            block.run(observe)
-            for statistics in collector.take(_matrices(here)):
-                done.statistics |= dict.fromkeys(statistics.weights, statistics)
-            watcher.advance(tokens.size, where)
+    with open_folder(work) as folder, Collector(place.threads or 1) as collector:
+        walk = Walk(model, tokens, replace(place, folder=folder))
+        size, blocks = tokens.size, len(walk)
+        earlier = take_up(folder, _identity(walk, places, aim), walk.states, blocks)
+        for found in earlier:
+            done.add(places, found)
+        walk.begin = len(earlier)
+        watcher.begin(blocks * size, walk.begin * size)
+        if walk.begin < blocks:
+            walk.states.create(ELSEWHERE)
+            for block in walk:
+                here = [joint for joint in places if joint.block == block.index]
+                found = _smooth(block, here, aim, windows, collector)
+                walk.states.sync(block.index + 1)
+                keep(folder, block.index, found)
+                done.add(here, found)
+                watcher.advance(size, f"smoothing block {block.index + 1} of {blocks}")
+        walk.states.remove()
     return done
+
+
+def _smooth(
+    block: Block, here: Sequence[Joint], aim: Aim, windows: int, collector: Collector
+) -> Found:
+    """The block's alphas, and what its smoothed inputs are like as it runs."""
+    chosen = list(_choices(block, here, aim, windows, collector))
+    observe = None
+    if not aim.form.dynamic:
+        factors = {joint.name: joint.factors(alpha) for joint, alpha in chosen if alpha}
+        observe = partial(_see_smoothed, factors, _by_weight(here), collector)
+    block.run(observe)
+    return {joint.name: alpha for joint, alpha in chosen}, collector.take(_matrices(here))
+
+
+def _identity(walk: Walk, places: Sequence[Joint], aim: Aim) -> str:
+    """A digest of all that is found depends on."""
+    digest = sha256(repr((walk.identity, aim)).encode())
+    for joint in places:
+        digest.update(repr((joint.name, joint.inputs.shape)).encode())
+        digest.update(joint.inputs.tobytes())
+    return digest.hexdigest()
 
 
 def _search_first(tokens: np.ndarray, whole: bool) -> tuple[np.ndarray, int]:
@@ -205,7 +250,7 @@ def _range(aim: Aim, collector: Collector, x: Any) -> Bounds | None:
 
 
 def _see_smoothed(
-    done: Smoothed,
+    factors: Mapping[str, np.ndarray],
     joints: Mapping[str, Joint],
     collector: Collector,
     names: tuple[str, ...],
@@ -216,8 +261,8 @@ def _see_smoothed(
     import torch
 
     joint = joints.get(names[0])
-    if joint is None or joint.name not in done.factors:
+    if joint is None or joint.name not in factors:
         return
-    factors = done.factors[joint.name]
-    smooth = torch.from_numpy(factors[matrix] if factors.ndim > 1 else factors)
+    own = factors[joint.name]
+    smooth = torch.from_numpy(own[matrix] if own.ndim > 1 else own)
     collector.observe(names, x.float() / smooth.to(x.device), matrix)

@@ -1,5 +1,7 @@
 """Answers: that they are what each runtime's own way to generate gives, and where they depart."""
 
+import os
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -259,3 +261,11 @@ def test_noise_is_the_same_for_a_larger_vocabulary():
 def test_nan_is_an_error_and_no_answer():
     with pytest.raises(QconvertError, match="NaN"):
         pick_greedily(np.array([0.1, np.nan, 0.3], np.float32), 0)
+
+
+def test_what_changes_while_it_answers_is_refused(paths, tmp_path):
+    file = shutil.copy(paths["q8_0"], tmp_path / "x.gguf")
+    (found,) = answers([file], FEW, SETTINGS)
+    assert not found.problem
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        answers([file], FEW, SETTINGS, told=lambda tokens, path: os.utime(file, ns=(1, 1)))

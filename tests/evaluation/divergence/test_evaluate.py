@@ -1,6 +1,7 @@
 """Files against their original, through the real runtimes."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -185,3 +186,34 @@ def test_logits_that_are_no_numbers_are_named_and_nothing_is_kept(place, tmp_pat
     assert list((tmp_path / "cache" / "references").iterdir()) == []
     with pytest.raises(WeightError, match="broken"):
         run(place, "model", str(broken))
+
+
+class Touching(Watching):
+    """Somebody writes to a file while it is evaluated."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file = path / "model.safetensors" if path.is_dir() else path
+
+    def advance(self, weights, tensor):
+        is_model = self.file.parent.name == "model" and tensor == "the reference"
+        if is_model or tensor in (self.file.name, self.file.parent.name):
+            stat = self.file.stat()
+            os.utime(self.file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("model", "torch"), ("other", "transformers"), ("x.gguf", "llama.cpp"), ("x.gguf", "torch")],
+)
+def test_what_changes_while_it_is_evaluated_is_refused(place, tmp_path, name, backend, monkeypatch):
+    monkeypatch.setenv("QCONVERT_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(place / "model", tmp_path / "model")
+    shutil.copytree(place / "model", tmp_path / "other")
+    shutil.copy(place / "model-q8_0.gguf", tmp_path / "x.gguf")
+    choices = Choices(**{**vars(SMALL), "backend": backend})
+    original, text = str(tmp_path / "model"), str(place / "text.txt")
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        evaluate(original, text, [tmp_path / name], choices, Touching(tmp_path / name))
+    kept = list((tmp_path / "cache").rglob("*.zip"))
+    assert len(kept) == (name != "model")

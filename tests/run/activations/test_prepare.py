@@ -1,5 +1,6 @@
 """Smoothing leaves a model's function as it is, and stored ranges are made where they can be."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from observed_inputs import calibrate, massive, observed
 from qconvert.algorithms.smooth import ALPHAS
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import open_checkpoint
+from qconvert.containers.folder import work_folder
 from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
 from qconvert.forward.walk import Place
@@ -72,6 +74,7 @@ def test_a_smoothed_model_computes_what_it_did(family, tmp_path):
         smooth=0.7,
         estimator=Estimator(),
         place=Place(tmp_path, "cpu", "f32"),
+        work=tmp_path / "out",
         watcher=Silent(),
     )
     assert made.smoothing
@@ -89,11 +92,16 @@ class Case:
     folder: Path
 
     def prepare(self, form: ActivationFormat, threads: int = 1, **options: Any) -> Activations:
+        """Nothing is kept of it."""
         place = Place(self.folder, "cpu", "f32", threads)
-        options = {"estimator": Estimator("minmax")} | options
-        return prepare_activations(
-            self.source, self.calibration, form, place=place, watcher=Silent(), **options
+        options = {"estimator": Estimator("minmax"), "watcher": Silent()} | options
+        work = options.pop("work", None) or self.folder / "out"
+        made = prepare_activations(
+            self.source, self.calibration, form, place=place, work=work, **options
         )
+        if work == self.folder / "out":
+            shutil.rmtree(work_folder(work), ignore_errors=True)
+        return made
 
 
 @pytest.fixture(scope="module", params=["qwen3", "mixtral"])
@@ -200,3 +208,62 @@ def test_what_cannot_be_smoothed_is_said(case: Case, tmp_path: Path) -> None:
     source = open_model(open_checkpoint(str(tmp_path)))
     with pytest.raises(PlanError, match="nothing in a bert can be smoothed"):
         replace(case, source=source).prepare(DYNAMIC, smooth=0.5)
+
+
+class Stopping(Silent):
+    """Ctrl-C behind so many blocks; knows how many an earlier run has done."""
+
+    def __init__(self, blocks: int = 99) -> None:
+        self.left, self.resumed = blocks, 0.0
+
+    def begin(self, total: int, done: int) -> None:
+        self.resumed = done / total
+
+    def advance(self, weights: int, tensor: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def same(one: Activations, other: Activations) -> None:
+    assert one.alphas == other.alphas
+    for mine, theirs in ((one.smoothing, other.smoothing), (one.ranges, other.ranges)):
+        assert list(mine) == list(theirs)
+        for name, value in mine.items():
+            other_value = theirs[name]
+            np.testing.assert_equal(value and vars(value), other_value and vars(other_value))
+
+
+@pytest.mark.parametrize("form", [DYNAMIC, STATIC], ids=["dynamic", "static"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_search_that_was_interrupted_is_taken_up(
+    case: Case, form: ActivationFormat, blocks: int, tmp_path: Path
+) -> None:
+    options = {"smooth": "auto", "estimator": Estimator("mse"), "work": tmp_path / "out"}
+    whole = case.prepare(form, **options | {"work": None})
+    with pytest.raises(KeyboardInterrupt):
+        case.prepare(form, **options, watcher=Stopping(blocks))
+    second = Stopping()
+    same(case.prepare(form, **options, watcher=second), whole)
+    assert second.resumed == blocks / 2
+    third = Stopping()
+    same(case.prepare(form, **options, watcher=third), whole)
+    assert third.resumed == 1
+    assert not list(work_folder(tmp_path / "out").glob("states-*"))
+
+
+@pytest.mark.parametrize("change", ["aim", "calibration", "damage"])
+def test_another_search_begins_anew(case: Case, change: str, tmp_path: Path) -> None:
+    options = {"smooth": "auto", "estimator": Estimator("mse")}
+    case.prepare(STATIC, **options, work=tmp_path / "out")
+    if change == "aim":
+        options["estimator"] = Estimator("minmax")
+    elif change == "calibration":
+        case = with_massive_input(case, "blk.1.attn_q.weight")
+    else:
+        first = work_folder(tmp_path / "out") / "block-00000.safetensors"
+        first.write_bytes(first.read_bytes()[:-1])
+    second = Stopping()
+    made = case.prepare(STATIC, **options, work=tmp_path / "out", watcher=second)
+    assert second.resumed == 0
+    same(made, case.prepare(STATIC, **options))

@@ -57,6 +57,7 @@ def test_smoothing_finds_planted_outliers(activations: str, tmp_path: Path) -> N
             smooth=smooth,
             estimator=Estimator("mse"),
             place=Place(tmp_path, "cpu", "f32"),
+            work=tmp_path / f"out-{smooth}",
             watcher=Silent(),
         )
         statistics = Statistics(ranges=made.ranges or None, smoothing=made.smoothing)
