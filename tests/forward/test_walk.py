@@ -64,9 +64,18 @@ def close(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max() / np.abs(other).max())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_computes_what_the_whole_model_computes(family: str, tmp_path: Path):
-    model = save_model(family, tmp_path / "model")
+BEYOND_LLAMA_CPP: list[tuple[str, dict[str, Any]]] = [
+    ("qwen3", {"attention_bias": True}),
+    ("gemma3", {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0}),
+    ("qwen3_moe", {"decoder_sparse_step": 2, "norm_topk_prob": False}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), [*((f, {}) for f in FAMILIES), *BEYOND_LLAMA_CPP])
+def test_every_family_computes_what_the_whole_model_computes(
+    family: str, changes: dict[str, Any], tmp_path: Path
+):
+    model = save_model(family, tmp_path / "model", **changes)
     hidden, seen, walk = walk_through(tmp_path / "model", tmp_path / "work")
     modules = {}
     for name, _ in model.named_parameters():
