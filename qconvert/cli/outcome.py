@@ -27,13 +27,13 @@ def write(
         show_plans(planned, as_json)
         return
     from qconvert.run.executor import default_threads
-    from qconvert.run.outputs import write_outputs
+    from qconvert.run.outputs import write_stale
 
     for one in planned:
         if one.recipe.folder is not None:
             one.recipe.folder.mkdir(exist_ok=True)
     with render.watching(quiet) as watcher:
-        results = write_outputs(planned, threads or default_threads(), watcher)
+        results = write_stale(planned, threads or default_threads(), watcher)
     show_results(planned, results, as_json=as_json, quiet=quiet)
 
 

@@ -6,6 +6,7 @@ what modules compute for themselves (rotary tables, positions, scales) is made f
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,8 @@ def _text_config(config: Mapping[str, Any]) -> Any:
 
     cls = getattr(transformers, config["architectures"][0])
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    return cls.config_class.from_dict(plain).get_text_config(decoder=True)
+    # A copy to the bottom: transformers writes into inner dictionaries.
+    return cls.config_class.from_dict(deepcopy(plain)).get_text_config(decoder=True)
 
 
 def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:

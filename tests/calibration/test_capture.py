@@ -1,6 +1,7 @@
 """A calibration run: what it gathers, and that interruptions change nothing."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -14,7 +15,7 @@ from captures import make_sample, run_capture
 from common import save_model
 
 from qconvert.calibration.capture import capture, rare_experts
-from qconvert.calibration.file import read_calibration
+from qconvert.calibration.file import check_calibration, read_calibration
 from qconvert.calibration.work import keep_sample
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.folder import work_folder
@@ -322,3 +323,15 @@ def test_a_model_that_changes_during_the_run_is_refused(tmp_path: Path):
         capture(checkpoint, make_sample(), tmp_path / "c", device="cpu", watcher=touching)
     assert not (tmp_path / "c").exists()
     assert run_capture(tmp_path / "m", tmp_path / "c").resumed == 0
+
+
+def test_a_calibration_of_a_model_with_stretched_positions_is_its_own(tmp_path: Path):
+    """transformers writes into the dictionaries of a configuration."""
+    save_model("llama", tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    scaling = config.pop("rope_parameters")
+    config |= {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    run_capture(tmp_path / "m", tmp_path / "c")
+    checkpoint = open_checkpoint(str(tmp_path / "m"))
+    check_calibration(read_calibration(tmp_path / "c"), checkpoint)

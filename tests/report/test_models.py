@@ -11,7 +11,8 @@ from qconvert.calibration.capture import capture
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError, UsageError
 from qconvert.machine.watcher import Silent
-from qconvert.report.models import LADDER, is_current, make_models, outputs_of
+from qconvert.report.models import LADDER, make_models, outputs_of
+from qconvert.run.outputs import is_current
 from qconvert.run.quantize import Run, plan_outputs
 from qconvert.text.types import Sample
 

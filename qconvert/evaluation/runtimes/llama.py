@@ -23,7 +23,7 @@ from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.run.executor import default_threads
 from qconvert.text.types import Windows
 
-INSTALL = 'pip install "qconvert[llama]"'
+INSTALL = "pip install llama-cpp-python"
 LINES = 50
 """Of llama.cpp's log, so many lines are kept for messages."""
 

@@ -62,7 +62,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
     """
     if find_spec("lm_eval") is None:
         raise UsageError(
-            "tasks are run by lm-eval, which is not installed", "pip install 'qconvert[tasks]'"
+            "tasks are run by lm-eval, which is not installed", "pip install lm-eval accelerate"
         )
     if not tasks:
         raise UsageError("there are no tasks to run")

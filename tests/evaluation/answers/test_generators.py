@@ -129,7 +129,7 @@ def test_without_llama_cpp_python_it_is_said_how_to_get_it(monkeypatch, paths):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(QconvertError, match="llama-cpp-python is not installed") as caught:
         runtime_of(paths["llama.cpp"])
-    assert "qconvert[llama]" in caught.value.hint
+    assert "pip install llama-cpp-python" in caught.value.hint
 
 
 def test_what_transformers_would_answer_wrongly_is_refused(tmp_path):

@@ -138,7 +138,7 @@ def test_what_cannot_work_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UsageError, match="not installed") as caught:
         check_tasks(["hellaswag"])
-    assert "qconvert[tasks]" in caught.value.hint
+    assert "pip install lm-eval" in caught.value.hint
 
 
 @needs_lm_eval
