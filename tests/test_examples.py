@@ -183,7 +183,7 @@ def test_the_script_tells_how_it_is_used(place):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_again_on_what_it_has(tmp_path, monkeypatch, capsys):
+def test_the_demo_runs_again_on_what_it_has(tmp_path, monkeypatch, capfd):
     spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
     demo = importlib.util.module_from_spec(spec)
     monkeypatch.setenv("TQDM_DISABLE", "1")
@@ -191,9 +191,12 @@ def test_the_demo_runs_again_on_what_it_has(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "TYPES", ("q8_0",))
     model = write_model(tmp_path / "model", wide=True, num_hidden_layers=2)
     source = write_gguf(model, tmp_path / "model.gguf", "q4_1")
-    for _ in range(2):
+    for is_known in (False, True):
         demo.main(tmp_path / "demo", source)
-        assert "report.html" in capsys.readouterr().out
+        printed = capfd.readouterr()
+        assert "report.html" in printed.out
+        for word in ("measuring the speed", "asking", "measuring which parts"):
+            assert (word in printed.err) != is_known
     assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000
 
 

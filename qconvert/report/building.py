@@ -162,9 +162,9 @@ def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) ->
         return found
     with watching("files") as watcher:
         for file in (made.original, *made.files):
-            watcher.note(f"measuring the speed of {file.path.name}")
+            machine = notes.this_machine()
             try:
-                found[file.path] = find_speed(made.keep, file, notes.this_machine(), asked.threads)
+                found[file.path] = find_speed(made.keep, file, machine, asked.threads, watcher.note)
             except QconvertError as error:
                 notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
     return found
@@ -184,8 +184,7 @@ def _said(
     found = []
     with watching("files") as watcher:
         for file in (made.original, *made.files):
-            watcher.note(f"asking {file.path.name}")
-            found.append(find_answers(made.keep, file, prompts, settings))
+            found.append(find_answers(made.keep, file, prompts, settings, watcher.note))
             if found[0].problem:
                 notices.append(f"There are no answers: {found[0].problem}.")
                 return []
@@ -199,7 +198,6 @@ def _parts(
         return None
     file = made.files[number]
     with watching("blocks") as watcher:
-        watcher.note(f"measuring which parts of {file.path.name} cost most")
         try:
             return find_sensitivity(
                 made.keep,
@@ -209,6 +207,7 @@ def _parts(
                 made.windows,
                 asked.threads,
                 asked.device,
+                watcher.note,
                 _steps(watcher, file.path.name),
             )
         except QconvertError as error:

@@ -108,11 +108,14 @@ def _scored(data: Any, arrays: dict[str, np.ndarray], path: Path) -> Scored:
     return Scored(FileScores(path=path, tokens=tokens, **scores), data["reference_perplexity"])
 
 
-def find_speed(keep: Keep, file: Measured, machine: str, threads: int) -> Speed:
+def find_speed(
+    keep: Keep, file: Measured, machine: str, threads: int, note: Callable[[str], None]
+) -> Speed:
     """A file's speed.
 
     Args:
         machine: where it is measured; speeds of another are none.
+        note: is told when it is measured now.
 
     Raises:
         QconvertError: see `measure_speed`.
@@ -121,6 +124,7 @@ def find_speed(keep: Keep, file: Measured, machine: str, threads: int) -> Speed:
     data = keep.find("speed", key)
     if data is not None:
         return _speed(data, file.path)
+    note(f"measuring the speed of {file.path.name}")
     speed = measure_speed(file.path, threads=threads)
     keep.put("speed", key, describe_speed(speed))
     return speed
@@ -134,7 +138,11 @@ def _speed(data: dict[str, Any], path: Path) -> Speed:
 
 
 def find_answers(
-    keep: Keep, file: Measured, prompts: Sequence[Prompt], settings: AnswerSettings
+    keep: Keep,
+    file: Measured,
+    prompts: Sequence[Prompt],
+    settings: AnswerSettings,
+    note: Callable[[str], None],
 ) -> Responses:
     """A file's greedy answers; where it cannot answer, what kept it from that.
 
@@ -148,6 +156,7 @@ def find_answers(
             Said(one["text"], tuple(one["tokens"]), one["ended"]) for one in data["greedy"]
         )
         return Responses(**{**data, "path": str(file.path), "greedy": greedy, "sampled": ()})
+    note(f"asking {file.path.name}")
     try:
         (found,) = answers([file.path], prompts, settings)
     except QconvertError as error:
@@ -164,6 +173,7 @@ def find_sensitivity(
     windows: Windows,
     threads: int,
     device: str,
+    note: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """What each part of a file costs, over a small piece of the text.
@@ -177,6 +187,7 @@ def find_sensitivity(
     if data is not None:
         rows = tuple(Cost(**one) for one in data["rows"])
         return Sensitivity(**{**data, "rows": rows, "notices": tuple(data["notices"])})
+    note(f"measuring which parts of {file.path.name} cost most")
     checkpoint = open_subject(str(file.path), "torch").checkpoint
     assert checkpoint is not None
     with TemporaryDirectory(prefix="qconvert-") as folder:
