@@ -265,6 +265,18 @@ def torch_logits(model: Any, tokens: Sequence[int]) -> np.ndarray:
         return model(torch.tensor([list(tokens)])).logits[0].float().numpy()
 
 
+def worst_difference(expected: np.ndarray, actual: np.ndarray) -> float:
+    """The largest difference as a part of the range of what is expected."""
+    assert expected.shape == actual.shape
+    spread = float(expected.max() - expected.min())
+    assert spread > 0.1
+    return float(np.abs(expected - actual).max()) / spread
+
+
+def correlation(expected: np.ndarray, actual: np.ndarray) -> float:
+    return float(np.corrcoef(expected.ravel(), actual.ravel())[0, 1])
+
+
 def torch_hidden(model: Any, tokens: Sequence[int]) -> np.ndarray:
     """float32 [len(tokens), hidden]: the last layer's output."""
     import torch

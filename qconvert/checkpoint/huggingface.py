@@ -15,6 +15,7 @@ from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.checkpoint.types import Checkpoint, TensorInfo
+from qconvert.checkpoint.wrappers import unwrapped
 from qconvert.errors import CheckpointError, UnsupportedError
 
 # In transformers' order of preference.
@@ -66,6 +67,7 @@ def _checkpoint(
 ) -> Checkpoint:
     if not tensors:
         raise CheckpointError(f"{path}: the checkpoint has no tensors")
+    tensors, notices = unwrapped(tensors, config)
     quantization = quantization_of(config)
     if has_codes(quantization):
         tensors = join_codes(tensors, config, quantization)
@@ -76,7 +78,7 @@ def _checkpoint(
             "start from the original checkpoint, in f32, f16, bf16 or fp8",
         )
     tensors = attach_scales(tensors, quantization)
-    return Checkpoint("huggingface", source, path, config=config, tensors=tensors)
+    return Checkpoint("huggingface", source, path, config=config, tensors=tensors, notices=notices)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class Checkpoint:
         config: `config.json`; empty for a GGUF file.
         metadata: the key-value pairs of a GGUF file; empty for a directory.
         tensors: by name, in the order of the files.
+        notices: how its names were read, where they are unusual.
         states: of the files that hold weights, bytes and time of the last change (in ns), as they
             were when they were opened.
     """
@@ -101,6 +102,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Field] = field(default_factory=dict)
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
     states: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
     @property

@@ -51,6 +51,7 @@ def export(
         str | None,
         typer.Option(metavar="SIZE", help="Safetensors files of at most this size; 5G by default."),
     ] = None,
+    ignore: options.Ignore = None,
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
@@ -82,10 +83,10 @@ def export(
     from qconvert.checkpoint import open_checkpoint
 
     if _is_calibration(Path(model)):
-        if dtype != AUTO or split is not None or shard is not None or no_vocabulary:
+        if dtype != AUTO or split is not None or shard is not None or no_vocabulary or ignore:
             raise UsageError(
-                "--dtype, --no-vocabulary and sizes of parts are for models, and this is a "
-                "calibration",
+                "--dtype, --ignore, --no-vocabulary and sizes of parts are for models, and this "
+                "is a calibration",
                 "leave them out",
             )
         from qconvert.cli.export_importance import to_imatrix
@@ -98,16 +99,17 @@ def export(
         dtype.lower(),
         output=output,
         allow_nan=allow_nan,
+        ignore=tuple(ignore or ()),
         vocabulary=not no_vocabulary,
         split_max_size=split,
         max_shard_size=shard,
     )
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     if checkpoint.container == "gguf":
-        if split is not None or no_vocabulary:
+        if split is not None or no_vocabulary or ignore:
             raise UsageError(
-                "--split-max-size and --no-vocabulary are for GGUF files, and this becomes a "
-                "directory",
+                "--split-max-size, --ignore and --no-vocabulary are for GGUF files, and this "
+                "becomes a directory",
                 "leave them out; --max-shard-size is for directories",
             )
         to_directory(checkpoint, recipe, threads, **flags)

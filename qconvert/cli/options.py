@@ -49,6 +49,13 @@ AllowNan = Annotated[
         help="Go on where weights are NaN or infinite; clip what is too large for its type.",
     ),
 ]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="GGUF: leave out tensors that the model's family does not know; repeatable.",
+    ),
+]
 NoVocabulary = Annotated[
     bool,
     typer.Option("--no-vocabulary", help="GGUF: go on where the model has no tokenizer."),

@@ -76,6 +76,7 @@ def quantize(
         bool,
         typer.Option("--no-fallback", help="GGUF: refuse where rows do not divide into blocks."),
     ] = False,
+    ignore: options.Ignore = None,
     no_vocabulary: options.NoVocabulary = False,
     split_max_size: options.SplitMaxSize = None,
     activations: Annotated[
@@ -164,6 +165,7 @@ def quantize(
         "output_type": output_type,
         "embedding_type": embedding_type,
         "fallback": False if no_fallback else None,
+        "ignore": tuple(ignore or ()) or None,
         "vocabulary": False if no_vocabulary else None,
         "split_max_size": parse_size(split_max_size, "--split-max-size"),
         "activations": _one_of("--activations", activations, ("dynamic", "static")),

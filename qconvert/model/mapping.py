@@ -39,12 +39,12 @@ def map_tensors(
         tensors: the checkpoint's, by name.
 
     Returns:
-        The tensors, and the names of those source tensors that are left out, because GGUF has no
-        place for them (rotary tables, pooling heads, a vision tower) or because they are tied.
+        The tensors, and the names of those source tensors that are left out: GGUF has no place
+        for them (rotary tables, pooling heads, a vision tower), they are tied, or nothing is
+        known of them (`unknown_to`).
 
     Raises:
-        PlanError: a tensor is missing, has another shape than the configuration says, or is one
-            that the family does not know.
+        PlanError: a tensor is missing or has another shape than the configuration says.
         CheckpointError: the configuration cannot be read.
         UnsupportedError: it says what GGUF cannot.
     """
@@ -224,31 +224,28 @@ def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, .
 def _left_out(
     family: Family, tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap]
 ) -> tuple[str, ...]:
-    """The tensors that were not used, all of them known to be dispensable."""
+    """The tensors that were not used."""
     reached: dict[str, int] = {}
     for part in (part for tensor in mapped for part in tensor.parts):
         reached[part.source] = max(part.stop, reached.get(part.source, 0))
     for name, row in reached.items():
         if row != tensors[name].rows:
             raise PlanError(f"{name} has {tensors[name].rows} rows, of which {row} are used")
-    unused = [name for name in tensors if name not in reached]
+    return tuple(name for name in tensors if name not in reached)
+
+
+def unknown_to(family: Family, left_out: Sequence[str]) -> tuple[str, ...]:
+    """Those that are not known to be dispensable."""
     patterns = [re.compile(pattern) for pattern in (*family.ignored, re.escape(OUTPUT))]
-    unknown = [
+    return tuple(
         name
-        for name in unused
+        for name in left_out
         if not any(
             pattern.fullmatch(known)
             for pattern in patterns
             for known in (name, WRAPPER.sub("", name))
         )
-    ]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise PlanError(
-            f"{unknown[0]}{more} cannot be placed in a {family.name} file",
-            hint="the checkpoint has more than its family, or more than config.json says",
-        )
-    return tuple(unused)
+    )
 
 
 def predicts(config: Config) -> bool:

@@ -18,7 +18,7 @@ from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.common import settings_of
 from qconvert.model.general import general_metadata
-from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts, unknown_to
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
@@ -68,7 +68,14 @@ class Model:
             return describe(self.checkpoint)
         infos = self.checkpoint.tensors.values()
         stored = tuple(TensorMap(i.name, i.shape, (Rows(i.name, 0, i.rows),)) for i in infos)
-        return Description(self._family, dict(self.checkpoint.config), stored)
+        return Description(
+            self._family, dict(self.checkpoint.config), stored, self.checkpoint.notices
+        )
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """Those of `left_out` that the family does not know."""
+        return unknown_to(self._family, self.left_out) if self._family else ()
 
     @property
     def family(self) -> Family:
@@ -153,6 +160,7 @@ class Model:
             return (*notice_quantized({info.dtype for info in infos} - plain), *no_tokenizer)
         return (
             *caveats(self._family, settings_of(self._family, self.checkpoint.config)),
+            *self.checkpoint.notices,
             *_notice_left_out(self.left_out),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *no_tokenizer,

@@ -86,6 +86,7 @@ class Settings(BaseModel):
     pure: bool = False
     output_type: FormatField | None = None
     embedding_type: FormatField | None = None
+    ignore: tuple[PatternField, ...] = Field(default=(), strict=False)
     vocabulary: bool = True
     fallback: bool = True
     split_max_size: SizeField | None = None

@@ -36,6 +36,7 @@ class Recipe:
         pure: GGUF: no mixture.
         output_type: GGUF: the format of the output projection.
         embedding_type: GGUF: the format of the token embeddings.
+        ignore: GGUF: patterns of tensors that may be left out.
         vocabulary: GGUF: refuse a model that has no tokenizer.
         fallback: GGUF: take another format where rows do not divide into blocks; else refuse.
         split_max_size: GGUF: bytes that a shard may have.
@@ -69,6 +70,7 @@ class Recipe:
     pure: bool = False
     output_type: str | None = None
     embedding_type: str | None = None
+    ignore: tuple[str, ...] = ()
     vocabulary: bool = True
     fallback: bool = True
     split_max_size: int | None = None

@@ -16,12 +16,14 @@ from common import (
     FAMILIES,
     LLAMA3,
     convert_model,
+    correlation,
     llama_embeddings,
     llama_logits,
     random_tokens,
     save_model,
     torch_hidden,
     torch_logits,
+    worst_difference,
 )
 from packages import minilm_archive
 from safetensors.numpy import load_file, save_file
@@ -62,21 +64,9 @@ ROPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def worst_difference(expected: np.ndarray, actual: np.ndarray) -> float:
-    """The largest difference as a part of the range of what is expected."""
-    assert expected.shape == actual.shape
-    spread = float(expected.max() - expected.min())
-    assert spread > 0.1
-    return float(np.abs(expected - actual).max()) / spread
-
-
 def assert_same_logits(model: Any, path: Path) -> None:
     tokens = random_tokens()
     assert worst_difference(torch_logits(model, tokens), llama_logits(path, tokens)) <= 1e-3
-
-
-def correlation(expected: np.ndarray, actual: np.ndarray) -> float:
-    return float(np.corrcoef(expected.ravel(), actual.ravel())[0, 1])
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

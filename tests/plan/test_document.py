@@ -237,6 +237,7 @@ VALUES = {
     "calibration": st.just("calib.safetensors"),
     "importance": st.just("imatrix.gguf"),
     "keep": st.lists(PATTERNS, max_size=3).map(tuple),
+    "ignore": st.lists(PATTERNS, max_size=3).map(tuple),
     "output_type": st.sampled_from([name.lower() for name in FORMAT_NAMES]),
     "embedding_type": st.sampled_from([name.lower() for name in FORMAT_NAMES]),
     "split_max_size": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),

@@ -33,9 +33,15 @@ FEED_FORWARD_BIASES = (
     Rule("blk.{i}.ffn_down.bias", LAYER + "mlp.down_proj.bias"),
 )
 
-OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias"),)
+OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias", optional=True),)
+"""Absent where a model of another family was saved as a Llama; transformers takes zeros then."""
 
-IGNORED = (r"(.*\.)?rotary_emb\.inv_freq",)
+IGNORED = (
+    r"(.*\.)?rotary_(pos_)?emb\.(inv_freq|(cos|sin)_cached)",
+    r"(model\.)?(v_head|value_head|mtp)\..*",
+    r"(.*\.)?_extra_state",
+)
+"""Tables of old versions, heads of training, layers that predict further tokens."""
 
 
 def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ said here.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qconvert import __version__
@@ -16,6 +16,7 @@ from qconvert.checkpoint import TensorInfo
 from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
+from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
@@ -23,6 +24,7 @@ from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
 from qconvert.plan.names import names_elsewhere
+from qconvert.plan.overrides import matcher
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -36,9 +38,10 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
 
     Raises:
         UsageError: a type's name is not known, or a pattern is not well formed.
-        PlanError: a pattern matches nothing, the importance belongs to another model, or a
-            fallback is needed and the recipe refuses it.
+        PlanError: a tensor has no place, a pattern matches nothing, the importance belongs to
+            another model, or a fallback is needed and the recipe refuses it.
     """
+    _check_leftovers(model, recipe.ignore)
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
     importance, warnings = statistics.importance, list[str]()
     if importance:
@@ -72,6 +75,22 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
         (*model.notices, *grown, *statistics.notices, *warnings),
     )
+
+
+def _check_leftovers(model: Model, ignore: Sequence[str]) -> None:
+    """Refuse to leave out what nothing is known of, where the user does not say so."""
+    patterns = [(pattern, matcher(pattern)) for pattern in ignore]
+    for pattern, matches in patterns:
+        if not any(map(matches, model.left_out)):
+            raise PlanError(f"--ignore {pattern} matches no tensor that would be left out")
+    unknown = [name for name in model.unknown if not any(matches(name) for _, matches in patterns)]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise PlanError(
+            f"{unknown[0]}{more} cannot be placed in a {model.architecture} file",
+            "the checkpoint has more than its family, or more than config.json says; if the model "
+            "does without, leave such tensors out with --ignore PATTERN",
+        )
 
 
 def _plan_tensor(
