@@ -10,6 +10,8 @@ from typing import Any
 from qconvert.errors import CheckpointError
 
 MAX_JSON = 100_000_000
+SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".md")
+"""How the names of small files end: configurations, tokenizers, templates, the model card."""
 
 
 def file_size(path: Path) -> int:
@@ -125,11 +127,16 @@ def read_small(root: Path, name: str) -> bytes:
             that is handed on.
     """
     path = root / name
+    return read_bytes_at(path, 0, _check_small(path, root))
+
+
+def _check_small(path: Path, root: Path) -> int:
+    """The size of a small file of a checkpoint; see `read_small`."""
     size = file_size(path)
     _check_stays(path, root)
     if size > MAX_JSON:
         raise CheckpointError(f"{path} has {size} bytes, which is no small file")
-    return read_bytes_at(path, 0, size)
+    return size
 
 
 def read_small_text(root: Path, name: str) -> str:
@@ -142,6 +149,23 @@ def read_small_text(root: Path, name: str) -> str:
         return read_small(root, name).decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{name} cannot be read: {error}") from None
+
+
+def check_small_files(directory: Path) -> None:
+    """Every small file that a library may read of a checkpoint's directory by itself.
+
+    Raises:
+        CheckpointError: see `read_small`.
+    """
+    for place in (directory, directory / "additional_chat_templates"):
+        try:
+            names = sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
+        except OSError as error:
+            raise CheckpointError(f"{place}: {reason(error)}") from error
+        for name in names:
+            path = place / name
+            if path.suffix in SMALL and not path.is_dir():
+                _check_small(path, directory)
 
 
 def check_tensor(path: Path, name: str, shape: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.codes import has_codes, join_codes
-from qconvert.checkpoint.files import inside, read_json_object, reason
+from qconvert.checkpoint.files import check_small_files, inside, read_json_object, reason
 from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
@@ -98,6 +98,7 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"{directory} has no config.json",
             "name a directory as save_pretrained writes it, or a .gguf file",
         )
+    check_small_files(directory)
     config = read_json_object(inside(directory, path.name, directory))
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):

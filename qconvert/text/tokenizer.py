@@ -8,18 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, first_line
+from qconvert.errors import CheckpointError
 from qconvert.model.reverse import describe
 from qconvert.model.tokenizers.export import tokenizer_files
+from qconvert.model.tokenizers.library import HINT, check_tokenizer, guarded, silent
 from qconvert.model.tokenizers.stored import read_stored
 from qconvert.text.documents import sound
 
-HINT = "a checkpoint needs the files of its tokenizer beside config.json"
+WINDING = "x" * 60 + " a" * 60 + "1" * 60 + " " * 60 + "_" * 60 + "!"
+SLOWEST = 2.0
+"""Seconds that it may take."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,12 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         # transformers would make one with an empty vocabulary for some families.
         raise CheckpointError(f"{checkpoint.source} has no tokenizer", HINT)
     with _directory(checkpoint) as directory:
-        try:
+        check_tokenizer(directory)
+        with guarded(checkpoint.source), silent():
             inner = _load(directory)
+            _check_pace(inner)
             plain = _ids(inner, ["a"], False)[0]
             framed = _ids(inner, ["a"], True)[0]
-        except Exception as error:
-            raise CheckpointError(
-                f"{checkpoint.source}: its tokenizer cannot be loaded: {first_line(error)}", HINT
-            ) from error
     if not plain:
         raise CheckpointError(f"{checkpoint.source}: its tokenizer makes nothing of a text", HINT)
     start = _find(plain, framed)
@@ -87,7 +89,8 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], plain: bool = False) -> l
     """
     if not texts:
         return []
-    found = _ids(tokenizer.inner, [sound(text) for text in texts], False, plain)
+    with guarded("the checkpoint"):
+        found = _ids(tokenizer.inner, [sound(text) for text in texts], False, plain)
     return [np.array(ids, np.int32) for ids in found]
 
 
@@ -118,6 +121,14 @@ def _load(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _check_pace(inner: Any) -> None:
+    """An expression that goes back and forth without end does so on a line already."""
+    start = perf_counter()
+    _ids(inner, [WINDING], False)
+    if perf_counter() - start > SLOWEST:
+        raise CheckpointError("its tokenizer takes seconds for a line of text", HINT)
 
 
 def _ids(inner: Any, texts: list[str], special: bool, plain: bool = False) -> list[list[int]]:

@@ -14,6 +14,7 @@ from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.evaluation.answers.generators import Name
 from qconvert.evaluation.runtimes.loading import load_model
 from qconvert.model.mapping import predicts
+from qconvert.model.tokenizers.library import guarded
 from qconvert.text.tokenizer import load_tokenizer
 
 
@@ -58,12 +59,13 @@ class TransformersGenerator:
             return None
 
     def tokenize(self, text: str, *, around: bool) -> list[int]:
-        ids: list[int] = self._inner(
-            text.encode("utf-8", "replace").decode(),
-            add_special_tokens=around,
-            truncation=False,
-            verbose=False,
-        )["input_ids"]
+        with guarded(self._path.name):
+            ids: list[int] = self._inner(
+                text.encode("utf-8", "replace").decode(),
+                add_special_tokens=around,
+                truncation=False,
+                verbose=False,
+            )["input_ids"]
         return ids
 
     def detokenize(self, before: Sequence[int], tokens: Sequence[int]) -> str:

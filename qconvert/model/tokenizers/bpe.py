@@ -4,14 +4,14 @@ llama.cpp model "gpt2": texts in the respelled alphabet, merges as "left right" 
 name of the pre-tokenizer. Added tokens keep their plain text.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.files import read_small_text
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block, content, read_json
+from qconvert.model.tokenizers.library import guarded
 from qconvert.model.tokenizers.pretokenizers import (
     PRETOKENIZERS,
     Pretokenizer,
@@ -84,19 +84,6 @@ def merge_pairs(merges: Any) -> list[list[str]]:
     return pairs
 
 
-def merge_word(word: Sequence[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """Plain BPE: the pair of the lowest rank is merged, the leftmost first, until none is left."""
-    pieces = list(word)
-    while len(pieces) > 1:
-        found = [ranks.get(pair, len(ranks)) for pair in pairwise(pieces)]
-        best = min(found)
-        if best == len(ranks):
-            break
-        at = found.index(best)
-        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
-    return pieces
-
-
 def _vocabulary(
     files: TokenizerFiles, name: str, ids: Mapping[str, int], pairs: list[list[str]]
 ) -> Vocabulary:
@@ -125,17 +112,18 @@ def _check_reachable(
     ignore_merges: bool,
 ) -> None:
     """Whether merges are tried makes no difference where they lead to every token anyway."""
-    ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
-    for left, right in pairs:
-        token = left + right
-        if token in ids and len(merge_word(token, ranks)) > 1:
-            break
-    else:
+    from tokenizers.models import BPE
+
+    with guarded("tokenizer.json"):
+        model = BPE(vocab=dict(ids), merges=[(left, right) for left, right in pairs])
+        made = dict.fromkeys(left + right for left, right in pairs)
+        lost = next((text for text in made if len(model.tokenize(text)) > 1), None)
+    if lost is None:
         return
     known = [e.name for e in PRETOKENIZERS if e.steps == entry.steps]
     raise UnsupportedError(
         f"tokenizer.json has ignore_merges = {str(ignore_merges).lower()}, and llama.cpp's "
-        f"{', '.join(known)} the opposite; token {token!r} would never be found",
+        f"{', '.join(known)} the opposite; token {lost!r:.80} would never be found",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.export_kinds import KINDS
+from qconvert.model.tokenizers.library import guarded
 from qconvert.model.tokenizers.stored import Stored
 from qconvert.model.tokenizers.vocabulary import CONTROL, UNKNOWN, USER_DEFINED
 
@@ -181,7 +182,5 @@ def _try(tokenizer: Mapping[str, Any]) -> None:
     """Load it as transformers will, so that nothing is written that cannot be read."""
     from tokenizers import Tokenizer
 
-    try:
+    with guarded("the file"):
         Tokenizer.from_str(json.dumps(tokenizer))
-    except Exception as error:
-        raise CheckpointError(f"the file's tokenizer contradicts itself: {error!s:.200}") from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.tokenizers.library import check_charsmap
 from qconvert.model.tokenizers.pretokenizers import (
     GPT2,
     PRETOKENIZERS,
@@ -37,6 +38,9 @@ _ALIKE = {
 }
 ALIASES = {name: original for original, names in _ALIKE.items() for name in names.split()}
 """Names that llama.cpp treats like another one."""
+
+MOST_CHARACTERS = 1 << 22
+"""Of all tokens, where every way to cut each of them is looked at; Gemma's have two million."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +179,12 @@ def merges_by_score(stored: Stored, ids: Mapping[str, int]) -> list[list[str]]:
     """Every way to make a token of two others, the best-scored token first.
 
     Raises:
-        CheckpointError: there are no scores.
+        CheckpointError: there are no scores, or tokens beyond all measure.
     """
     if not stored.scores:
         raise CheckpointError("the file's tokenizer has no scores", "it cannot be used for text")
+    if sum(map(len, stored.tokens)) > MOST_CHARACTERS:
+        raise CheckpointError(f"the file's tokens have more than {MOST_CHARACTERS} characters")
     made = [
         number
         for number, kind in enumerate(stored.types)
@@ -237,9 +243,10 @@ def unigram(stored: Stored) -> Parts:
 
 def _base64(values: Any) -> str:
     try:
-        return b64encode(bytes(values)).decode()
+        data = b"".join((bytes(values[:0]), bytes(values)))  # not of a number: as many zeros
     except (TypeError, ValueError):
         raise CheckpointError("tokenizer.ggml.precompiled_charsmap holds no bytes") from None
+    return b64encode(check_charsmap(data)).decode()
 
 
 def wordpiece(stored: Stored) -> Parts:

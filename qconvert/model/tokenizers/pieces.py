@@ -14,6 +14,7 @@ import struct
 from qconvert.checkpoint.files import read_small
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles
+from qconvert.model.tokenizers.library import check_charsmap
 from qconvert.model.tokenizers.sentencepiece import vocabulary_of_pieces
 from qconvert.model.tokenizers.unigram import unigram_vocabulary
 from qconvert.model.tokenizers.vocabulary import NORMAL, UNKNOWN, Vocabulary
@@ -46,7 +47,7 @@ def _read(files: TokenizerFiles, data: bytes) -> Vocabulary:
         raise ValueError("it has no pieces or does not say how it was trained")
     trainer = dict(_fields(_message(sections.get(2, b""))))
     normalizer = dict(_fields(_message(sections.get(3, b""))))
-    charsmap = _message(normalizer.get(2, b""))
+    charsmap = check_charsmap(_message(normalizer.get(2, b"")))
     prefix = bool(normalizer.get(3, True))
     kind = trainer.get(3, _UNIGRAM)
     if kind == _BPE:

@@ -4,8 +4,6 @@ The normalization that the SentencePiece model was compiled with goes along as t
 `precompiled_charsmap` (a double-array trie and the replacements that it points to).
 """
 
-import binascii
-from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ from gguf import GGUFValueType
 from qconvert.checkpoint.metadata import Field, Metadata, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block
+from qconvert.model.tokenizers.library import compiled_charsmap
 from qconvert.model.tokenizers.sentencepiece import (
     SPACE,
     flat_steps,
@@ -105,7 +104,7 @@ def _normalizer(normalizer: Mapping[str, Any]) -> tuple[bytes, bool, bool]:
         kind = step.get("type")
         pattern = block(step, "pattern")
         if kind == "Precompiled":
-            charsmap = _charsmap(step.get("precompiled_charsmap"))
+            charsmap = compiled_charsmap(step.get("precompiled_charsmap"))
         elif kind == "Replace" and pattern.get("Regex") == " {2,}":
             merged = True
         elif kind == "Replace" and (pattern.get("String"), step.get("content")) == (" ", SPACE):
@@ -117,15 +116,6 @@ def _normalizer(normalizer: Mapping[str, Any]) -> tuple[bytes, bool, bool]:
                 f"tokenizer.json changes text in a way that llama.cpp does not: {kind}"
             )
     return charsmap, merged, prepended
-
-
-def _charsmap(encoded: object) -> bytes:
-    if encoded is None:
-        return b""
-    try:
-        return b64decode(encoded, validate=True)  # type: ignore[arg-type]
-    except (TypeError, binascii.Error) as error:
-        raise CheckpointError(f"tokenizer.json's precompiled_charsmap is broken: {error}") from None
 
 
 def _splitter(pre_tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:

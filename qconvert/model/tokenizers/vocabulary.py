@@ -25,6 +25,9 @@ BYTE = int(TokenType.BYTE)
 # The score of tokens that no merge makes: below every score that a real token has.
 LOWEST = -1e6
 
+# Ids that no token has, where only the tokens say how many there are.
+MOST_PADDING = 1 << 16
+
 # Families that forget to mark these as special; llama.cpp hides them all the same.
 _SPECIAL_TEXTS = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
 _SPECIAL_FORMS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))  # noqa: RUF001
@@ -59,7 +62,11 @@ def vocabulary_size(files: TokenizerFiles, ids: Iterable[int]) -> int:
     """Rows of the embedding: the configuration's `vocab_size`, else as many as there are ids."""
     size = files.model_config.get("vocab_size")
     if size is None:
-        return max(ids, default=-1) + 1
+        numbers = list(ids)
+        size = max(numbers, default=-1) + 1
+        if size > len(numbers) + MOST_PADDING:
+            raise CheckpointError(f"the tokenizer has {len(numbers)} tokens and an id {size - 1}")
+        return size
     return checked_id(size, "config.json's vocab_size")
 
 
