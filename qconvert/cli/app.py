@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from qconvert import __version__
+from qconvert.cli import render
 from qconvert.cli.calibrate import calibrate
 from qconvert.cli.compare import compare
 from qconvert.cli.doctor import doctor
@@ -84,6 +85,7 @@ def main() -> None:
     session = Session()
     _leave_in_order()
     gc.set_threshold(*COLLECT)
+    render.clean_foreign_messages()
     try:
         app(obj=session)
     except QconvertError as error:
@@ -110,16 +112,14 @@ def _leave_in_order() -> None:
 
 def _explain(error: QconvertError, session: Session) -> None:
     if session.traceback:
-        traceback.print_exc()
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        render.say(traceback.format_exc())
+    render.say_error(error.message, error.hint)
 
 
 def _confess(error: Exception, session: Session) -> None:
     """A bug: one line all the same, and the way to the rest."""
     if session.traceback:
-        traceback.print_exc()
+        render.say(traceback.format_exc())
         return
-    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-    print("hint: this is a fault of qconvert; --traceback shows where", file=sys.stderr)
+    hint = "this is a fault of qconvert; --traceback shows where"
+    render.say_error(f"{type(error).__name__}: {error}", hint)

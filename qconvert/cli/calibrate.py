@@ -127,8 +127,8 @@ def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:
     if as_json:
         render.print_json(describe(captured, rare))
     elif not quiet:
-        print(calibration.path)
-        print(
+        render.show_path(calibration.path)
+        render.show(
             f"{windows * window} tokens in {windows} windows of {window}, "
             f"{len(calibration.by_weight)} layers in {captured.blocks} blocks, "
             f"{calibration.dtype} on {captured.device}, {captured.seconds:.1f} s"

@@ -92,7 +92,7 @@ def compare(
         render.print_json(as_data(asked, found, settings))
     elif output is not None:
         if not quiet:
-            print(output)
+            render.show_path(output)
     else:
         _print(asked, found, settings)
     _tell_problems(found)
@@ -143,15 +143,15 @@ def _print(
     render.print_table(("file", "type", ">bits per weight", "runtime", *same), rows)
     for number, prompt in enumerate(prompts):
         topic = f"{number + 1}. {prompt.topic}".rstrip()
-        print(render.printable(f"{topic}\n{prompt.text}"))
+        render.show(f"{topic}\n{prompt.text}")
         by_kind = [shown.show(found, kind, number) for kind in kinds]
         answers = [
             (f"{one.kind}\n{one.path}", *map(_cell, cells))
             for one, *cells in zip(found, *by_kind, strict=True)
         ]
         render.print_table(("", *kinds), answers, prose=True)
-    print(shown.how(settings, found))
-    print(f"{shown.MARK} stands where an answer first departs from the original's.")
+    render.show(shown.how(settings, found))
+    render.show(f"{shown.MARK} stands where an answer first departs from the original's.")
 
 
 def _cell(shown: "Shown | None") -> "Text":
@@ -176,6 +176,6 @@ def _tell_problems(found: "Sequence[Responses]") -> None:
     """
     failed = [one for one in found if one.problem]
     for one in failed[1:]:
-        render.say(f"error: {one.problem}")
+        render.say_error(f"{one.problem}")
     if failed:
         raise QconvertError(failed[0].problem, "the other files have answered")

@@ -240,9 +240,9 @@ def _show_fitting(
     render.print_table((*columns, *(["fits into a GPU"] if machine.gpus else []), ""), rows)
     taken = next((fit for fit in fitting if fit.take), None)
     if taken:
-        print(render.printable(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}"))
+        render.show(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}")
     elif fitting:
-        print(render.printable(f"no type of {checkpoint.source} fits into this machine"))
+        render.show(f"no type of {checkpoint.source} fits into this machine")
     for line in _grouped(left_out):
         render.say(line)
 

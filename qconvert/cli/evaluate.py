@@ -178,6 +178,6 @@ def conclude(verdicts: "Sequence[Verdict]") -> None:
 
     missed = failures(verdicts)
     for verdict in missed:
-        render.say(f"error: {verdict.path}: {verdict.message}")
+        render.say_error(f"{verdict.path}: {verdict.message}")
     if missed:
         raise typer.Exit(1)

@@ -44,12 +44,12 @@ def show(evaluation: "Evaluation") -> None:
 
     columns = ("file", "type", ">size", ">bpw", ">perplexity", ">KL divergence", ">99%")
     render.print_table((*columns, ">same top", "backend"), map(cells, evaluation.files))
-    print(
+    render.show(
         f"{evaluation.scored} tokens of {render.printable(evaluation.data)} scored in windows of "
         f"{evaluation.window}; the original's perplexity is {evaluation.reference_perplexity:.4f}"
     )
     for line in [*order_lines(evaluation), *bound_lines(evaluation)]:
-        print(render.printable(line))
+        render.show(line)
     for file in evaluation.files:
         for notice in file.notices:
             render.say(f"{file.path}: {notice}")

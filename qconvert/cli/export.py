@@ -229,12 +229,12 @@ def show_plan(plan: "Plan", as_json: bool) -> None:
     outcome.print_tensors(plan)
     size = outcome.summary(plan, plan.nbytes, bits=False)
     count = len(plan.target.weight_files)
-    print(f"would write {plan.target.path}: {count} safetensors files, {size}")
+    render.show(f"would write {plan.target.path}: {count} safetensors files, {size}")
 
 
 def show_result(plan: "Plan", result: "Result", *, as_json: bool, quiet: bool) -> None:
     if as_json:
         render.print_json(describe(plan, result.paths) | outcome.result_data(result))
     elif not quiet:
-        print(plan.target.path)
-        print(f"{outcome.summary(plan, result.nbytes, bits=False)}, {result.seconds:.1f} s")
+        render.show_path(plan.target.path)
+        render.show(f"{outcome.summary(plan, result.nbytes, bits=False)}, {result.seconds:.1f} s")

@@ -32,6 +32,6 @@ def to_imatrix(
         counts = {"weights": weights, "tokens": windows * window, "bytes": len(data)}
         render.print_json({"path": str(path), **counts, "notices": lines})
     elif not quiet:
-        print(f"would write {path}" if dry_run else path)
+        render.show_path(f"would write {path}" if dry_run else path)
         size = f"{human_bytes(len(data))} ({len(data)} bytes)"
-        print(f"{size}, {weights} weights, {windows} x {window} tokens")
+        render.show(f"{size}, {weights} weights, {windows} x {window} tokens")

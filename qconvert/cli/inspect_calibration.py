@@ -52,7 +52,7 @@ def show(path: Path, plot: Path | None, *, as_json: bool, inputs: bool) -> None:
     if inputs:
         show_inputs(seen.inputs)
     if plot is not None:
-        print(plot)
+        render.show_path(plot)
 
 
 def as_data(seen: "Overview", plot: Path | None) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def show_kinds(seen: "Overview") -> None:
         rows.append(
             (kind, layers, widths, *spread, place, sum(len(one.channels) for one in inputs))
         )
-    print("\nroot mean square of channels; outliers have ten times the median and more")
+    render.show("\nroot mean square of channels; outliers have ten times the median and more")
     columns = ("input", ">layers", ">channels", ">median", ">99%", ">largest")
     render.print_table((*columns, "in layer", ">outliers"), rows)
 
@@ -212,7 +212,7 @@ def show_tokens(seen: "Overview") -> None:
     columns = ("tokens that stand out", ">tokens", ">of", ">energy to the median", ">share")
     render.print_table((*columns, ">largest"), rows)
     if len(found) > ROWS_SHOWN:
-        print(f"and {len(found) - ROWS_SHOWN} more inputs; --json has all")
+        render.show(f"and {len(found) - ROWS_SHOWN} more inputs; --json has all")
 
 
 def show_inputs(inputs: "Sequence[InputOverview]") -> None:

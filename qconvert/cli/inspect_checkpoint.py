@@ -37,7 +37,7 @@ def show(source: str, path: Path, type_: str | None, *, as_json: bool, tensors: 
     show_file_types(found)
     if type_:
         for line in [line for plan in found.plans for line in about_type(plan)]:
-            print(render.printable(line))
+            render.show(line)
     for problem in found.problems:
         render.say(problem)
 
@@ -103,9 +103,9 @@ def dtypes_text(dtypes: Mapping[str, tuple[int, int]]) -> str:
 
 def show_facts(title: str, facts: Mapping[str, str]) -> None:
     """A name, and lines about it."""
-    print(render.printable(title))
+    render.show(title)
     for key, value in facts.items():
-        print(render.printable(f"  {key:<13} {value}"))
+        render.show(f"  {key:<13} {value}")
 
 
 def show_overview(found: "Inspection") -> None:
@@ -123,9 +123,9 @@ def show_overview(found: "Inspection") -> None:
 
 
 def show_metadata(found: "Inspection") -> None:
-    print("  metadata")
+    render.show("  metadata")
     for key, field in found.checkpoint.metadata.items():
-        print(render.printable(f"    {key} = {_shown(field, cut=True)}"))
+        render.show(f"    {key} = {_shown(field, cut=True)}")
 
 
 def _shown(field: "Field", cut: bool) -> Any:

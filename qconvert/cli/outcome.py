@@ -76,7 +76,7 @@ def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
         return
     for one in planned:
         print_tensors(one)
-        print(f"would write {one.target.path}: {summary(one, one.nbytes)}")
+        render.show(f"would write {one.target.path}: {summary(one, one.nbytes)}")
 
 
 def print_tensors(planned: "Plan") -> None:
@@ -141,8 +141,8 @@ def show_results(
     elif not quiet:
         for one, result in pairs:
             for path in result.paths if one.target.path in result.paths else [one.target.path]:
-                print(path)
-            print(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
+                render.show_path(path)
+            render.show(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:

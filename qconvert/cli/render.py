@@ -1,9 +1,12 @@
 """What people see: tables, progress. Results go to standard output, the rest to error."""
 
 import json
+import logging
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
     from qconvert.machine.watcher import Silent
     from qconvert.plan.types import TensorPlan
+
+LONGEST, LONGEST_ERROR = 20_000, 1000
+"""Characters of a message, and of an error."""
+
+UNSHOWN = re.compile(r"[^\n -~]")
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -31,7 +39,7 @@ def human_count(count: float) -> str:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(UNSHOWN.sub(_json_escape, json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def print_table(
@@ -53,7 +61,7 @@ def print_table(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=prose)
     for number, column in enumerate(columns):
         table.add_column(
-            column.lstrip(">"),
+            printable(column.lstrip(">")),
             justify="right" if column.startswith(">") else "left",
             ratio=(3 if number else 1) if prose else None,
             overflow="fold" if prose else "ellipsis",
@@ -64,12 +72,56 @@ def print_table(
 
 
 def printable(value: str) -> str:
-    """Without characters that a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in value)
+    """With what a terminal would obey, or hide, spelled out: "\\x1b"."""
+    if value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+
+
+def show(text: str) -> None:
+    """To standard output; no line without end."""
+    print(printable("\n".join(capped(line, LONGEST_ERROR) for line in text.split("\n"))))
+
+
+def show_path(path: object) -> None:
+    """A path that a program may read: exactly as it is where that is no terminal."""
+    print(printable(str(path)) if sys.stdout.isatty() else path)
 
 
 def say(message: str) -> None:
-    print(printable(message), file=sys.stderr)
+    """To standard error; what strangers' files put into it may have any length."""
+    print(printable(capped(message, LONGEST)), file=sys.stderr)
+
+
+def say_error(message: str, hint: str = "") -> None:
+    """An error and its hint, each in one line."""
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:
+            say(capped(f"{kind}: " + " ".join(text.split("\n")), LONGEST_ERROR))
+
+
+def capped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def clean_foreign_messages() -> None:
+    """Libraries' warnings and logs quote configurations, too."""
+    make, form = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def record(*args: Any, **options: Any) -> logging.LogRecord:
+        made = make(*args, **options)
+        made.msg, made.args = printable(capped(made.getMessage(), LONGEST)), ()
+        return made
+
+    def warning(*args: Any, **options: Any) -> str:
+        return printable(capped(form(*args, **options), LONGEST))
+
+    logging.setLogRecordFactory(record)
+    warnings.formatwarning = warning
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:
@@ -200,11 +252,11 @@ class BarWatcher:
         assert self.progress is not None
         speed = self.progress.tasks[0].speed
         shown = f"{human_count(speed)} {self.unit}/s" if speed else ""
-        self.progress.update(self.task, advance=weights, description=tensor, speed=shown)
+        self.progress.update(self.task, advance=weights, description=printable(tensor), speed=shown)
 
     def note(self, message: str) -> None:
         if self.progress is not None and self.progress.live.is_started:
-            self.progress.console.print(message, markup=False, highlight=False)
+            self.progress.console.print(printable(message), markup=False, highlight=False)
         else:
             say(message)
 

@@ -148,7 +148,7 @@ def show(found: "Report", page: Path) -> None:
     from qconvert.report.terminal import text_plot
 
     if sys.stdout.isatty():
-        print("\n".join(text_plot(found)) + "\n")
+        render.show("\n".join(text_plot(found)) + "\n")
     timed = has_speed(found)
     head = ("file", ">size", ">bits", ">KL divergence", ">perplexity", ">change")
     table = []
@@ -168,12 +168,12 @@ def show(found: "Report", page: Path) -> None:
         table.append([cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells])
     render.print_table((*head, *([">tokens/s"] if timed else [])), table)
     if any(row not in best for row in found.rows):
-        print("* another file is both smaller and closer to the original")
+        render.show("* another file is both smaller and closer to the original")
     taken = found.choice.row
     if taken is not None:
         rule = found.choice.rule.replace("\N{NO-BREAK SPACE}", " ")
-        print(f"take {taken.name}, {rule}: {page.parent / taken.path}")
-    print(page)
+        render.show(f"take {taken.name}, {rule}: {page.parent / taken.path}")
+    render.show_path(page)
 
 
 def _conclude(found: "Report", wish: "Wish") -> None:
