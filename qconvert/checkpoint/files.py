@@ -10,6 +10,7 @@ from typing import Any
 from qconvert.errors import CheckpointError
 
 MAX_JSON = 100_000_000
+MAX_DEPTH = 64
 SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".md")
 """How the names of small files end: configurations, tokenizers, templates, the model card."""
 
@@ -59,11 +60,31 @@ def parse_json(text: bytes, what: str) -> Any:
         if b"\\u" in text:
             # Half of a surrogate pair is valid JSON, and cannot be written or shown anywhere.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+        check_depth(value)
         return value
     except RecursionError as error:
         raise CheckpointError(f"{what}: JSON is nested too deeply") from error
     except ValueError as error:
         raise CheckpointError(f"{what}: not valid JSON: {error}") from error
+
+
+def check_depth(value: Any) -> None:
+    """Refuse what is nested deeper than anybody means it, before something recurs into it.
+
+    Raises:
+        ValueError: it is.
+    """
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for one in level
+            for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

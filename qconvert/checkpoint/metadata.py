@@ -4,9 +4,15 @@ Source: the GGUF specification (ggml/docs/gguf.md).
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 from gguf import GGUFValueType
+
+from qconvert.errors import CheckpointError
+
+LARGEST_F32 = 3.4028235677973366e38
+"""Beyond this a number rounds to infinity."""
 
 
 class Field(NamedTuple):
@@ -24,14 +30,21 @@ class Field(NamedTuple):
 
 
 def u32(value: int) -> Field:
-    return Field(GGUFValueType.UINT32, int(value))
+    return Field(GGUFValueType.UINT32, _whole(value, 32))
 
 
 def u64(value: int) -> Field:
-    return Field(GGUFValueType.UINT64, int(value))
+    return Field(GGUFValueType.UINT64, _whole(value, 64))
 
 
 def f32(value: float) -> Field:
+    """A finite float32.
+
+    Raises:
+        CheckpointError: the number is none.
+    """
+    if not isinstance(value, Real) or not abs(value) < LARGEST_F32:
+        raise CheckpointError(f"{value!r:.60} is no number that GGUF can hold")
     return Field(GGUFValueType.FLOAT32, float(value))
 
 
@@ -58,6 +71,12 @@ def f32s(values: Sequence[float]) -> Field:
 
 def flags(values: Sequence[bool]) -> Field:
     return Field(GGUFValueType.ARRAY, list(values), GGUFValueType.BOOL)
+
+
+def _whole(value: int, bits: int) -> int:
+    if not isinstance(value, Real) or not 0 <= value < 1 << bits or value != int(value):
+        raise CheckpointError(f"{value!r:.60} is no whole number of {bits} bits, as GGUF wants it")
+    return int(value)
 
 
 Metadata = dict[str, Field]

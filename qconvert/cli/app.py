@@ -92,9 +92,10 @@ def main() -> None:
         _explain(error, session)
         sys.exit(error.exit_code)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.strerror:
             what = f"{error.strerror}: {error.filename or 'a temporary file'}"
-            _explain(OutputError(what, TEMPORARY), session)
+            hint = TEMPORARY if error.errno in FULL else "name another file or folder"
+            _explain(OutputError(what, hint), session)
         else:
             _confess(error, session)
         sys.exit(1)

@@ -136,10 +136,17 @@ def _shown(field: "Field", cut: bool) -> Any:
         return f"{line[:TEXT_SHOWN]}..." if cut and len(line) > TEXT_SHOWN else line
     if not isinstance(value, Sequence) and not hasattr(value, "tolist"):
         return value
-    first = [item.item() if hasattr(item, "item") else item for item in value[:ITEMS_SHOWN]]
+    first = [_item(item, cut) for item in value[:ITEMS_SHOWN]]
     if len(value) <= ITEMS_SHOWN:
         return first
     return f"{len(value)} items: {', '.join(map(str, first))}, ..."
+
+
+def _item(item: Any, cut: bool) -> Any:
+    """One of an array's, which may be an array."""
+    if isinstance(item, tuple):
+        return _shown(item, cut)  # type: ignore[arg-type]
+    return item.item() if hasattr(item, "item") else item
 
 
 def show_tensors(tensors: "Iterable[TensorInfo]") -> None:

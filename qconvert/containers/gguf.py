@@ -10,6 +10,7 @@ A model may be cut into shards as llama.cpp's own tool does:
 `NAME-00001-of-0000N.gguf`, the first with all metadata. Source: ggml/docs/gguf.md.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGMLQuantizationType, GGU
 
 from qconvert.checkpoint.metadata import Field, Metadata
 from qconvert.containers.target import Slot
+from qconvert.errors import OutputError
 
 ALIGNMENT: int = GGUF_DEFAULT_ALIGNMENT
 
@@ -136,12 +138,20 @@ def header_bytes(metadata: Metadata, slots: Sequence[Slot]) -> bytes:
 
 
 def pairs_bytes(metadata: Metadata) -> bytes:
-    """The key-value pairs."""
-    return b"".join(
-        _string_bytes(key) + pack("<I", field.type) + _value_bytes(field)
-        for key, field in metadata.items()
-        if not _is_empty(field)
-    )
+    """The key-value pairs.
+
+    Raises:
+        OutputError: a value is none of its type.
+    """
+    made = []
+    for key, field in metadata.items():
+        if not _is_empty(field):
+            try:
+                made.append(_string_bytes(key) + pack("<I", field.type) + _value_bytes(field))
+            except (struct.error, OverflowError, ValueError) as error:
+                what = f"{key} = {field.value!r:.60} cannot be written as {field.type.name}"
+                raise OutputError(what, "the source has a value that GGUF cannot hold") from error
+    return b"".join(made)
 
 
 def file_size(pairs: int, slots: Sequence[Slot]) -> int:

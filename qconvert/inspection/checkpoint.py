@@ -101,8 +101,8 @@ def _class_name(checkpoint: Checkpoint) -> str:
 
 def _context_length(config: Mapping[str, Any], metadata: Mapping[str, Field]) -> int | None:
     for key, field in metadata.items():
-        if key.endswith(".context_length"):
-            return int(field.value)
+        if key.endswith(".context_length") and type(field.value) is int:
+            return field.value
     for key in CONTEXT_KEYS:
         if isinstance(config.get(key), int):
             return int(config[key])
@@ -112,11 +112,12 @@ def _context_length(config: Mapping[str, Any], metadata: Mapping[str, Field]) ->
 def _tokenizer(metadata: Mapping[str, Field]) -> str:
     if "tokenizer.ggml.model" not in metadata:
         return ""
-    tokens = metadata.get("tokenizer.ggml.tokens")
+    field = metadata.get("tokenizer.ggml.tokens")
+    tokens = field.value if field is not None and field.item is not None else ()
     parts = [str(metadata["tokenizer.ggml.model"].value)]
     if "tokenizer.ggml.pre" in metadata:
         parts.append(str(metadata["tokenizer.ggml.pre"].value))
-    return f"{'/'.join(parts)}, {len(tokens.value)} tokens" if tokens else "/".join(parts)
+    return f"{'/'.join(parts)}, {len(tokens)} tokens" if tokens else "/".join(parts)
 
 
 def _dtypes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:

@@ -4,14 +4,13 @@ modules.json           the modules in order, each with its type and directory
 1_Pooling/config.json  "pooling_mode_mean_tokens": true, or (newer) "pooling_mode": "mean"
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gguf import PoolingType
 
-from qconvert.checkpoint.files import read_small_text
+from qconvert.checkpoint.files import parse_json, read_small
 from qconvert.checkpoint.metadata import Field, Metadata, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Family
@@ -98,7 +97,4 @@ def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
 
 
 def _read(path: Path, name: str) -> Any:
-    try:
-        return json.loads(read_small_text(path, name))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name:.200} cannot be read: {error!s:.200}") from error
+    return parse_json(read_small(path, name), f"{name:.200}")

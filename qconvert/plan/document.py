@@ -40,7 +40,10 @@ def _path(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("must be a path")
     folder = (info.context or {}).get("folder", Path())
-    return folder / Path(value).expanduser()
+    try:
+        return folder / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"must be a path, and {value!r:.40} begins with no user's name") from error
 
 
 def _size(value: Any) -> Any:

@@ -176,7 +176,12 @@ def _flat(data: dict[str, Any], before: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             found |= _flat(value, f"{before}{key}_")
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            found[before + key] = "; ".join(map(str, value))
+            found[before + key] = _cell_text("; ".join(map(str, value)))
         elif value is not None or not before:
-            found[before + key] = value
+            found[before + key] = _cell_text(value) if isinstance(value, str) else value
     return found
+
+
+def _cell_text(text: str) -> str:
+    """No formula: spreadsheets run what begins like one."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

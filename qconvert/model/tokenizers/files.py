@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qconvert.checkpoint.files import read_small
+from qconvert.checkpoint.files import check_depth, read_small
 from qconvert.errors import CheckpointError
 
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -94,6 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(read_small(path.parent, path.name))
+        check_depth(value)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

@@ -162,6 +162,13 @@ def metaspace_prefix(step: Mapping[str, Any]) -> bool:
 
 
 def flat_steps(owner: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The steps of a block, those of sequences one by one.
+
+    Raises:
+        CheckpointError: a step is no object, or its type no text.
+    """
+    if not isinstance(owner.get("type"), str | None):
+        raise CheckpointError(f"tokenizer.json has a step of the type {owner['type']!r:.60}")
     if owner.get("type") != "Sequence":
         return [owner]
     parts = owner.get(key)

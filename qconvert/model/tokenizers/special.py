@@ -129,8 +129,10 @@ def _affixes_by_model(model: str, named: Mapping[str, int]) -> Affixes:
 def _processor_affixes(processor: Mapping[str, Any]) -> Affixes:
     kind = processor.get("type")
     if kind == "Sequence":
-        parts = [part for part in processor.get("processors") or () if isinstance(part, Mapping)]
-        results = [_processor_affixes(part) for part in parts]
+        parts = processor.get("processors") or []
+        if not isinstance(parts, list):
+            raise CheckpointError("tokenizer.json has a sequence without 'processors'")
+        results = [_processor_affixes(part) for part in parts if isinstance(part, Mapping)]
         told = [result for result in results if result != (None, None, False)]
         if len(told) > 1:
             raise UnsupportedError("tokenizer.json puts tokens around a text in two steps")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from qconvert.checkpoint.metadata import Field, Metadata, flag, u32
+from qconvert.checkpoint.metadata import LARGEST_F32, Field, Metadata, flag
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block
 from qconvert.model.tokenizers.library import compiled_charsmap
@@ -24,6 +24,7 @@ from qconvert.model.tokenizers.vocabulary import (
     Vocabulary,
     all_added,
     lay_out,
+    segments,
     vocabulary_size,
 )
 
@@ -73,7 +74,7 @@ def unigram_vocabulary(
     extra: Metadata = {
         "tokenizer.ggml.add_space_prefix": flag(prefix),
         "tokenizer.ggml.remove_extra_whitespaces": flag(merged),
-        "tokenizer.ggml.token_type_count": u32(int(files.model_config.get("type_vocab_size", 1))),
+        "tokenizer.ggml.token_type_count": segments(files),
     }
     if charsmap:
         extra["tokenizer.ggml.precompiled_charsmap"] = Field(
@@ -89,9 +90,11 @@ def _pieces(vocab: Any) -> list[tuple[str, float]]:
     for entry in vocab:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise CheckpointError(f"tokenizer.json holds a piece without a score: {entry!r}")
-        if isinstance(entry[1], bool) or not isinstance(entry[1], (int, float)):
-            raise CheckpointError(f"tokenizer.json holds a score that is no number: {entry!r}")
-        pieces.append((entry[0], float(entry[1])))
+        score = entry[1]
+        usable = isinstance(score, int | float) and not isinstance(score, bool)
+        if not usable or not abs(score) < LARGEST_F32:
+            raise CheckpointError(f"tokenizer.json holds a score that is no number: {entry!r:.80}")
+        pieces.append((entry[0], float(score)))
     return pieces
 
 

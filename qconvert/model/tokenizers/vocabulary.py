@@ -10,7 +10,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from qconvert.checkpoint.metadata import Metadata
+from qconvert.checkpoint.metadata import Field, Metadata, u32
 from qconvert.errors import CheckpointError
 from qconvert.model.tokenizers.files import AddedToken, TokenizerFiles, named_tokens
 from qconvert.model.tokenizers.files import token_id as checked_id
@@ -68,6 +68,12 @@ def vocabulary_size(files: TokenizerFiles, ids: Iterable[int]) -> int:
             raise CheckpointError(f"the tokenizer has {len(numbers)} tokens and an id {size - 1}")
         return size
     return checked_id(size, "config.json's vocab_size")
+
+
+def segments(files: TokenizerFiles) -> Field:
+    """How many kinds of tokens the embedding tells apart: `type_vocab_size`."""
+    size = files.model_config.get("type_vocab_size")
+    return u32(checked_id(1 if size is None else size, "config.json's type_vocab_size"))
 
 
 def all_added(files: TokenizerFiles, ids: Mapping[str, int]) -> dict[int, AddedToken]:

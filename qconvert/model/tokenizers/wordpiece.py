@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qconvert.checkpoint.files import read_small_text
-from qconvert.checkpoint.metadata import Metadata, flag, u32
+from qconvert.checkpoint.metadata import Metadata, flag
 from qconvert.errors import UnsupportedError
 from qconvert.model.tokenizers.files import TokenizerFiles, block, content
 from qconvert.model.tokenizers.sentencepiece import SPACE, flat_steps
@@ -18,6 +18,7 @@ from qconvert.model.tokenizers.vocabulary import (
     Vocabulary,
     all_added,
     lay_out,
+    segments,
     token_table,
     vocabulary_size,
 )
@@ -60,7 +61,7 @@ def read_wordpiece(files: TokenizerFiles) -> Vocabulary:
 
 def _extra(files: TokenizerFiles, lower: bool, strip: bool) -> Metadata:
     return {
-        "tokenizer.ggml.token_type_count": u32(int(files.model_config.get("type_vocab_size", 1))),
+        "tokenizer.ggml.token_type_count": segments(files),
         "tokenizer.ggml.normalizer.lowercase": flag(lower),
         "tokenizer.ggml.normalizer.strip_accents": flag(strip),
     }
