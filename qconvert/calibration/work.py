@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -49,6 +48,6 @@ def _read_sample(file: Path, key: str) -> Sample | None:
             about = json.loads(arrays["about"].tobytes())
             if about["key"] == key:
                 return Sample(arrays["tokens"], about["source"], about["seed"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
-        pass
+    except Exception:  # which errors what is damaged raises is left open by the libraries
+        return None
     return None

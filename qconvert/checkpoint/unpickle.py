@@ -70,6 +70,8 @@ REPLACED = {
     "FRAME": b"",
 }
 MAX_DIMENSIONS = 32
+MAX_OPCODES, MAX_TABLES = 1_000_000, 1000
+"""A tensor takes some forty; all of them are in one dictionary or a few."""
 HINT = "only weights are read, no code is run: save the model again as safetensors"
 
 
@@ -150,8 +152,11 @@ def _checked(file: io.BytesIO) -> tuple[bytes, str]:
     The first one that is not of plain data is named, and they end before it: what they do up to
     there may say more about what the pickle wants.
     """
-    data, begin, result = file.getvalue(), file.tell(), bytearray()
-    for opcode, argument, position in pickletools.genops(file):
+    data, begin, result, tables = file.getvalue(), file.tell(), bytearray(), 0
+    for number, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+        tables += opcode.name == "EMPTY_DICT"
+        if number > MAX_OPCODES or tables > MAX_TABLES:
+            raise ValueError("it has more parts than a dictionary of tensors")
         if opcode.name not in PLAIN_DATA:
             return bytes(result + data[begin:position]), opcode.name
         # The unpickler's memo is as large as its highest number.

@@ -7,13 +7,16 @@ naming convention (ggml/docs/gguf.md).
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from gguf import GGUFValueType, GGUFWriter
 from gguf import Metadata as GeneralMetadata
 from gguf.utility import size_label
 
+from qconvert.checkpoint.files import read_small_text
 from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.model.types import TensorMap
 
@@ -27,6 +30,11 @@ SAMPLING = {
 """Names in generation_config.json and in GGUF."""
 
 LARGEST_FLOAT = 3.4e38
+
+CARD = "README.md"
+RESULTS = ("model-index", "widget", "model_index")
+MOST_MATTER = 100_000
+"""Characters of a card's front matter."""
 
 # The card's reader complains of every entry that it cannot place, on standard error.
 logging.getLogger("metadata").addHandler(logging.NullHandler())
@@ -54,6 +62,37 @@ def general_metadata(
         if _is_sound(value.type, value.value)
     }
     return {"general.architecture": text(architecture), "general.type": text("model"), **keys}
+
+
+def front_matter(path: Path) -> str:
+    """The model card's YAML, without the lists of results and examples, of which some cards have
+    megabytes; "" where there is none."""
+    if not (path / CARD).is_file():
+        return ""
+    first, *lines = read_small_text(path, CARD).splitlines() or [""]
+    kept, wanted = [], True
+    for line in takewhile(lambda line: line != "---", lines if first == "---" else ()):
+        if line[:1].strip(" \t-#"):
+            wanted = line.partition(":")[0] not in RESULTS
+        if wanted:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def card_notices(path: Path) -> tuple[str, ...]:
+    """What of the card is left out."""
+    size = len(front_matter(path))
+    what = f"{CARD}: a front matter of {size} characters is left out, with the license in it"
+    return (what,) if size > MOST_MATTER else ()
+
+
+def _card(text: str) -> dict[str, Any]:
+    if len(text) > MOST_MATTER:
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # As the `gguf` package mends what cards have: `no` for Norwegian, and tabs.
+    data = yaml.load(f"{text}\n".replace("- no\n", '- "no"\n').replace("\t", "  "), loader)
+    return data if isinstance(data, dict) else {}
 
 
 def _item_type(value: Any) -> GGUFValueType | None:
@@ -84,7 +123,7 @@ def _describe(path: Path, source: str, total: int) -> GeneralMetadata:
     """The model card's words, or at least a name; a broken card must not stop a conversion."""
     identity = source.partition("@")[0]
     try:
-        card = GeneralMetadata.load_model_card(path)
+        card = _card(front_matter(path))
     except Exception:  # the card is free text from strangers, and the reader trusts it
         card = {}
     try:

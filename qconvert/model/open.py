@@ -17,7 +17,7 @@ from qconvert.containers.gguf import pairs_bytes
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.common import settings_of
-from qconvert.model.general import general_metadata
+from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts, unknown_to
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
@@ -161,6 +161,7 @@ class Model:
         return (
             *caveats(self._family, settings_of(self._family, self.checkpoint.config)),
             *self.checkpoint.notices,
+            *card_notices(self.checkpoint.path),
             *_notice_left_out(self.left_out),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *no_tokenizer,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -38,16 +37,17 @@ class Keep:
             about: all that it depends on.
         """
         try:
-            return json.loads(self._path(kind, about, "json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+            record = json.loads(self._path(kind, about, "json").read_text(encoding="utf-8"))
+            return record["data"] if record["digest"] == _digest(record["data"]) else None
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            return None  # it is damaged
 
     def find_arrays(self, kind: str, about: Iterable[object]) -> dict[str, np.ndarray] | None:
         """A record's arrays; None where there are none."""
         try:
             with np.load(self._path(kind, about, "npz"), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # which errors what is damaged raises is left open by the libraries
             return None
 
     def put(
@@ -68,11 +68,19 @@ class Keep:
             path = self._path(kind, about, "npz")
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        write_whole(self._path(kind, about, "json"), json.dumps(data).encode())
+        write_whole(self._path(kind, about, "json"), _record(data))
 
     def _path(self, kind: str, about: Iterable[object], suffix: str) -> Path:
         digest = sha256(repr(tuple(about)).encode()).hexdigest()[:24]
         return self.folder / f"{kind}-{digest}.{suffix}"
+
+
+def _record(data: Any) -> bytes:
+    return json.dumps({"data": data, "digest": _digest(data)}).encode()
+
+
+def _digest(data: Any) -> str:
+    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def make_folder(path: Path) -> None:

@@ -6,16 +6,13 @@ pinned there, the date that templates may ask for first of all.
 """
 
 import json
-import math
-import os
 import random
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qconvert.errors import CheckpointError, UnsupportedError, first_line
+from qconvert.text.bounded import BrokenError, ask, limit
 from qconvert.text.tokenizer import Tokenizer
 
 SECONDS = 60
@@ -85,23 +82,9 @@ def render_template(
 
 
 def _ask(request: dict[str, Any], hint: str) -> list[Any]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONHASHSEED": "0",
-        "PYTHONIOENCODING": "utf-8:surrogatepass",
-    }
     try:
-        answer = subprocess.run(
-            [sys.executable, "-m", "qconvert.text.chat"],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            env=environment,
-            timeout=2 * SECONDS,
-            check=True,
-        )
-        results = json.loads(answer.stdout)
-    except (subprocess.SubprocessError, ValueError) as error:
+        results = ask("qconvert.text.chat", request, SECONDS)
+    except BrokenError as error:
         raise CheckpointError(
             f"the model's chat template takes more than {SECONDS} seconds or "
             f"{MEMORY >> 30} GiB, or breaks its process",
@@ -122,7 +105,7 @@ def main() -> None:
     # Before the limits: a library may reserve more address space than it uses.
     from transformers.utils import chat_template_utils
 
-    _limit(request["seconds"])
+    limit(request["seconds"], MEMORY)
     random.seed(0)
     chat_template_utils.datetime = _Clock
     answer: dict[str, Any]
@@ -174,17 +157,6 @@ def _syntax_error() -> type[Exception]:
     from jinja2 import TemplateSyntaxError
 
     return TemplateSyntaxError
-
-
-def _limit(seconds: int) -> None:
-    import resource
-
-    used = math.ceil(time.process_time())
-    for kind, value in ((resource.RLIMIT_CPU, used + seconds), (resource.RLIMIT_AS, MEMORY)):
-        try:
-            resource.setrlimit(kind, (value, value))
-        except (ValueError, OSError):
-            continue  # macOS has no limit on address space; time is bounded all the same
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from qconvert.errors import CheckpointError, UsageError
 from qconvert.text.documents import Document, Text
 from qconvert.text.hub_data import read_dataset
 from qconvert.text.lines import BOM, check_text, decode, read_parts
-from qconvert.text.records import read_csv, read_jsonl, read_parquet
+from qconvert.text.parquet import read_parquet
+from qconvert.text.records import read_csv, read_jsonl
 
 Kind = Literal["text", "jsonl", "csv", "parquet", "dataset", "self"]
 

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -243,6 +244,17 @@ def test_pickles_made_to_hurt_are_refused_at_once(tmp_path: Path, code: bytes) -
     rezip(path, lambda e: e.update({next(n for n in e if n.endswith("data.pkl")): code}))
     with pytest.raises(CheckpointError):
         open_checkpoint(str(tmp_path))
+
+
+def test_a_pickle_of_nothing_but_parts_is_given_up_soon(tmp_path: Path) -> None:
+    directory(tmp_path)
+    for code in (b"}", b"]", b"(", b"K\x01"):
+        with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02" + code * (4_000_000 // len(code)) + b".")
+        start = time.monotonic()
+        with pytest.raises(CheckpointError, match="more parts than"):
+            open_checkpoint(str(tmp_path))
+        assert time.monotonic() - start < 10
 
 
 def test_attributes_of_the_dictionary_are_ignored(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`general.*`: what the card and the generation settings say, whatever strangers wrote there."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qconvert.containers.gguf import header_bytes
-from qconvert.model.general import general_metadata
+from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.types import TensorMap
 
 DENSE = (TensorMap("token_embd.weight", (1000, 64)), TensorMap("blk.0.ffn_up.weight", (256, 64)))
@@ -72,3 +73,27 @@ def test_whatever_they_hold_a_header_can_be_written(tmp_path, card, recommended)
     (tmp_path / "README.md").write_text(f"---\n{text}\n---\n")
     (tmp_path / "generation_config.json").write_text(json.dumps(recommended))
     assert general(tmp_path)["general.architecture"] == "llama"
+
+
+def matter(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "README.md").write_text(f"---\n{text}---\n# A model\n")
+    return tmp_path
+
+
+def test_a_card_with_results_beyond_measure_is_read_at_once(tmp_path: Path) -> None:
+    results = "model-index:\n" + "".join(f"- name: r{n}\n  value: {n}\n" for n in range(40_000))
+    path = matter(tmp_path, f"license: mit\n{results}tags:\n- one\n")
+    start = time.monotonic()
+    keys = general_metadata(path, "m", "llama", [])
+    assert time.monotonic() - start < 2
+    assert keys["general.license"].value == "mit"
+    assert keys["general.tags"].value == ["one"]
+    assert not card_notices(path)
+
+
+def test_a_card_that_is_all_front_matter_is_left_out_and_said(tmp_path: Path) -> None:
+    path = matter(tmp_path, "".join(f"k{n}: [a, {{b: {n}}}]\n" for n in range(40_000)))
+    start = time.monotonic()
+    assert "general.license" not in general_metadata(path, "m", "llama", [])
+    assert time.monotonic() - start < 2
+    assert "left out" in card_notices(path)[0]

@@ -41,3 +41,15 @@ def test_files_are_told_apart_by_size_and_by_what_is_in_them(tmp_path):
     assert content_digest([one]) != content_digest([one, one])
     one.write_bytes(b"")
     content_digest([one])
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "[]", "{}", "[" * 100_000, '{"data": {"a": 2}, "digest": ""}']
+)
+def test_a_record_that_somebody_has_damaged_is_none(tmp_path, text: str) -> None:
+    keep = Keep(tmp_path)
+    keep.put("kind", (1,), {"a": 1})
+    assert keep.find("kind", (1,)) == {"a": 1}
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(text)
+    assert keep.find("kind", (1,)) is None

@@ -1,7 +1,10 @@
 import csv
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qconvert.errors import CheckpointError, UsageError
-from qconvert.text import records
-from qconvert.text.records import pick_column, read_csv, read_jsonl, read_parquet
+from qconvert.text import bounded, parquet, records
+from qconvert.text.parquet import read_parquet
+from qconvert.text.records import pick_column, read_csv, read_jsonl
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 MANY = 10**6
@@ -151,7 +155,7 @@ def test_parquet_gives_conversations(tmp_path):
 
 
 def test_large_parquet_is_read_in_row_groups_all_over_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "WHOLE", 100)
+    monkeypatch.setattr(parquet, "WHOLE", 100)
     path = write_parquet(tmp_path, 20_000)
     text = read_parquet(path, "rows.parquet", "", 1000, 0)
     places = [int(t.split()[1]) for t in texts(text)]
@@ -204,3 +208,28 @@ def test_the_column_is_the_named_one_else_the_usual_one_else_the_only_one(column
 def test_a_column_that_cannot_be_told_is_an_error_that_lists_them(kinds, wanted, said):
     with pytest.raises(UsageError, match=said):
         pick_column(kinds, wanted, "rows.csv")
+
+
+def test_a_parquet_file_that_aborts_its_reader_is_an_error(tmp_path):
+    path = write_parquet(tmp_path, 50)
+    whole = path.read_bytes()
+    for at in range(4, 700, 97):
+        path.write_bytes(whole[:at] + b"\xff\x7f\x93" + whole[at + 3 :])
+        with suppress(CheckpointError):
+            read_parquet(path, "rows.parquet", "", MANY, 0)
+
+
+def test_parquet_text_that_is_no_utf8_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    offsets = pa.py_buffer(np.array([0, 2], np.int32))
+    text = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"text": text}), path)
+    with pytest.raises(CheckpointError, match="column text is not UTF-8"):
+        read_parquet(path, "rows.parquet", "", MANY, 0)
+
+
+def test_parquet_that_kills_its_reader_says_so(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path)
+    monkeypatch.setattr(bounded.sys, "executable", shutil.which("false"))
+    with pytest.raises(CheckpointError, match="breaks its reader"):
+        read_parquet(path, "rows.parquet", "", MANY, 0)

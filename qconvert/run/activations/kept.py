@@ -45,7 +45,7 @@ def take_up(folder: Path, identity: str, states: States, blocks: int) -> list[Fo
         try:
             if paths == [_path(folder, index) for index in range(len(paths))]:
                 return [_read(path) for path in paths]
-        except (CheckpointError, OSError, ValueError):
+        except (CheckpointError, OSError, ValueError, RecursionError):
             pass
     begin_anew(folder, identity)
     return []

@@ -1,7 +1,11 @@
 """The folder of kept references."""
 
+import io
+import json
 import os
 import time
+import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -132,3 +136,55 @@ def test_where_nothing_can_be_kept_the_run_goes_on(tmp_path, monkeypatch):
         assert "cannot be written" in why
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def damaged(path, kind: str) -> None:
+    """The same archive with sound checksums, and something in it that no run has written."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in entries if name.endswith(".npy"))
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        huge, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
+    )
+    objects = io.BytesIO()
+    np.save(objects, np.array([{}], object), allow_pickle=True)
+    change = {
+        "nested": ("about.json", b"[" * 100_000),
+        "list": ("about.json", b"[]"),
+        "number": ("about.json", b"7"),
+        "poor": ("about.json", json.dumps({"key": ABOUT["key"]}).encode()),
+        "huge": (name, huge.getvalue()),
+        "objects": (name, objects.getvalue()),
+        "no array": (name, b"\x93NUMPY\x01\x00\xff\xff{"),
+        "compressed": (name, entries[name]),
+    }[kind]
+    method = zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for one, data in (entries | dict([change])).items():
+            archive.writestr(one, data)
+
+
+KINDS = ("nested", "list", "number", "poor", "huge", "objects", "no array", "compressed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_damaged_is_said_and_nothing_else(tmp_path, kind: str) -> None:
+    path = tmp_path / "k.zip"
+    write_archive(path, ABOUT, arrays())
+    open_archive(path, ABOUT["key"]).close()
+    damaged(path, kind)
+    with pytest.raises(ValueError):  # noqa: PT011
+        open_archive(path, ABOUT["key"])
+
+
+def test_no_byte_that_changes_is_another_error(tmp_path) -> None:
+    path = tmp_path / "k.zip"
+    write_archive(path, ABOUT, arrays())
+    whole = path.read_bytes()
+    draw = np.random.default_rng(5)
+    for _ in range(400):
+        at, value = int(draw.integers(len(whole))), int(draw.integers(256))
+        path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+        with suppress(ValueError):
+            open_archive(path, ABOUT["key"]).close()
