@@ -59,6 +59,8 @@ def read_pickle(path: Path) -> dict[str, TensorInfo]:
         return _read_legacy(path, size)
     except OSError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from error
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: the zip archive is broken: {error}", RESAVE) from error
 
 
 def _read_zip(path: Path, size: int, file: BinaryIO) -> dict[str, TensorInfo]:

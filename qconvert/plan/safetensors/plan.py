@@ -120,7 +120,7 @@ def model_dtype(model: Model) -> ScaleDtype:
     inner = model.config.get("text_config")
     for settings in (model.config, inner if isinstance(inner, Mapping) else {}):
         for key in ("dtype", "torch_dtype"):
-            if settings.get(key) in known:
+            if isinstance(settings.get(key), str) and settings[key] in known:
                 return known[settings[key]]
     plain: dict[str, ScaleDtype] = {"F64": "F32", "F32": "F32", "F16": "F16"}
     sizes: Counter[ScaleDtype] = Counter()
