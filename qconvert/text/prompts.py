@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qconvert.checkpoint.files import reason
+from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import CheckpointError, UsageError
 from qconvert.text.documents import sound
 
@@ -87,12 +87,12 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
 
 
 def _read(path: Path) -> str:
+    size = file_size(path)
+    if size > LARGEST:
+        raise UsageError(f"{path} has more than {LARGEST >> 20} MiB, too much to be prompts")
     try:
-        if path.stat().st_size > LARGEST:
-            raise UsageError(f"{path} has more than {LARGEST >> 20} MiB, too much to be prompts")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}", "name another") from error
+        text = read_bytes_at(path, 0, size).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is no UTF-8 text", "save it as UTF-8") from error
 

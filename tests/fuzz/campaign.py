@@ -18,10 +18,10 @@ from pathlib import Path
 from time import process_time
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from fuzz.readers import Reader, readers  # noqa: E402
+from fuzz.readers import Reader, readers
 
-from qconvert.cli.render import LONGEST_ERROR, capped, printable  # noqa: E402
-from qconvert.errors import QconvertError  # noqa: E402
+from qconvert.cli.render import LONGEST_ERROR, capped, printable
+from qconvert.errors import QconvertError
 
 SECONDS, STUCK = 5.0, 60
 """Of computing for one file, and after how many it is stopped."""
@@ -106,7 +106,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="qconvert-fuzz-") as folder:
         tallies = run(int(sys.argv[1]), Path(folder))
     for name, tally in tallies.items():
-        print(f"{name:28} {tally.read:6} read {tally.refused:6} refused {len(tally.faults):4} faults")
+        print(
+            f"{name:28} {tally.read:6} read {tally.refused:6} refused {len(tally.faults):4} faults"
+        )
     faults = [fault for tally in tallies.values() for fault in tally.faults]
     total = sum(tally.read + tally.refused for tally in tallies.values()) + len(faults)
     print(f"{total} mutations, {len(faults)} faults")

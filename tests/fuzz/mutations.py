@@ -59,12 +59,14 @@ def _change(r: random.Random, value: Any) -> None:
     if kind == 0:
         del owner[key]
     elif kind == 1 and isinstance(owner, dict):
-        owner[r.choice(("type", "\x1b", "", "text_config", "rope_scaling", "pattern"))] = deepcopy(inner)
+        owner[r.choice(("type", "\x1b", "", "text_config", "rope_scaling", "pattern"))] = deepcopy(
+            inner
+        )
     elif kind == 2 and isinstance(owner, list):
         owner.extend(deepcopy(owner[-3:]))
     elif kind == 3:
         owner[key] = [inner]
     elif kind == 4 and isinstance(inner, int | float) and not isinstance(inner, bool):
-        owner[key] = inner * r.choice((-1, 2, 3, 1000, 0.5))
+        owner[key] = inner * r.choice((-1, 2, 3, 1000))
     else:
         owner[key] = deepcopy(r.choice(ODD))

@@ -110,7 +110,7 @@ def _tokenizers(folder: Path) -> Iterator[Reader]:
         yield Reader(f"tokenizer.model {kind}", path / "tokenizer.model", of_bytes, convert(path))
 
 
-ADDED = {name: False for name in ("single_word", "lstrip", "rstrip", "normalized")}
+ADDED = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
 ADDED["special"] = True
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 METASPACE = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first"}
@@ -135,10 +135,16 @@ PIECE: dict[str, Any] = {
 UNIGRAM: dict[str, Any] = {
     "added_tokens": [{"id": 1, "content": "</s>", **ADDED}],
     "normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"},
-    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE],
+    },
     "post_processor": {
         "type": "TemplateProcessing",
-        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "single": [
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "</s>", "type_id": 0}},
+        ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
     },

@@ -94,6 +94,8 @@ def open_archive(path: Path, key: str) -> Archive | None:
         ValueError: it is damaged, or another's; the message says how.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
         found = zipfile.ZipFile(path)
     except FileNotFoundError:
         return None
