@@ -35,7 +35,9 @@ def file_size(path: Path) -> int:
 def read_bytes_at(path: Path, offset: int, count: int) -> bytes:
     """Bytes `offset` to `offset + count` of a file; fewer where it ends before that."""
     try:
-        with path.open("rb", buffering=0) as file:
+        # A pipe is not waited for; it cannot be read at an offset either.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb", 0) as file:
             parts = []
             while count > 0:
                 part = os.pread(file.fileno(), count, offset)
