@@ -87,7 +87,10 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
 
 
 def _read(path: Path) -> str:
-    size = file_size(path)
+    try:
+        size = file_size(path)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, "name another") from error
     if size > LARGEST:
         raise UsageError(f"{path} has more than {LARGEST >> 20} MiB, too much to be prompts")
     try:

@@ -211,7 +211,7 @@ def test_hostile_yaml_is_refused_at_once(refusal, text):
 
 
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"missing\.yaml: No such file"):
+    with pytest.raises(UsageError, match=r"missing\.yaml: no such file"):
         read_document(tmp_path / "missing.yaml")
     (tmp_path / "r.yaml").write_bytes(b"type: \xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):

@@ -101,10 +101,10 @@ def test_a_file_without_prompts_is_refused(tmp_path, name):
 def test_what_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no file of prompts"):
         read_prompts(written(tmp_path, "p.csv", "x"))
-    with pytest.raises(CheckpointError, match=r"none\.txt cannot be read"):
+    with pytest.raises(CheckpointError, match=r"none\.txt: no such file"):
         read_prompts(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         read_prompts(tmp_path / "folder.txt")
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(CheckpointError, match="no UTF-8"):
