@@ -5,12 +5,13 @@ model.safetensors          or  model.safetensors.index.json and its shards
 pytorch_model.bin          or  pytorch_model.bin.index.json and its shards
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.codes import has_codes, join_codes
 from qconvert.checkpoint.files import check_small_files, inside, read_json_object, reason
+from qconvert.checkpoint.foreign import ADAPTER, check_tensors, foreign_files
 from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
@@ -30,9 +31,22 @@ def open_directory(path: Path, source: str) -> Checkpoint:
         CheckpointError: it is no checkpoint, or one that cannot be trusted.
         UnsupportedError: its weights are of a kind that is not read.
     """
+    _check_adapter(path)
     config = read_config(path)
     check_method(quantization_of(config))
     return _checkpoint(path, source, config, read_weights(path))
+
+
+def _check_adapter(path: Path) -> None:
+    """transformers would load the base model and this on top of it, whatever else is here."""
+    if (path / ADAPTER).exists():
+        raise UnsupportedError(*_foreign(path, [ADAPTER]))
+
+
+def _foreign(path: Path, names: Iterable[str]) -> tuple[str, str] | tuple[()]:
+    """What a directory holds in a model's stead, where that is known."""
+    found = foreign_files(names)
+    return (f"{path} holds {found[0]}, which is not read", found[1]) if found else ()
 
 
 def read_weights(path: Path) -> dict[str, TensorInfo]:
@@ -47,6 +61,8 @@ def read_weights(path: Path) -> dict[str, TensorInfo]:
             return _read(inside(path, name, path))
         if (path / (name + INDEX)).exists():
             return _read_index(path, name + INDEX)
+    if told := _foreign(path, _entries(path)):
+        raise UnsupportedError(*told)
     raise CheckpointError(*_no_weights(path))
 
 
@@ -71,12 +87,7 @@ def _checkpoint(
     quantization = quantization_of(config)
     if has_codes(quantization):
         tensors = join_codes(tensors, config, quantization)
-    packed = next((name for name in tensors if name.endswith((".qweight", ".weight_packed"))), None)
-    if packed is not None:
-        raise UnsupportedError(
-            f"{path}: tensor {packed!r:.200} holds packed integer codes, and these are not read",
-            "start from the original checkpoint, in f32, f16, bf16 or fp8",
-        )
+    check_tensors(path, tensors)
     tensors = attach_scales(tensors, quantization)
     return Checkpoint("huggingface", source, path, config=config, tensors=tensors, notices=notices)
 
@@ -94,6 +105,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         )
     path = directory / "config.json"
     if not path.exists():
+        if told := _foreign(directory, _entries(directory)):
+            raise UnsupportedError(*told)
         raise CheckpointError(
             f"{directory} has no config.json",
             "name a directory as save_pretrained writes it, or a .gguf file",

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.checkpoint.foreign import foreign_files
 from qconvert.checkpoint.gguf import open_gguf
 from qconvert.checkpoint.huggingface import open_directory, open_weights
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError
+from qconvert.errors import CheckpointError, UnsupportedError
 
 HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:[:/](?P<file>[^@:]+\.gguf))?(?:@(?P<revision>[^@:]+))?"
@@ -96,6 +97,8 @@ def _open(name: str, path: Path) -> Checkpoint:
         return open_directory(path, name)
     if path.name.endswith(".index.json") or path.name == "config.json":
         raise CheckpointError(f"{path} is not a checkpoint", f"name its directory: {path.parent}")
+    if path.suffix != ".gguf" and (found := foreign_files([path.name])):
+        raise UnsupportedError(f"{path} is {found[0]}, which is not read", found[1])
     if path.suffix in (".safetensors", ".bin"):
         return open_weights(path, name)
     file_size(path)

@@ -65,12 +65,33 @@ def find_family(config: Config) -> Family:
     return BY_CLASS[names[0]]
 
 
+NO_MODELS = {
+    "adapter": ("a LoRA adapter", "merge it into its model first: llama-export-lora"),
+    "mmproj": ("the part of a multimodal model that reads images", "name the text model's file"),
+    "clip": ("the part of a multimodal model that reads images", "name the text model's file"),
+    "imatrix": ("an importance matrix", "give it to `quantize` as its calibration: -c FILE"),
+    "controlvector": ("a control vector", "name the model's file; llama.cpp adds it when it runs"),
+}
+"""Values of `general.type` and `general.architecture` in GGUF files that hold no model."""
+
+
 def architecture_of_file(checkpoint: Checkpoint) -> str:
     """A GGUF file's `general.architecture`.
 
     Raises:
         CheckpointError: the file holds no model.
+        UnsupportedError: it holds something else, or a vocabulary alone.
     """
+    kind = checkpoint.metadata.get("general.type")
+    named = checkpoint.metadata.get("general.architecture")
+    for field in (kind, named):
+        if field is not None and isinstance(field.value, str) and field.value in NO_MODELS:
+            what, hint = NO_MODELS[field.value]
+            raise UnsupportedError(f"{checkpoint.path} is {what}, not a model", hint)
+    if named is not None and isinstance(named.value, str) and not checkpoint.tensors:
+        raise UnsupportedError(
+            f"{checkpoint.path} holds a vocabulary alone", "name a file with weights"
+        )
     field = checkpoint.metadata.get("general.architecture")
     if field is None or not isinstance(field.value, str):
         raise CheckpointError(f"{checkpoint.path} holds no model", "it names no architecture")

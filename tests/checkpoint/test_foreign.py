@@ -1,0 +1,105 @@
+"""What is no model is named as what it is, with what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from common import save_model
+from gguf import GGUFWriter
+from safetensors.torch import load_file, save_file
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import UnsupportedError
+from qconvert.inspection import look_at
+from qconvert.model.open import open_model
+
+FILES = {
+    "adapter_config.json": "PEFT adapter",
+    "tf_model.h5": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+    "model.onnx": "ONNX",
+    "optimizer.pt": "optimizer",
+    "consolidated.00.pth": "train",
+}
+
+
+@pytest.mark.parametrize("configured", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_a_directory_without_a_models_weights(name: str, configured: bool, tmp_path: Path) -> None:
+    if configured:
+        save_model("llama", tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(UnsupportedError, match=FILES[name]) as raised:
+        open_checkpoint(str(tmp_path))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"adapter_config.json"}))
+def test_such_a_file_by_itself(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(UnsupportedError, match=FILES[name]):
+        open_checkpoint(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"adapter_config.json"}))
+def test_beside_a_models_weights_they_do_not_matter(name: str, tmp_path: Path) -> None:
+    save_model("llama", tmp_path)
+    (tmp_path / name).write_bytes(b"{}")
+    assert open_model(open_checkpoint(str(tmp_path))).parameters
+
+
+def test_an_adapter_beside_weights_is_not_passed_over(tmp_path: Path) -> None:
+    save_model("llama", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match="PEFT adapter") as raised:
+        open_checkpoint(str(tmp_path))
+    assert "remove adapter_config.json" in raised.value.hint
+
+
+PARTS = {
+    "weight.absmax": "bitsandbytes",
+    "SCB": "bitsandbytes",
+    "g_idx": "GPTQ",
+    "qweight": "GPTQ or AWQ",
+    "biases": "MLX",
+    "W_q": "HQQ",
+    "lora_A.weight": "PEFT adapter",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_codes_that_the_configuration_does_not_name(part: str, tmp_path: Path) -> None:
+    save_model("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    more = {f"model.layers.0.mlp.down_proj.{part}": torch.zeros(4)}
+    save_file(load_file(file) | more, file, {"format": "pt"})
+    with pytest.raises(UnsupportedError, match=PARTS[part]):
+        open_checkpoint(str(tmp_path))
+
+
+def write_gguf(path: Path, architecture: str, fill: Callable[[GGUFWriter], None]) -> Path:
+    writer = GGUFWriter(path, architecture)
+    fill(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+GGUFS = {
+    "LoRA adapter": ("llama", lambda w: w.add_type("adapter")),
+    "reads images": ("clip", lambda w: w.add_type("mmproj")),
+    "vocabulary alone": ("llama", lambda w: w.add_vocab_size(8)),
+    "control vector": ("controlvector", lambda w: None),
+}
+
+
+@pytest.mark.parametrize("what", GGUFS)
+def test_gguf_files_without_a_model(what: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write_gguf(tmp_path / "m.gguf", *GGUFS[what])))
+    with pytest.raises(UnsupportedError, match=what):
+        open_model(checkpoint)
+    assert any(what in problem for problem in look_at(checkpoint).problems)
