@@ -11,6 +11,9 @@ from qconvert.errors import CheckpointError
 
 MAX_JSON = 100_000_000
 MAX_DEPTH = 64
+LINKED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+"""Small files of which nothing is handed on as it stands: links may lead anywhere."""
+
 SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".md")
 """How the names of small files end: configurations, tokenizers, templates, the model card."""
 
@@ -101,13 +104,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def inside(directory: Path, name: str, where: Path) -> Path:
-    """The path of a file that an index names, once it is known to stay in its directory.
+    """The path of a file that an index names, once it is known to be a plain file name.
 
-    A hub's cache is the one exception: a snapshot's files are links to `blobs` of the same
-    repository (`models--org--name/snapshots/<commit>/file -> ../../blobs/<hash>`).
+    A link under that name may lead anywhere: people keep weights on another disk. What is read of
+    them are numbers, and of config.json and the index settings and names.
 
     Raises:
-        CheckpointError: the name is not a plain file name, or links to somewhere else.
+        CheckpointError: the name is not a plain file name.
     """
     if any(character in name for character in "/\\\0"):
         raise CheckpointError(
@@ -116,13 +119,12 @@ def inside(directory: Path, name: str, where: Path) -> Path:
         )
     if name in ("", ".", "..") or not name.isprintable() or len(os.fsencode(name)) > 255:
         raise CheckpointError(f"{where}: {name!r:.80} is not a file name")
-    path = directory / name
-    _check_stays(path, directory)
-    return path
+    return directory / name
 
 
 def _check_stays(path: Path, directory: Path) -> None:
-    """Refuse a link that leads out of a checkpoint's directory, or of its hub cache's `blobs`."""
+    """Refuse a link that leads out of a checkpoint's directory, or of its hub cache's `blobs`
+    (`models--org--name/snapshots/<commit>/file -> ../../blobs/<hash>`)."""
     try:
         home, target = directory.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
@@ -156,7 +158,8 @@ def read_small(root: Path, name: str) -> bytes:
 def _check_small(path: Path, root: Path) -> int:
     """The size of a small file of a checkpoint; see `read_small`."""
     size = file_size(path)
-    _check_stays(path, root)
+    if path.name not in LINKED:
+        _check_stays(path, root)
     if size > MAX_JSON:
         raise CheckpointError(f"{path} has {size} bytes, which is no small file")
     return size

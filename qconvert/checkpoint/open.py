@@ -7,9 +7,12 @@ from pathlib import Path
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.checkpoint.foreign import foreign_files
 from qconvert.checkpoint.gguf import open_gguf
-from qconvert.checkpoint.huggingface import open_directory, open_weights
+from qconvert.checkpoint.huggingface import SINGLE, open_directory, open_weights
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
+
+CACHED = "models--"
+"""How the folder of a repository begins in a hub's cache: models--org--name."""
 
 HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:[:/](?P<file>[^@:]+\.gguf))?(?:@(?P<revision>[^@:]+))?"
@@ -47,8 +50,7 @@ def locate(
     """
     path = Path(model)
     if model and _exists(path):
-        # A link's own name tells more than that of the blob behind it.
-        return path.name if path.name not in ("", "..") else path.resolve().name, path
+        return _called(path), path
     match = HUB_ID.fullmatch(model)
     if match is None or model.startswith((".", "~", "/")):
         raise CheckpointError(
@@ -58,6 +60,18 @@ def locate(
     from qconvert.checkpoint.hub import fetch
 
     return fetch(match["repo"], match["file"], match["revision"], progress, headers_only)
+
+
+def _called(path: Path) -> str:
+    """A model's name by where it is: that of a link rather than of what is behind it, that of the
+    repository for a snapshot in a hub's cache, that of the directory for the usual file in it."""
+    whole = path if path.name not in ("", "..") else path.resolve()
+    if whole.name in SINGLE:
+        whole = whole.absolute().parent
+    parents = whole.absolute().parents
+    if len(parents) > 1 and parents[0].name == "snapshots" and parents[1].name.startswith(CACHED):
+        return f"{parents[1].name.removeprefix(CACHED).replace('--', '/', 1)}@{whole.name}"
+    return whole.name
 
 
 def open_path(name: str, path: Path) -> Checkpoint:

@@ -109,8 +109,9 @@ def calibrate(
 
 def default_path(source: str) -> Path:
     """NAME.calib.safetensors in the current directory."""
-    name = Path(source.partition("@")[0].rstrip("/")).name.removesuffix(".gguf") or "model"
-    return Path(f"{name}.calib.safetensors")
+    from qconvert.plan.recipe import model_name
+
+    return Path(f"{model_name(source)}.calib.safetensors")
 
 
 def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:

@@ -1,7 +1,6 @@
 """`qconvert export`: the same weights in the other container."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 CHOICES = (AUTO, "f32", "f16", "bf16")
-PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def export(
@@ -190,9 +188,9 @@ def to_directory(
 
 def default_directory(checkpoint: "Checkpoint") -> Path:
     """The name of the GGUF file, without its ending, in the current directory."""
-    source = checkpoint.source.partition("@")[0].rstrip("/")
-    stem = re.split(r"[/:\\]", source)[-1].removesuffix(".gguf")
-    return Path(PART.sub("", stem).strip(".") or "model")
+    from qconvert.plan.recipe import model_name
+
+    return Path(model_name(checkpoint.source))
 
 
 def _check_place(path: Path) -> None:

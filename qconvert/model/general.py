@@ -137,7 +137,7 @@ def _describe(path: Path, source: str, total: int) -> GeneralMetadata:
 def _add_sampling(described: GeneralMetadata, path: Path) -> None:
     """The sampling parameters that the model's authors recommend."""
     try:
-        recommended = GeneralMetadata.load_generation_config(path)
+        recommended = dict(GeneralMetadata.load_generation_config(path))
     except Exception:  # as above: a wrong file beside the weights is no reason to stop
         return
     for name in SAMPLING:

@@ -5,6 +5,7 @@ concern a type has no effect on it, so that several outputs can share their opti
 concerns none of the outputs is a mistake, which `check_used` reports.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -105,10 +106,17 @@ class Recipe:
         """
         if self.output is not None:
             return self.output
-        stem = source.partition("@")[0].rstrip("/")
-        name = Path(stem).name.removesuffix(".gguf") or "model"
+        name = model_name(source)
         ending = self.type if is_scheme(self.type) else f"{self.type.upper()}.gguf"
         return (self.folder or Path()) / f"{name}-{ending}"
+
+
+def model_name(source: str) -> str:
+    """What outputs are called after: the last part of a checkpoint's name, without revision,
+    ending and number of a shard."""
+    last = re.split(r"[/:\\]", source.partition("@")[0].rstrip("/"))[-1]
+    name = re.sub(r"\.(gguf|safetensors|bin)$", "", last)
+    return re.sub(r"-\d{5}-of-\d{5}$", "", name).strip(".") or "model"
 
 
 DEFAULTS: dict[str, Any] = {

@@ -132,6 +132,8 @@ def _objects(lines: Iterable[tuple[str, str]], name: str, column: str) -> Iterat
             raise CheckpointError(f"{name}: {where} holds no JSON object")
         usual = next((key for key in ("text", "messages") if record.get(key) is not None), "")
         key = column or usual
+        if not column and record.keys() & {"text", "messages"} and not usual:
+            continue  # null, as in rows that were filtered
         if key not in record:
             keys = ", ".join(map(str, record))
             wanted = repr(column) if column else "'text' or 'messages'"

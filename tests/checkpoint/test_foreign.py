@@ -1,5 +1,6 @@
 """What is no model is named as what it is, with what to do."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +104,12 @@ def test_gguf_files_without_a_model(what: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=what):
         open_model(checkpoint)
     assert any(what in problem for problem in look_at(checkpoint).problems)
+
+
+def test_weights_that_the_configuration_says_are_mlxs(tmp_path: Path) -> None:
+    save_model("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"bits": 4, "group_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedError, match="MLX"):
+        open_checkpoint(str(tmp_path))

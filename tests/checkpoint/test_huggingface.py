@@ -107,15 +107,27 @@ def test_missing_shards_are_counted_and_named(make_directory: Make) -> None:
     assert "index" in refused(path)
 
 
-def test_a_link_out_of_the_directory_is_refused(make_directory: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [SECOND, "config.json", INDEX])
+def test_weights_and_configuration_may_lie_elsewhere(
+    name: str, make_directory: Make, tmp_path: Path
+) -> None:
     path = make_directory(shards())
-    (path / SECOND).rename(tmp_path / "elsewhere")
-    (path / SECOND).symlink_to(tmp_path / "elsewhere")
-    assert "link to a file outside" in refused(path)
-    (path / SECOND).unlink()
-    (path / "blob").write_bytes((tmp_path / "elsewhere").read_bytes())
-    (path / SECOND).symlink_to("blob")
+    (path / name).rename(tmp_path / "elsewhere.safetensors")
+    (path / name).symlink_to(tmp_path / "elsewhere.safetensors")
     assert len(open_checkpoint(str(path)).tensors) == 2
+    (path / name).unlink()
+    (path / name).symlink_to("/dev/zero")
+    assert "not a regular file" in refused(path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "README.md"])
+def test_a_link_to_what_would_be_handed_on_is_refused(
+    name: str, make_directory: Make, tmp_path: Path
+) -> None:
+    path = make_directory(shards())
+    (tmp_path / "secret").write_text("{}")
+    (path / name).symlink_to(tmp_path / "secret")
+    assert "link to a file outside" in refused(path)
 
 
 def test_a_snapshot_may_link_to_the_blobs_of_its_own_repository(
@@ -130,8 +142,11 @@ def test_a_snapshot_may_link_to_the_blobs_of_its_own_repository(
         for file in plain.iterdir():
             (blobs / file.name).write_bytes(file.read_bytes())
             (snapshot / file.name).symlink_to(f"../../../{target}/blobs/{file.name}")
+        (blobs / "card").write_text("a card")
+        (snapshot / "README.md").symlink_to(f"../../../{target}/blobs/card")
         if ok:
             assert len(open_checkpoint(str(snapshot)).tensors) == 2
+            assert open_checkpoint(str(snapshot)).source == "a/b@commit-True"
         else:
             assert "link to a file outside" in refused(snapshot)
 

@@ -78,7 +78,7 @@ def test_a_file_that_fails_is_told_at_the_end_and_the_others_are_shown(
     ("arguments", "code", "said"),
     [
         (["none.gguf"], 1, "no such file"),
-        (["{file}", "--prompts", "none.txt"], 1, "none.txt cannot be read"),
+        (["{file}", "--prompts", "none.txt"], 1, "none.txt: no such file"),
         (["{file}", "--prompts", "{empty}"], 2, "holds no prompts"),
         (["{file}", "-o", "answers.pdf"], 2, "none of .md, .html, .json"),
         (["{file}", "-o", "nowhere/answers.md"], 2, "no directory nowhere"),

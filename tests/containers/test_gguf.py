@@ -14,7 +14,7 @@ from qconvert.containers.target import Slot
 FIELDS = st.one_of(
     st.integers(0, 2**32 - 1).map(u32),
     st.integers(0, 2**64 - 1).map(u64),
-    st.floats(width=32, allow_nan=False).map(f32),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(f32),
     st.booleans().map(flag),
     st.text(max_size=20).map(text),
     st.lists(st.text(max_size=8), max_size=5).map(texts),

@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoints import TINY, write_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.gguf import header_bytes
 from qconvert.model.general import card_notices, general_metadata
+from qconvert.model.open import open_model
 from qconvert.model.types import TensorMap
 
 DENSE = (TensorMap("token_embd.weight", (1000, 64)), TensorMap("blk.0.ffn_up.weight", (256, 64)))
@@ -97,3 +100,13 @@ def test_a_card_that_is_all_front_matter_is_left_out_and_said(tmp_path: Path) ->
     assert "general.license" not in general_metadata(path, "m", "llama", [])
     assert time.monotonic() - start < 2
     assert "left out" in card_notices(path)[0]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "7", "null", '{"temperature": [1]}'])
+def test_a_generation_config_that_is_none_does_not_stop_anything(
+    content: str, tmp_path: Path
+) -> None:
+    model = write_llama(tmp_path / "model", TINY, tokenizer=True)
+    plain = open_model(open_checkpoint(str(model))).metadata
+    (model / "generation_config.json").write_text(content)
+    assert open_model(open_checkpoint(str(model))).metadata == plain

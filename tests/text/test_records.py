@@ -66,6 +66,11 @@ def test_a_bad_line_is_named(jsonl, line, said):
         read_jsonl(jsonl({"text": "good"}, line), "data.jsonl", "", MANY, 0)
 
 
+def test_rows_whose_text_is_null_are_passed_over(jsonl):
+    path = jsonl({"text": None}, {"text": "a"}, {"messages": None})
+    assert [d.text for d in read_jsonl(path, "d", "", MANY, 0).documents] == ["a"]
+
+
 def test_a_key_that_a_line_lacks_is_named(jsonl):
     with pytest.raises(CheckpointError, match="line 1 has no 'body'; it has: text"):
         read_jsonl(jsonl({"text": "x"}), "data.jsonl", "body", MANY, 0)

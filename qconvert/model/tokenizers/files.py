@@ -82,10 +82,19 @@ def read_files(path: Path, config: Mapping[str, Any]) -> TokenizerFiles:
         path=path,
         tokenizer=tokenizer,
         config=tokenizer_config,
-        generation=read_json(path / "generation_config.json"),
+        generation=_if_object(path / "generation_config.json"),
         model_config={**config, **text_config} if isinstance(text_config, Mapping) else config,
         added=_added_tokens(path, tokenizer, tokenizer_config),
     )
+
+
+def _if_object(path: Path) -> dict[str, Any]:
+    """What transformers does without where it is anything else than an object."""
+    try:
+        return read_json(path)
+    except CheckpointError:
+        read_small(path.parent, path.name)  # what must not be read stays an error
+        return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

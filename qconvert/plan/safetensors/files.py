@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from qconvert.checkpoint.files import inside, parse_json, read_small
+from qconvert.checkpoint.files import parse_json, read_small
 from qconvert.errors import CheckpointError
 
 NAMES = """
@@ -55,6 +55,5 @@ def _module_files(directory: Path, modules: bytes | None) -> Iterator[str]:
         if not isinstance(folder, str) or not re.fullmatch(r"[\w-]{1,100}", folder):
             continue
         for name in IN_MODULES:
-            path = inside(directory, folder, directory) / name
-            if path.is_file():
+            if (directory / folder / name).is_file():
                 yield f"{folder}/{name}"
