@@ -19,15 +19,18 @@ from checkpoints import LLAMA_8B, write_llama
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LOADS = {
-    "F32 F16 BF16": "llama.cpp and all that builds on it, transformers",
+    "F32 F16 BF16": "llama.cpp and all that builds on it",
     "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
     "IQ3_XXS IQ3_S IQ2_XXS IQ2_XS IQ2_S": "the same; fewest bits, with a calibration",
     "IQ1_S IQ1_M": "the same; for what must fit at any price",
     "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
-    "MXFP4": "llama.cpp; for models trained with such experts",
+    "MXFP4": "the same; for models trained with such experts",
 }
+
+FROM_GGUF = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+"""The families that transformers reads from a GGUF file as they are."""
 
 
 def help_text(*command: str) -> str:
@@ -101,6 +104,13 @@ def loads_table() -> str:
         raise ValueError(f"the table of formats is out of date: {listed ^ set(FORMATS)}")
     lines = ["| formats | loads in |", "|---|---|"]
     lines += [f"| {names.replace(' ', ', ')} | {where} |" for names, where in LOADS.items()]
+    known = ", ".join(FROM_GGUF.values())
+    lines += [
+        "",
+        f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
+        "without stretched positions; others it refuses, or computes something else. It loads the",
+        "directory that `qconvert export` makes of a GGUF file.",
+    ]
     return "\n".join(lines) + "\n"
 
 
