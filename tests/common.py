@@ -9,6 +9,7 @@ transformers and llama_cpp are imported inside the functions, so that importing 
 """
 
 import ctypes
+import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -251,6 +252,26 @@ def convert_model(directory: Path, path: Path, file_type: str) -> Any:
     plan = make_plan(open_model(open_checkpoint(str(directory))), Recipe(file_type, output=path))
     write_outputs([plan], 2, Silent())
     return plan
+
+
+def finish_gguf(writer: Any, path: Path) -> Path:
+    """Write all that the writer was given."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def wrap_gemma3(directory: Path) -> None:
+    """Let config.json be that of the multimodal class around the text model."""
+    place = directory / "config.json"
+    outer = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": json.loads(place.read_text()),
+    }
+    place.write_text(json.dumps(outer))
 
 
 def random_tokens(count: int = TOKENS, vocabulary: int = VOCABULARY, seed: int = 7) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from qconvert.checkpoint.foreign import ORIGINAL
 from qconvert.checkpoint.layers import PARTS, Layer, find_layers
 from qconvert.checkpoint.rows import NUMPY, read_rows
 from qconvert.checkpoint.types import Codes, TensorInfo
@@ -32,7 +33,6 @@ LAYOUTS = (
     "mxfp4-pack-quantized",
     "mixed-precision",
 )
-HINT = "start from the original checkpoint, in f32, f16, bf16 or fp8"
 
 
 def has_codes(quantization: Any) -> bool:
@@ -73,10 +73,10 @@ def join_codes(
             raise UnsupportedError(
                 f"{stem}.weight is stored with its columns in another order (g_idx), and that is "
                 "not read",
-                HINT,
+                ORIGINAL,
             )
         elif last in PARTS and last not in ("weight", *INPUTS):
-            raise UnsupportedError(f"how {stem}.weight is stored is not known", HINT)
+            raise UnsupportedError(f"how {stem}.weight is stored is not known", ORIGINAL)
         elif last not in (*INPUTS, *CACHES):
             found[name] = info
     return found
@@ -98,12 +98,12 @@ def _join(
     from qconvert.formats.safetensors.layouts import format_of
 
     if len(layer.shape) != 2 or 0 in layer.shape:
-        raise UnsupportedError(f"how {layer.name}.weight is stored is not known", HINT)
+        raise UnsupportedError(f"how {layer.name}.weight is stored is not known", ORIGINAL)
     rows, columns = layer.shape
     try:
         wanted = format_of(layer.form).parts((rows, columns))
     except QconvertError as error:
-        raise UnsupportedError(f"{layer.name}: {error.message}", HINT) from error
+        raise UnsupportedError(f"{layer.name}: {error.message}", ORIGINAL) from error
     parts = {}
     for part in wanted:
         name = f"{layer.name}.{part.suffix}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from qconvert.checkpoint.codes import has_codes
 from qconvert.checkpoint.dtypes import FP8
+from qconvert.checkpoint.foreign import ORIGINAL
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
@@ -38,15 +39,13 @@ def check_method(quantization: Any) -> None:
         return
     if method is None and {"bits", "group_size"} <= quantization.keys():
         raise UnsupportedError(
-            "the checkpoint is quantized for MLX, and that is not read",
-            "start from the original checkpoint, in f32, f16, bf16 or fp8",
+            "the checkpoint is quantized for MLX, and that is not read", ORIGINAL
         )
     layout = quantization.get("format")
     kind = f"{method!r:.60}" + (f", {layout!r:.60}" if isinstance(layout, str) else "")
     raise UnsupportedError(
         f"the checkpoint is already quantized ({kind}), and that is not read",
-        "start from the original checkpoint, in f32, f16, bf16 or fp8; `qconvert inspect` shows "
-        "what this one is",
+        f"{ORIGINAL}; `qconvert inspect` shows what this one is",
     )
 
 

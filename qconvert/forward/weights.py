@@ -16,7 +16,6 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble
-from qconvert.model.families.common import settings_of
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, bare_name, in_file_order
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
@@ -71,7 +70,7 @@ def find_parameters(model: Model) -> Parameters:
         UnsupportedError: an unknown family.
         PlanError: tensors are missing or have other shapes than the configuration says.
     """
-    family, settings = model.family, settings_of(model.family, model.config)
+    family, settings = model.family, model.settings
     maps = {
         bare_name(map_.name): replace(map_, shape=map_.shape or (1,))
         for map_ in model.description.tensors

@@ -15,7 +15,7 @@ from math import prod
 from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
@@ -48,7 +48,7 @@ def map_tensors(
         CheckpointError: the configuration cannot be read.
         UnsupportedError: it says what GGUF cannot.
     """
-    settings = settings_of(family, config)
+    settings = text_config(family, config)
     sizes = sizes_by_block(family.name, family.metadata(settings))
     sources = _sources(tensors)
     if settings.get("tie_word_embeddings") is True:

@@ -16,7 +16,7 @@ from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts, unknown_to
 from qconvert.model.pooling import pooling_metadata
@@ -87,6 +87,11 @@ class Model:
         return self.description.config
 
     @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of the language model in `config`, as transformers understands them."""
+        return text_config(self.family, self.config)
+
+    @cached_property
     def weights(self) -> tuple[Weight, ...]:
         """Under Hugging Face's names, in the order of the files."""
         if self._family is None:
@@ -128,14 +133,13 @@ class Model:
         if self._family is None:
             return checkpoint.metadata
         path, config, name = checkpoint.path, checkpoint.config, self.architecture
-        settings = settings_of(self._family, config)
-        self._family.limits(settings)
+        self._family.limits(self.settings)
         tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
         if has_tokenizer(path):
             tokenizer = tokenizer_metadata(path, config, name)
         return {
             **general_metadata(path, checkpoint.source, name, self.tensors),
-            **self._family.metadata(settings),
+            **self._family.metadata(self.settings),
             **pooling_metadata(path, self._family),
             **tokenizer,
         }
@@ -159,7 +163,7 @@ class Model:
             plain = {"F32", "F16", "BF16", "F64"}
             return (*notice_quantized({info.dtype for info in infos} - plain), *no_tokenizer)
         return (
-            *caveats(self._family, settings_of(self._family, self.checkpoint.config)),
+            *caveats(self._family, self.settings),
             *self.checkpoint.notices,
             *card_notices(self.checkpoint.path),
             *_notice_left_out(self.left_out),

@@ -20,7 +20,7 @@ from qconvert.checkpoint import Checkpoint, TensorInfo, read_rows
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.families import family_of_file
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.mapping import in_file_order
 from qconvert.model.shapes import expected_shape, sizes_by_block
 from qconvert.model.transforms import inverse
@@ -69,7 +69,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     family = family_of_file(checkpoint)
     assert family.config is not None
     config = family.config(checkpoint)
-    settings = settings_of(family, config)
+    settings = text_config(family, config)
     metadata = family.metadata(settings)
     notices = _compare_keys(family.name, checkpoint.metadata, metadata)
     _compare_tables(family, settings, checkpoint)

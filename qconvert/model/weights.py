@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.mapping import OUTPUT
 from qconvert.model.reverse import Description
 from qconvert.model.roles import Role, block_number, can_be_quantized, role_of
@@ -107,7 +107,7 @@ def weights_of_directory(
     """
     uses = _uses(tensors, description.family.name)
     family = description.family
-    templates = _templates(family.rules(settings_of(family, description.config)))
+    templates = _templates(family.rules(text_config(family, description.config)))
     fused = any(_is_fused(info, uses) for info in checkpoint.tensors.values())
     weights: list[Weight] = []
     for info in checkpoint.tensors.values():

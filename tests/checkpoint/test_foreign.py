@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from common import save_model
+from common import finish_gguf, save_model
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
@@ -83,11 +83,7 @@ def test_codes_that_the_configuration_does_not_name(part: str, tmp_path: Path) -
 def write_gguf(path: Path, architecture: str, fill: Callable[[GGUFWriter], None]) -> Path:
     writer = GGUFWriter(path, architecture)
     fill(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finish_gguf(writer, path)
 
 
 GGUFS = {

@@ -8,6 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from common import finish_gguf
 from gguf import GGMLQuantizationType as T
 from gguf import GGUFValueType as V
 from packages import smollm2_gguf
@@ -22,11 +23,7 @@ Fill = Callable[[gguf.GGUFWriter], Any]
 def write(path: Path, fill: Fill, **options: Any) -> Path:
     writer = gguf.GGUFWriter(path, "llama", **options)
     fill(writer)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finish_gguf(writer, path)
 
 
 def text(value: str | bytes) -> bytes:

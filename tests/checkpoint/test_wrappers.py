@@ -1,12 +1,11 @@
 """Names under which training programs store a model, read as the model's own."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from common import correlation, random_tokens, save_model, torch_logits
+from common import correlation, random_tokens, save_model, torch_logits, wrap_gemma3
 from compressed_models import outputs, quantize_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -79,12 +78,6 @@ def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_a_multimodal_class_keeps_its_names(tmp_path: Path) -> None:
     save_model("gemma3", tmp_path)
     wrap(tmp_path, lambda name: name.replace("model.", "model.language_model.", 1))
-    config = json.loads((tmp_path / "config.json").read_text())
-    outer = {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "model_type": "gemma3",
-        "text_config": config,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(outer))
+    wrap_gemma3(tmp_path)
     names = set(open_checkpoint(str(tmp_path)).tensors)
     assert "model.language_model.embed_tokens.weight" in names

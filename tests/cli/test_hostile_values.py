@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from common import finish_gguf
 from gguf import GGUFValueType, GGUFWriter
 from speaking_models import save_speaking_model
 
@@ -32,11 +33,7 @@ def write_gguf(path: Path, key: str, value: Any) -> Path:
             kind = GGUFValueType.STRING if isinstance(one, str) else GGUFValueType.ARRAY
             writer.add_key_value(name, one, kind)
     writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finish_gguf(writer, path)
 
 
 def is_clear(done: Any) -> bool:

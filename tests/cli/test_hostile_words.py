@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from common import finish_gguf
 
 RED = "\x1b[31m\x9b31m\u202e\r\a"
 PROMISED = re.compile(r"[^\n -~\u00a1-\u2fff]")
@@ -30,11 +31,7 @@ def gguf_file(path: Path, architecture: str, name: str = "x") -> Path:
     writer.add_block_count(1)
     writer.add_context_length(64)
     writer.add_tensor("token_embd.weight", np.ones((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finish_gguf(writer, path)
 
 
 def commands(own: Path, folder: Path) -> dict[str, Callable[[], tuple[Any, ...]]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from common import convert_model, save_model, tiny_model
+from common import convert_model, save_model, tiny_model, wrap_gemma3
 from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
@@ -131,13 +131,7 @@ def test_a_multimodal_model_is_its_text_model(tmp_path: Path):
         "vision_tower.patch.weight": stored["model.norm.weight"].clone()
     }
     save_file(wrapped, tmp_path / "model.safetensors")
-    config = json.loads((tmp_path / "config.json").read_text())
-    outer = {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "model_type": "gemma3",
-        "text_config": config,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(outer))
+    wrap_gemma3(tmp_path)
     assert check(tmp_path, model) > 12
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from qconvert.model.caveats import caveats
 from qconvert.model.families import find_family
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -18,7 +18,7 @@ QWEN2 = MISTRAL | {"architectures": ["Qwen2ForCausalLM"]}
 
 def said(config: dict[str, Any]) -> tuple[str, ...]:
     family = find_family(config)
-    return caveats(family, settings_of(family, config))
+    return caveats(family, text_config(family, config))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.model.families import find_family
 from qconvert.model.families.bert import BERT
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.families.rope import llama3_factors, rope_parameters
 from qconvert.model.mapping import map_tensors
 from qconvert.model.pooling import pooling_metadata
@@ -57,7 +57,7 @@ def test_settings_that_llama_cpp_would_ignore_are_refused(
 ) -> None:
     config = listing(family).config | change
     known = find_family(config)
-    settings_ = settings_of(known, config)
+    settings_ = text_config(known, config)
     with pytest.raises(UnsupportedError):
         known.limits(settings_) or known.metadata(settings_)
 

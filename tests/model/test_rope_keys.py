@@ -11,7 +11,7 @@ from common import FAMILIES, save_model
 
 from qconvert.errors import QconvertError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 PARAMETERS: tuple[dict[str, Any] | None, ...] = (
@@ -61,7 +61,7 @@ def test_keys_beside_each_other_mean_what_transformers_makes_of_them(
             continue
         known = find_family(config)
         try:
-            settings = settings_of(known, config)
+            settings = text_config(known, config)
             known.limits(settings)
             keys = known.metadata(settings)
         except QconvertError:

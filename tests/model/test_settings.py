@@ -12,7 +12,7 @@ from common import FAMILIES, tiny_model
 
 from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 
 DRAWS = 300
 SCALINGS: list[Any] = [
@@ -61,7 +61,7 @@ def meaning(config: dict[str, Any]) -> dict[str, Any] | str:
     """GGUF's keys, or that there are none."""
     family = find_family(config)
     try:
-        settings = settings_of(family, config)
+        settings = text_config(family, config)
         family.limits(settings)
         keys = {key: field.value for key, field in family.metadata(settings).items()}
     except UnsupportedError:

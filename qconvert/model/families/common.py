@@ -19,7 +19,7 @@ LARGEST = 2**31 - 1
 MOST_BLOCKS = 4096
 
 
-def settings_of(family: Family, config: Config) -> dict[str, Any]:
+def text_config(family: Family, config: Config) -> dict[str, Any]:
     """The settings of the language model, as transformers understands `config.json`: those of a
     multimodal model's `text_config` lie over the outer ones, the family's defaults stand for what
     neither mentions, and null is left out.

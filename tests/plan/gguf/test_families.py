@@ -8,7 +8,7 @@ import pytest
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_family
-from qconvert.model.families.common import settings_of
+from qconvert.model.families.common import text_config
 from qconvert.model.mapping import map_tensors
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
@@ -25,7 +25,7 @@ def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, h
     architecture = find_family(checkpoint.config)
     maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     metadata = {"general.architecture": text(architecture.name)}
-    metadata |= architecture.metadata(settings_of(architecture, checkpoint.config))
+    metadata |= architecture.metadata(text_config(architecture, checkpoint.config))
     facts = facts_from_metadata(metadata)
     tensors = [(tensor.name, tensor.shape, "F32") for tensor in maps]
 
