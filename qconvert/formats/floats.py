@@ -6,6 +6,7 @@ too large for binary16 becomes infinite.
 Source: ggml/src/ggml-impl.h; for float8, the OCP 8-bit floating point specification (OFP8).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -136,7 +137,13 @@ class Floats:
         width = columns * _BYTES[self.name]
         return (Part("weight", (rows, width), "U8", rows * width, True),)
 
+    def span(self, columns: int) -> int:
+        return columns
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> None:
+        return None
+
+    def join(self, params: Sequence[None]) -> None:
         return None
 
     def grid(self, params: None) -> None:

@@ -9,6 +9,7 @@ The same for GGUF, whose formats pack one array of bytes, and for safetensors. B
 `pack` an algorithm may change codes, and params by way of `grid` and `snap`.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -48,11 +49,14 @@ class Seen(NamedTuple):
     Attributes:
         square, mean: float32 [columns], the mean of each column's square and of itself.
         hessian: float [columns, columns], of which `square` is the diagonal.
+        factor: float32 [columns, columns], upper triangular: U of inv(H) = U^T U, of the damped
+            H (`qconvert.algorithms.damping`).
     """
 
     square: np.ndarray
     mean: np.ndarray | None = None
     hessian: np.ndarray | None = None
+    factor: np.ndarray | None = None
 
 
 class Grid(NamedTuple):
@@ -63,7 +67,7 @@ class Grid(NamedTuple):
         step, low: float32 [rows, groups].
         values: float32 [codes].
         size: weights of a row that share a step; of the last group there may be fewer.
-        first: the lowest code.
+        first: the lowest code; codes are int8 where it is negative, else uint8.
     """
 
     step: np.ndarray
@@ -106,6 +110,9 @@ class Format(Protocol):
             PlanError: its blocks or groups do not divide the columns.
         """
 
+    def span(self, columns: int) -> int:
+        """How many columns, of rows of so many, are fitted without regard to the others."""
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Any:
         """Scales and zero points or minima of some rows, rounded as they are stored.
 
@@ -116,6 +123,9 @@ class Format(Protocol):
         Raises:
             UsageError: `peak` is missing where it is needed.
         """
+
+    def join(self, params: Sequence[Any]) -> Any:
+        """The params of whole rows, of those of their spans from the first to the last."""
 
     def grid(self, params: Any) -> Grid | None:
         """What the codes of `round` stand for; None for floats and for what is coded jointly."""

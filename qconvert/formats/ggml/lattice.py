@@ -11,7 +11,7 @@ every weight, or the plain square without importance.
 Source: ggml/src/ggml-common.h, ggml-quants.c; the points are those of the gguf package.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -267,8 +267,16 @@ class Lattice:
     def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
         return parts_of(self.layout.name, shape)
 
+    def span(self, columns: int) -> int:
+        return BLOCK
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
         return find(self.layout, x, seen)
+
+    def join(self, params: Sequence[Params]) -> Params:
+        """Each of the params has one super-block of every row."""
+        fields = (np.stack(of, axis=1) for of in zip(*params, strict=True))
+        return Params(*(of.reshape(-1, *of.shape[2:]) for of in fields))
 
     def grid(self, params: Params) -> None:
         return None

@@ -9,7 +9,7 @@ What tells the formats apart is where fields and codes lie, how scales are found
 are rounded; the rest is here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -159,8 +159,15 @@ class Scalar:
     def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
         return parts_of(self.name, shape)
 
+    def span(self, columns: int) -> int:
+        return block_sizes(self.name)[0]
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
         return self.find(x, seen)
+
+    def join(self, params: Sequence[Params]) -> Params:
+        fields = zip(*params, strict=True)
+        return Params(*(None if of[0] is None else np.hstack(of) for of in fields))
 
     def grid(self, params: Params) -> Grid:
         values = np.array(self.values, np.float32)

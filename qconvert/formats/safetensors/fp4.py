@@ -8,6 +8,7 @@ Source: the compressed-tensors package, compressors/nvfp4 and quantization/utils
 Formats (MX) specification 1.0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,13 @@ import numpy as np
 from qconvert.errors import UnsupportedError, UsageError
 from qconvert.formats.floats import float8_values, to_float32
 from qconvert.formats.safetensors.estimate import ranges, searches
-from qconvert.formats.safetensors.groups import by_row, group_columns, multiply, scale_part
+from qconvert.formats.safetensors.groups import (
+    by_row,
+    group_columns,
+    joined,
+    multiply,
+    scale_part,
+)
 from qconvert.formats.safetensors.range_search import search_fp4
 from qconvert.formats.safetensors.scales import stored
 from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
@@ -75,6 +82,9 @@ class Fp4:
         whole = Part("weight_global_scale", (1,), "F32", 4, False)
         return (weight, scale, whole) if self.needs_peak else (weight, scale)
 
+    def span(self, columns: int) -> int:
+        return group_columns(self.form, columns)
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
         low, high = ranges(self.form, x, self.estimator, peak)
         top = np.abs(np.maximum(-low, high))  # zeros without a sign: their bits are looked at
@@ -89,6 +99,9 @@ class Fp4:
         if searches(self.form, x, self.estimator):
             indices = search_fp4(self.form, x, seen, table, indices)
         return Params((x.shape[0], x.shape[1]), values[indices], None, whole)
+
+    def join(self, params: Sequence[Params]) -> Params:
+        return joined(params)
 
     def grid(self, params: Params) -> Grid:
         step = steps(params)

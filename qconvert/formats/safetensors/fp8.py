@@ -4,6 +4,7 @@ One scale for a tensor, a row, or a block of rows and columns (at the edges a pa
 Source: the compressed-tensors package, quantization/utils; OCP 8-bit floating point specification.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from qconvert.formats.safetensors.groups import (
     by_row,
     by_scale,
     group_columns,
+    joined,
     multiply,
     scale_part,
     scale_shape,
@@ -60,6 +62,9 @@ class Fp8:
         weight = Part("weight", shape, "F8_E4M3", shape[0] * shape[1], True)
         return weight, scale_part(self.form, shape, self.scale_dtype)
 
+    def span(self, columns: int) -> int:
+        return group_columns(self.form, columns)
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
         low, high = ranges(self.form, x, self.estimator, peak)
         scale = rounded(np.maximum(-low, high) / TOP, self.scale_dtype)
@@ -67,6 +72,9 @@ class Fp8:
         if searches(self.form, x, self.estimator):
             scale = search_fp8(self.form, x, seen, scale, self.scale_dtype)
         return Params((x.shape[0], x.shape[1]), scale)
+
+    def join(self, params: Sequence[Params]) -> Params:
+        return joined(params)
 
     def grid(self, params: Params) -> Grid:
         rows, columns = params.shape

@@ -1,13 +1,13 @@
 """Which weights share a scale, and the least and greatest of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
 
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.scales import ITEM_BYTES
-from qconvert.formats.safetensors.types import WeightFormat
+from qconvert.formats.safetensors.types import Params, WeightFormat
 from qconvert.formats.types import Part
 
 
@@ -98,3 +98,14 @@ def by_block(
         ],
         np.float32,
     )
+
+
+def joined(params: Sequence[Params]) -> Params:
+    """The params of whole rows, of those of their groups from the first to the last."""
+    first = params[0]
+    shape = first.shape[0], sum(one.shape[1] for one in params)
+    if len(params) == 1:
+        return first
+    zeros = [one.zero_point for one in params if one.zero_point is not None]
+    scale = np.hstack([one.scale for one in params])
+    return Params(shape, scale, np.hstack(zeros) if zeros else None, first.global_scale)

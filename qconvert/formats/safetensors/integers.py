@@ -9,6 +9,7 @@ the other. Kernels that multiply weights with 16-bit scales, as those for w4a16 
 Source: the compressed-tensors package, quantization/utils and compressors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from qconvert.formats.safetensors.groups import (
     by_row,
     by_scale,
     group_columns,
+    joined,
     scale_part,
     scale_shape,
 )
@@ -115,12 +117,18 @@ class Integers:
         zero = Part("weight_zero_point", zeros, "I32", 4 * zeros[0] * zeros[1], True)
         return weight, scale, zero, size
 
+    def span(self, columns: int) -> int:
+        return group_columns(self.form, columns)
+
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
         low, high = ranges(self.form, x, self.estimator, peak)
         scale, zero = from_ranges(self.form, low, high, self.scale_dtype)
         if searches(self.form, x, self.estimator):
             scale, zero = search_integers(self.form, x, seen, scale, zero, self.scale_dtype)
         return Params((x.shape[0], x.shape[1]), scale, zero)
+
+    def join(self, params: Sequence[Params]) -> Params:
+        return joined(params)
 
     def grid(self, params: Params) -> Grid:
         step = self._by_row(params.scale, params)
