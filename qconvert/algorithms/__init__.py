@@ -4,10 +4,12 @@ A new one is a function of the type `Algorithm` in a file of its own, and a line
 """
 
 from qconvert.algorithms.balance import balanced
+from qconvert.algorithms.feedback import feedback
 from qconvert.formats.quantize import Algorithm, nearest
 
 ALGORITHMS: dict[str, Algorithm] = {
     "nearest": nearest,
     "balance": balanced,
+    "feedback": feedback,
 }
 """By the names that plans have for them."""

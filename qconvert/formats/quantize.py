@@ -1,6 +1,6 @@
 """From weights to the arrays that are stored, in any format and by any algorithm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -31,16 +31,20 @@ def quantize(
     def pack(start: int) -> Arrays:
         return format_.pack(*algorithm(format_, x[start : start + step], seen, peak))
 
-    made = pack(0)
     if step >= rows:
-        return made
-    parts = format_.parts((rows, columns))
-    whole = tuple(np.empty(p.shape, array.dtype) for p, array in zip(parts, made, strict=True))
-    for start in range(0, rows, step):
-        above = format_.parts((start, columns))
-        for part, target, array in zip(
-            above, whole, made if not start else pack(start), strict=True
-        ):
+        return pack(0)
+    return stacked(format_, map(pack, range(0, rows, step)), (rows, columns), step)
+
+
+def stacked(format_: Format, made: Iterable[Arrays], shape: tuple[int, int], step: int) -> Arrays:
+    """The arrays of a weight of `shape`, of those of so many rows at a time."""
+    whole: Arrays = ()
+    for number, arrays in enumerate(made):
+        if not whole:
+            parts = format_.parts(shape)
+            whole = tuple(np.empty(p.shape, a.dtype) for p, a in zip(parts, arrays, strict=True))
+        above = format_.parts((number * step, shape[1]))
+        for part, target, array in zip(above, whole, arrays, strict=True):
             first = part.shape[0] if part.per_row else 0
             target[first : first + len(array)] = array
     return whole

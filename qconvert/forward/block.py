@@ -18,6 +18,10 @@ from qconvert.forward.states import States
 Observe = Callable[[tuple[str, ...], Any, int], None]
 
 
+class _DoneError(Exception):
+    """All that was asked for is computed."""
+
+
 class Way(Protocol):
     """What a block needs to know of the walk that it belongs to."""
 
@@ -48,6 +52,7 @@ class Block:
     linears: dict[str, Linear]
     is_done: bool = False
     _observe: Observe | None = field(default=None, repr=False)
+    _until: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for module in {id(line.module): line.module for line in self.linears.values()}.values():
@@ -85,23 +90,32 @@ class Block:
         put_tensor(line.module, line.parameter, with_rows(line, own, rows.to(own)))
 
     def forward(
-        self, hidden: Any, observe: Observe | None = None, *, gradients: bool = False
+        self,
+        hidden: Any,
+        observe: Observe | None = None,
+        *,
+        until: tuple[str, ...] = (),
+        gradients: bool = False,
     ) -> Any:
         """What the block makes of hidden states [windows, window, hidden].
 
         Args:
+            until: the names of weights that share an input: nothing is computed behind them, and
+                None comes back. Of experts everything is computed.
             gradients: keep what is needed to derive the output by what wants a gradient.
         """
         import torch
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
-        self._observe = observe
+        self._observe, self._until = observe, until
         try:
             with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
             self._flush()
+        except _DoneError:
+            return None
         finally:
-            self._observe = self._pending = None
+            self._observe, self._pending, self._until = None, None, ()
         return out[0] if isinstance(out, tuple) else out
 
     def run(
@@ -148,12 +162,15 @@ class Block:
             return
         if matrix == 0 and self._pending is not None and self._pending[0] is x:
             self._pending = (x, self._pending[1] + names)
-            return
-        self._flush()
-        if len(names) and not _is_expert(self.linears[names[0]]):
-            self._pending = (x, names)
         else:
-            self._show(names, x, matrix)
+            self._flush()
+            if len(names) and not _is_expert(self.linears[names[0]]):
+                self._pending = (x, names)
+            else:
+                self._show(names, x, matrix)
+        if self._pending is not None and self._pending[1] == self._until:
+            self._flush()
+            raise _DoneError
 
     def _flush(self) -> None:
         if self._pending is not None:

@@ -3,7 +3,7 @@
 Two files take turns: block N reads file N % 2 and writes the other, so that what it reads stays
 until it is done. They are mapped into memory a batch at a time.
 
-    states-0, states-1    [windows, window, hidden] of the model's type, row-major
+    NAME-0, NAME-1    [windows, window, hidden] of the model's type, row-major
 """
 
 import os
@@ -27,11 +27,13 @@ class States:
         folder: where they are.
         shape: windows, tokens of a window, and the model's width.
         dtype: torch's name of the type.
+        name: of the files, up to the number.
     """
 
     folder: Path
     shape: tuple[int, int, int]
     dtype: str
+    name: str = "states"
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +86,7 @@ class States:
         return self._path(0), self._path(1)
 
     def _path(self, block: int) -> Path:
-        return self.folder / f"states-{block % 2}"
+        return self.folder / f"{self.name}-{block % 2}"
 
     def _map(self, block: int, start: int, stop: int, mode: Any) -> Any:
         import torch

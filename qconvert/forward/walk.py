@@ -68,6 +68,7 @@ class Place:
         dtype: "auto", "bf16", "f32" or "f16".
         threads: of torch on the CPU; None leaves it as it is.
         batch: windows at once; None chooses.
+        states: the name of the two files.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class Place:
     dtype: str = "auto"
     threads: int | None = None
     batch: int | None = None
+    states: str = "states"
 
 
 class Walk:
@@ -116,7 +118,8 @@ class Walk:
         self.begin = begin
         self.inputs = inputs
         self.batch = place.batch or max(1, BATCH_TOKENS[self.device] // tokens.shape[1])
-        self.states = States(place.folder, (*tokens.shape, self._width()), self.dtype)
+        shape = (*tokens.shape, self._width())
+        self.states = States(place.folder, shape, self.dtype, place.states)
         self._check_positions()
         rest = self.skeleton.parameters_beside_blocks()
         self._stubs = Stubs(self.skeleton)
