@@ -15,15 +15,12 @@ Sources: Y. Arai et al., "Quantization error propagation", arXiv 2504.09629 (alp
 "GPTAQ", arXiv 2504.02692.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qconvert.calibration.moments import Drift
 from qconvert.formats.types import Seen, Weights
-
-SHARE = 0.1
-"""lambda, as a share of the diagonal."""
 
 
 class Strength(NamedTuple):
@@ -33,27 +30,77 @@ class Strength(NamedTuple):
     stream: float
 
 
-def retargeted(x: Weights, seen: Seen, drift: Drift, strength: Strength, factor: float) -> Weights:
-    """The weight that a quantized model should have in the place of x, float32 [rows, columns].
+class Corrections(NamedTuple):
+    """What is added to a weight at full strength, torch float32 [rows, columns].
+
+    Attributes:
+        input: for the drift of the layer's input.
+        stream: for that of the stream; None where the layer adds to none.
+    """
+
+    input: Any
+    stream: Any
+
+
+def corrections(x: Weights, seen: Seen, drift: Drift, factor: float) -> Corrections:
+    """What makes up for the drift of the tokens that were seen.
 
     Args:
+        seen: with its factor.
         factor: by what the layer's output is multiplied before it is added to the stream.
     """
     import torch
 
-    wanted = strength.input * (torch.from_numpy(x) @ torch.from_numpy(drift.cross)).double()
+    assert seen.factor is not None
+    upper = torch.from_numpy(seen.factor)
+
+    def solved(wanted: Any) -> Any:
+        return wanted @ upper.T @ upper
+
+    of_input = solved(torch.from_numpy(x) @ torch.from_numpy(drift.cross))
+    if drift.stream is None:
+        return Corrections(of_input, None)
+    return Corrections(of_input, solved(torch.from_numpy(drift.stream) / factor))
+
+
+def best_strength(
+    made: Corrections, x: Weights, unseen: Seen, drift: Drift, factor: float
+) -> Strength:
+    """The strengths that are best for tokens that the corrections were not made from, from 0 to 1.
+
+    The error of what the layer gives is a quadratic form of both.
+    """
+    import torch
+
+    hessian = torch.from_numpy(np.asarray(unseen.hessian, np.float32))
+    wanted = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
     if drift.stream is not None:
-        wanted += strength.stream / factor * torch.from_numpy(drift.stream).double()
-    hessian = torch.from_numpy(np.asarray(seen.hessian, np.float64)).clone()
-    diagonal = hessian.diagonal()
-    diagonal += SHARE * diagonal
-    diagonal[diagonal <= 0] = 1.0
-    lower, failed = torch.linalg.cholesky_ex(hessian)
-    if failed:
-        return x
-    change = torch.cholesky_solve(wanted.T.contiguous(), lower).T
-    moved: np.ndarray = (torch.from_numpy(x) + change.float()).contiguous().numpy()
-    return moved
+        wanted += torch.from_numpy(drift.stream) / factor
+    parts = [part for part in made if part is not None]
+    bent = [part @ hessian for part in parts]
+    curve = np.array([[float((a * b).sum(dtype=torch.float64)) for a in parts] for b in bent])
+    slope = np.array([float((a * wanted).sum(dtype=torch.float64)) for a in parts])
+    best = _least(curve, slope)
+    return Strength(best[0], best[1] if len(best) > 1 else 0.0)
+
+
+def _least(curve: np.ndarray, slope: np.ndarray) -> list[float]:
+    """The least of s^T curve s - 2 slope^T s for s within 0 and 1."""
+    tried = np.linspace(0, 1, 21)
+    points = np.stack(np.meshgrid(*[tried] * len(slope), indexing="ij"), -1).reshape(-1, len(slope))
+    values = np.einsum("pi,ij,pj->p", points, curve, points) - 2 * points @ slope
+    return [float(each) for each in points[np.argmin(values)]]
+
+
+def retargeted(x: Weights, made: Corrections, strength: Strength) -> Weights:
+    """The weight that a quantized model should have in the place of x, float32 [rows, columns]."""
+    import torch
+
+    moved = torch.from_numpy(x) + strength.input * made.input
+    if made.stream is not None:
+        moved += strength.stream * made.stream
+    found: np.ndarray = moved.contiguous().numpy()
+    return found
 
 
 def output_error(
@@ -66,11 +113,15 @@ def output_error(
         made, x: what the weight has become, and what it was.
         seen, drift: of tokens that it was not made from.
     """
-    made64, x64 = made.astype(np.float64), x.astype(np.float64)
+    import torch
+
     assert seen.hessian is not None
-    wanted = x64 @ seen.hessian
+    hessian = torch.from_numpy(np.asarray(seen.hessian, np.float32))
+    off = torch.from_numpy(made - x)
+    error = torch.vdot(((off @ hessian).flatten()).double(), off.flatten().double())
     if drift is not None:
-        wanted += x64 @ drift.cross
+        wanted = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
         if drift.stream is not None:
-            wanted += drift.stream / factor
-    return float(np.vdot(made64 @ seen.hessian - 2 * wanted, made64))
+            wanted += torch.from_numpy(drift.stream) / factor
+        error -= 2 * torch.vdot(wanted.flatten().double(), off.flatten().double())
+    return float(error)

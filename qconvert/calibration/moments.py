@@ -28,13 +28,18 @@ class Drift(NamedTuple):
     stream: np.ndarray | None = None
 
 
+HALVED = 512
+"""Rows of a symmetric product that are made at a time, up to their own columns."""
+
+
 @dataclass
 class Sums:
-    """Over the tokens of one input, of one matrix; tensors on the inputs' device."""
+    """Over the tokens of one input, of one matrix; tensors on the inputs' device, and the moments
+    transposed."""
 
     count: int = 0
     first: Any = 0
-    second: Any = 0
+    second: Any = None
     cross: Any = None
     stream: Any = None
 
@@ -47,12 +52,17 @@ class Moments:
     _inputs: dict[str, str] = field(default_factory=dict)
 
     def observe(
-        self, weights: tuple[str, ...], x: Any, matrix: int, off: Any = None, behind: Any = None
+        self,
+        weights: tuple[str, ...],
+        x: Any,
+        matrix: int,
+        off: Any = None,
+        behind: Any = None,
+        share: Any = None,
     ) -> None:
         """Add tokens. See `qconvert.forward.walk`.
 
-        Products are float32, their sums float64: what is left of the order that a library adds
-        in lies below what counts.
+        Products are of the inputs' own type, and their sums float32.
 
         Args:
             off: y - x, of the shape of x; None for nothing to compare with.
@@ -62,21 +72,23 @@ class Moments:
 
         self._inputs.update(dict.fromkeys(weights, weights[0]))
         sums = self._sums.setdefault((weights[0], matrix), Sums())
-        x = x.float()
         sums.count += len(x)
-        sums.first = sums.first + x.sum(dim=0, dtype=torch.float64)
-        sums.second = _added(sums.second, x, x)
+        sums.first = sums.first + x.sum(dim=0, dtype=torch.float32).double()
+        across = x.T.contiguous()
+        sums.second = _add_half(sums.second, across, x)
         if off is not None:
-            sums.cross = _added(sums.cross, off.float(), x)
+            sums.cross = _add(sums.cross, across, off)
         if behind is not None:
-            sums.stream = _added(sums.stream, behind.float(), x)
+            sums.stream = _add(sums.stream, across, behind)
 
     def of(self, weight: str, matrix: int = 0) -> Seen | None:
         """What a weight saw; None for no tokens."""
         sums = self._found(weight, matrix)
         if sums is None:
             return None
-        mean, hessian = (_mean(total, sums) for total in (sums.first, sums.second))
+        half = sums.second.tril()
+        mean = _mean(sums.first, sums)
+        hessian = _mean(half + half.tril(-1).T, sums)
         return Seen(np.ascontiguousarray(hessian.diagonal()), mean, hessian)
 
     def drift_of(self, weight: str, matrix: int = 0) -> Drift | None:
@@ -84,21 +96,33 @@ class Moments:
         sums = self._found(weight, matrix)
         if sums is None or sums.cross is None:
             return None
-        return Drift(
-            _mean(sums.cross, sums), None if sums.stream is None else _mean(sums.stream, sums)
-        )
+        stream = None if sums.stream is None else _mean(sums.stream.T, sums)
+        return Drift(_mean(sums.cross.T, sums), stream)
 
     def _found(self, weight: str, matrix: int) -> Sums | None:
         sums = self._sums.get((self._inputs.get(weight, ""), matrix))
         return sums if sums is not None and sums.count else None
 
 
-def _added(total: Any, left: Any, right: Any) -> Any:
-    """The total, float64, with the sum over tokens of left right^T."""
-    product = (left.T @ right).double()
-    return product if isinstance(total, int) or total is None else total.add_(product)
+def _add(total: Any, across: Any, right: Any) -> Any:
+    """The total with a product, float32."""
+    product = across @ right
+    return product.float() if total is None else total.add_(product)
+
+
+def _add_half(total: Any, across: Any, x: Any) -> Any:
+    """The same of a symmetric product, of which the lower half is made."""
+    import torch
+
+    columns = len(across)
+    if total is None:
+        total = torch.zeros(columns, columns, device=x.device)
+    for start in range(0, columns, HALVED):
+        stop = min(start + HALVED, columns)
+        total[start:stop, :stop] += across[start:stop] @ x[:, :stop]
+    return total
 
 
 def _mean(total: Any, sums: Sums) -> np.ndarray:
-    mean: np.ndarray = (total / sums.count).float().cpu().numpy()
+    mean: np.ndarray = (total / sums.count).float().contiguous().cpu().numpy()
     return mean

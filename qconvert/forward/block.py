@@ -3,7 +3,7 @@
 `qconvert.forward.walk` says how it is used.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -95,6 +95,7 @@ class Block:
         observe: Observe | None = None,
         *,
         until: tuple[str, ...] = (),
+        attended: dict[Any, Any] | None = None,
         gradients: bool = False,
     ) -> Any:
         """What the block makes of hidden states [windows, window, hidden].
@@ -102,12 +103,16 @@ class Block:
         Args:
             until: the names of weights that share an input: nothing is computed behind them, and
                 None comes back. Of experts everything is computed.
+            attended: what attention gave: used where it is there, kept where it is not. For the
+                same hidden states, as long as the weights in front of it stay.
             gradients: keep what is needed to derive the output by what wants a gradient.
         """
         import torch
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
         self._observe, self._until = observe, until
+        for module in self.module.modules():
+            module.attended = attended
         try:
             with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
@@ -123,6 +128,7 @@ class Block:
         observe: Observe | None = None,
         advance: Callable[[int], None] | None = None,
         before_write: Callable[[], None] | None = None,
+        attended: Sequence[dict[Any, Any] | None] = (),
     ) -> None:
         """All windows through the block; what comes out goes into the next.
 
@@ -130,12 +136,14 @@ class Block:
             observe: see the module's text.
             advance: called with the number of windows of each batch.
             before_write: called once, before hidden states of the block before are lost.
+            attended: as `forward` has it, of each batch.
 
         Raises:
             WeightError: NaN or infinity comes out.
         """
-        for start, hidden in self.batches():
-            out = self.forward(hidden, observe)
+        for number, (start, hidden) in enumerate(self.batches()):
+            kept = attended[number] if attended else None
+            out = self.forward(hidden, observe, attended=kept)
             _check_finite(self, out)
             if before_write and not start:
                 before_write()

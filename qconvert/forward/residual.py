@@ -5,7 +5,7 @@ stream behind a point of the block is what it was at the point before, plus a mu
 layer's output. Points are what goes into the block and into its norms, and what comes out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +68,19 @@ def _factor(difference: Any, output: Any) -> float:
 
 
 @contextmanager
-def stream_before(block: Block, point: str) -> Iterator[list[Any]]:
-    """A list whose only element is what went into a point while the block ran last."""
-    with _seen_by({"": block.module.get_submodule(point)}, inputs=True) as seen:
-        yield seen  # type: ignore[misc]
+def streams_at(block: Block, points: Collection[str]) -> Iterator[dict[str, Any]]:
+    """By point, what went into it when the block ran last."""
+    modules = {point: block.module.get_submodule(point) for point in points}
+    with _seen_by(modules, inputs=True) as seen:
+        yield seen
+
+
+@contextmanager
+def outputs_of(block: Block, names: Collection[str]) -> Iterator[dict[str, Any]]:
+    """By weight, what its layer gave when the block ran last."""
+    modules = {name: block.linears[name].module for name in names}
+    with _seen_by(modules, inputs=False) as seen:
+        yield seen
 
 
 @contextmanager

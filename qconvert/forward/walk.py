@@ -88,6 +88,7 @@ class Walk:
         place: where and how.
         begin: the first block to visit; the hidden states that go into it are in the folder.
         inputs: changes the inputs of products in blocks, as a runtime does that rounds them.
+        cut: no batch has windows from before this one and from it on.
 
     Raises:
         UnsupportedError: a family that transformers or this program does not know.
@@ -103,6 +104,7 @@ class Walk:
         place: Place,
         begin: int = 0,
         inputs: Inputs | None = None,
+        cut: int = 0,
     ) -> None:
         import torch
 
@@ -116,6 +118,7 @@ class Walk:
         self.skeleton: Skeleton = build_skeleton(self.source)
         self.tokens = tokens
         self.begin = begin
+        self.cut = cut
         self.inputs = inputs
         self.batch = place.batch or max(1, BATCH_TOKENS[self.device] // tokens.shape[1])
         shape = (*tokens.shape, self._width())
@@ -181,8 +184,9 @@ class Walk:
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """First and last + 1 of the windows of each batch."""
-        for start in range(0, len(self.tokens), self.batch):
-            yield start, min(start + self.batch, len(self.tokens))
+        for first, last in ((0, self.cut), (self.cut, len(self.tokens))):
+            for start in range(first, last, self.batch):
+                yield start, min(start + self.batch, last)
 
     def arguments(self, index: int, windows: int) -> tuple[tuple, dict]:
         """What the model passes to a block beside the hidden states, for so many windows."""

@@ -15,29 +15,27 @@ A run that is taken up begins with the last block that is complete: what goes in
 the disk, since a block's output takes the place of the input of the block before.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.damping import factored
-from qconvert.algorithms.drift import Strength, output_error, retargeted
+from qconvert.algorithms.drift import best_strength, corrections, output_error, retargeted
 from qconvert.calibration.moments import Drift, Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.containers.store import Store
 from qconvert.formats.quantize import Algorithm, quantize, stacked
 from qconvert.formats.types import Arrays, Format, Seen, Weights
-from qconvert.forward.residual import Writer, stream_before, writers
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble
 from qconvert.model.open import Model
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
+from qconvert.run.observation import Attended, Original, observe, run_original
 
 NEAREST = "nearest"
 
@@ -47,8 +45,9 @@ UNSEEN = 8
 ROWS = 128
 """Rows of a weight that are quantized at a time, a multiple of every format's `row_step`."""
 
-STRENGTHS = (Strength(0.5, 0.5),)
-"""What is tried of the correction for drift."""
+DRIFT_SHARE = 0.1
+STRENGTHS = None
+LOG = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Walks:
-    """The model that is being quantized, and the original beside it, on one sample."""
+    """The model that is being quantized, and the original beside it, on one sample.
+
+    Attributes:
+        shown: the first windows, which algorithms are shown; the others are for the guard.
+    """
 
     quantized: Walk
     original: Walk
+    shown: int
 
     def __iter__(self) -> Iterator[tuple[Block, Block]]:
         return zip(self.quantized, self.original, strict=True)
@@ -100,8 +104,11 @@ def open_walks(model: Model, tokens: np.ndarray, place: Place) -> Walks:
     Args:
         tokens: int [windows, window].
     """
+    unseen = np.arange(len(tokens)) % UNSEEN == UNSEEN - 1
+    ordered = np.concatenate((tokens[~unseen], tokens[unseen]))
     beside = replace(place, states="original")
-    return Walks(Walk(model, tokens, place), Walk(model, tokens, beside))
+    shown = int(np.count_nonzero(~unseen))
+    return Walks(*(Walk(model, ordered, each, cut=shown) for each in (place, beside)), shown)
 
 
 def quantize_by_block(
@@ -126,12 +133,14 @@ def quantize_by_block(
     watcher.begin(len(walks) * size, walks.quantized.begin * size)
     checkpoint = walks.quantized.model.checkpoint
     with Threads(threads) as executor:
-        for block, original in walks:
+        making = Making(checkpoint, store, executor, watcher, walks.shown)
+        for block, beside in walks:
             here = {name: tasks[name] for name in block.linears if name in tasks}
-            _quantize(Making(checkpoint, store, executor, watcher), block, original, here)
+            original = run_original(beside)
+            attended = _quantize(making, block, original, here)
             store.put(_mark(block.index), {})
-            for each, walk in ((block, walks.quantized), (original, walks.original)):
-                each.run()
+            block.run(attended=attended)
+            for walk in (walks.quantized, walks.original):
                 walk.states.sync(block.index + 1)
             watcher.advance(size, f"block {block.index + 1} of {len(walks)}")
 
@@ -149,155 +158,113 @@ class Making:
     store: Store
     executor: Threads
     watcher: Watcher
+    shown: int
 
 
-def _quantize(making: Making, block: Block, original: Block, tasks: Mapping[str, Task]) -> None:
+def _quantize(
+    making: Making, block: Block, original: Original, tasks: Mapping[str, Task]
+) -> Attended:
     """Make what the store lacks, and install all of it, one input after the other."""
-    groups, adding = [tuple(tasks)], dict[str, Writer]()
-    if any(task.algorithm != NEAREST for task in tasks.values()):
-        hidden = next(iter(original.batches()))[1][:1]
-        groups, adding = _groups(original, hidden), writers(original, hidden)
-    for group in groups:
+    attended: Attended = [{} for _ in block.batches()]
+    for group in original.groups:
         here = {name: tasks[name] for name in group if name in tasks}
         missing = [task for task in here.values() if task.name not in making.store]
+        seen = unseen = Moments()
         if any(task.algorithm != NEAREST for task in missing):
-            seen, unseen = _observe(block, original, group, adding.get(group[0]))
-        else:
-            seen = unseen = Moments()
+            seen, unseen = observe(block, original, group, attended, making.shown)
+        writer = original.writers.get(group[0])
+        _make_group(making, missing, seen, unseen, writer.factor if writer else 1.0)
         for name, task in here.items():
-            if task in missing:
-                _make_all(making, name, task, seen, unseen, adding.get(name))
             block.install(name, _rows_made(task, making.store))
-
-
-def _groups(block: Block, hidden: Any) -> list[tuple[str, ...]]:
-    """The weights of a block, those of one input together, in the order of their products."""
-    found: dict[tuple[str, ...], None] = {}
-    block.forward(hidden, lambda names, x, matrix: found.setdefault(names))
-    return list(found)
-
-
-def _observe(
-    block: Block, original: Block, group: tuple[str, ...], adding: Writer | None
-) -> tuple[Moments, Moments]:
-    """What goes into some weights, of each window in one of both."""
-    import torch
-
-    both = Moments(), Moments()
-    point = adding.point if adding else None
-    with _stream(block, point) as own, _stream(original, point) as other:
-        for (start, hidden), (_, before) in zip(block.batches(), original.batches(), strict=True):
-            kept = torch.arange(start, start + len(hidden)) % UNSEEN == UNSEEN - 1
-            for moments, windows in zip(both, (~kept, kept), strict=True):
-                if not windows.any():
-                    continue
-                wanted = _inputs(original, before[windows], group)
-                observe = partial(_see_both, moments, group, wanted, own, other)
-                block.forward(hidden[windows], observe, until=group)
-    return both
-
-
-@contextmanager
-def _stream(block: Block, point: str | None) -> Iterator[dict[str, Any]]:
-    if point is None:
-        yield {}
-    else:
-        with stream_before(block, point) as seen:
-            yield seen
-
-
-def _inputs(block: Block, hidden: Any, group: tuple[str, ...]) -> list[Any]:
-    """What goes into weights that share an input; nothing of experts, of which each model may
-    choose others."""
-    found: list[Any] = []
-
-    def keep(names: tuple[str, ...], x: Any, matrix: int) -> None:
-        if names == group:
-            found.append(x.clone())
-
-    block.forward(hidden, keep, until=group)
-    return found if block.linears[group[0]].parameter == "weight" else []
-
-
-def _see_both(
-    moments: Moments,
-    group: tuple[str, ...],
-    wanted: list[Any],
-    own: Mapping[str, Any],
-    other: Mapping[str, Any],
-    names: tuple[str, ...],
-    x: Any,
-    matrix: int,
-) -> None:
-    """Observer of one input: with what the original has in its place."""
-    if names != group:
-        return
-    off = wanted[0].float() - x.float() if wanted else None
-    behind = None
-    if own and wanted:
-        ahead, stream = (each[""].flatten(0, 1).float() for each in (other, own))
-        behind = ahead - stream
-    moments.observe(names, x, matrix, off, behind)
-
-
-def _make_all(
-    making: Making, name: str, task: Task, seen: Moments, unseen: Moments, adding: Writer | None
-) -> None:
-    """Make every matrix of a weight, and put them into the store."""
-    made = []
-    for matrix in range(task.matrices):
-        about = [
-            About(own, moments.drift_of(name, matrix)) if own else None
-            for moments in (seen, unseen)
-            if (own := moments.of(name, matrix)) or True
-        ]
-        made.append(_make(making, task, matrix, about[0], about[1], adding))
-    if task.algorithm != NEAREST and not any(helped for _, helped in made):
-        making.watcher.note(f"{task.name}: {task.algorithm} does not help, and is left out")
-    pieces = zip(*(arrays for arrays, _ in made), strict=True)
-    names = [slot.name for slot in task.tensor.slots]
-    making.store.put(task.name, dict(zip(names, map(np.concatenate, pieces), strict=True)))
+    return attended
 
 
 @dataclass(frozen=True)
 class About:
-    """What was observed of a matrix."""
+    """What was observed of the inputs of a matrix.
+
+    Attributes:
+        seen, drift: of tokens that algorithms are shown.
+        unseen, other_drift: of those that they are not shown.
+        factor: by what the layer's output is multiplied before it is added to the stream.
+    """
 
     seen: Seen
+    smooth: Seen
     drift: Drift | None
+    unseen: Seen
+    other_drift: Drift | None
+    factor: float
 
 
-def _make(
-    making: Making,
-    task: Task,
-    matrix: int,
-    about: About | None,
-    unseen: About | None,
-    adding: Writer | None,
-) -> tuple[Arrays, bool]:
+def _make_group(
+    making: Making, tasks: Sequence[Task], seen: Moments, unseen: Moments, factor: float
+) -> None:
+    """Make weights that share their input, and put them into the store."""
+    made: dict[str, list[tuple[Arrays, bool]]] = {task.name: [] for task in tasks}
+    for matrix in range(max((task.matrices for task in tasks), default=0)):
+        about = _about(tasks[0].tensor.map.name, matrix, seen, unseen, factor)
+        for task in tasks:
+            made[task.name].append(_make(making, task, matrix, about))
+    for task in tasks:
+        if task.algorithm != NEAREST and not any(helped for _, helped in made[task.name]):
+            making.watcher.note(f"{task.name}: {task.algorithm} does not help, and is left out")
+        pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
+        names = [slot.name for slot in task.tensor.slots]
+        making.store.put(task.name, dict(zip(names, map(np.concatenate, pieces), strict=True)))
+
+
+def _about(name: str, matrix: int, seen: Moments, unseen: Moments, factor: float) -> About | None:
+    """None where no token reached a matrix, or none of those for the guard did."""
+    own, other = (moments.of(name, matrix) for moments in (seen, unseen))
+    if own is None or other is None:
+        return None
+    drifts = (moments.drift_of(name, matrix) for moments in (seen, unseen))
+    drift, other_drift = drifts
+    return About(factored(own), factored(own, DRIFT_SHARE), drift, other, other_drift, factor)
+
+
+def _make(making: Making, task: Task, matrix: int, about: About | None) -> tuple[Arrays, bool]:
     """What a matrix becomes, and whether that is the algorithm's."""
-    map_, coding = task.tensor.map, task.tensor.coding
+    map_ = task.tensor.map
     start = matrix * map_.shape[-2]
     peak = _peak(making.checkpoint, task.tensor)
     x = _prepared(making.checkpoint, task.tensor, start, start + map_.shape[-2])
-    streamed = coding.make(x, start, peak)
+    streamed = _streamed(making, task, x, start, peak)
     if task.algorithm == NEAREST or about is None:
         return streamed, False
     algorithm = ALGORITHMS[task.algorithm]
-    seen = factored(about.seen)
-    factor = adding.factor if adding else 1.0
-    candidates = [streamed]
-    for strength in STRENGTHS if about.drift else [None]:
-        target = x if strength is None else retargeted(x, seen, about.drift, strength, factor)
-        candidates.append(_by_rows(making, task.format, target, seen, peak or None, algorithm))
-    if unseen is None:
-        return streamed, False
+    target = x
+    if about.drift is not None and about.other_drift is not None and about.seen.factor is not None:
+        made = corrections(x, about.smooth, about.drift, about.factor)
+        strength = STRENGTHS or best_strength(
+            made, x, about.unseen, about.other_drift, about.factor
+        )
+        if LOG:
+            print("#", task.name, strength)
+        target = retargeted(x, made, strength)
+    candidates = [
+        streamed,
+        _by_rows(making, task.format, target, about.seen, peak or None, algorithm),
+    ]
     errors = [
-        output_error(task.format.dequantize(one), x, unseen.seen, unseen.drift, factor)
+        output_error(task.format.dequantize(one), x, about.unseen, about.other_drift, about.factor)
         for one in candidates
     ]
     best = int(np.argmin(errors))
     return candidates[best], best > 0
+
+
+def _streamed(making: Making, task: Task, x: Weights, start: int, peak: float) -> Arrays:
+    """What streaming would write."""
+    step = ROWS
+    coding = task.tensor.coding
+
+    def some(first: int) -> Arrays:
+        return coding.make(x[first : first + step], start + first, peak)
+
+    made = list(making.executor.map(some, range(0, len(x), step)))
+    return stacked(task.format, made, (len(x), x.shape[1]), step)
 
 
 def _by_rows(
