@@ -128,7 +128,7 @@ def _is_calibration(path: Path) -> bool:
     return identify(path) == "calibration"
 
 
-def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: bool) -> None:
+def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
     from qconvert.run.quantize import Run, plan_outputs

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def write(
-    planned: "Sequence[Plan]", threads: int | None, *, dry_run: bool, as_json: bool, quiet: bool
+    planned: "Sequence[Plan]",
+    threads: int | None,
+    *,
+    device: str = "auto",
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Say what will be done, do it, and say what was done."""
     if not quiet:
@@ -33,7 +39,7 @@ def write(
         if one.recipe.folder is not None:
             one.recipe.folder.mkdir(exist_ok=True)
     with render.watching(quiet) as watcher:
-        results = write_stale(planned, threads or default_threads(), watcher)
+        results = write_stale(planned, threads or default_threads(), watcher, device)
     show_results(planned, results, as_json=as_json, quiet=quiet)
 
 

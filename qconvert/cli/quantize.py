@@ -51,6 +51,13 @@ def quantize(
         Path | None,
         typer.Option(metavar="FILE", help="Importance of weights from here, not from -c."),
     ] = None,
+    no_feedback: Annotated[
+        bool,
+        typer.Option(
+            "--no-feedback",
+            help="Do not run the model on the calibration's tokens again: faster, less faithful.",
+        ),
+    ] = False,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,6 +167,7 @@ def quantize(
         "importance": importance,
         "overrides": tuple(map(_override, override or ())) or None,
         "keep": tuple(keep or ()) or None,
+        "feedback": False if no_feedback else None,
         "allow_nan": allow_nan or None,
         "pure": pure or None,
         "output_type": output_type,
@@ -193,7 +201,7 @@ def quantize(
         planned = plan_outputs(checkpoint, asked, run)
     if save_recipe is not None:
         _save(asked, save_recipe, checkpoint.source, quiet=quiet)
-    outcome.write(planned, threads, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    outcome.write(planned, threads, device=device, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 GROUP_SIZES = ("32", "64", "128", "channel")

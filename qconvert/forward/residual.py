@@ -35,7 +35,11 @@ def writers(block: Block, hidden: Any) -> dict[str, Writer]:
     Args:
         hidden: what goes into the block, [windows, window, hidden].
     """
-    modules = {line.names: line.module for line in block.linears.values() if len(line.names) == 1}
+    modules = {
+        line.names: line.module
+        for line in block.linears.values()
+        if len(line.names) == 1 and line.parameter == "weight"
+    }
     points = {
         name: module
         for name, module in block.module.named_modules()
@@ -58,7 +62,7 @@ def writers(block: Block, hidden: Any) -> dict[str, Writer]:
 
 def _factor(difference: Any, output: Any) -> float:
     """By what an output was multiplied to make the difference; 0 where it did not make it."""
-    if output.shape != difference.shape:
+    if getattr(output, "shape", None) != difference.shape:
         return 0.0
     output, difference = output.float(), difference.float()
     product = (output * difference).sum(dim=-1).flatten()

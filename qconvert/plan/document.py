@@ -85,6 +85,7 @@ class Settings(BaseModel):
     folder: PathField | None = None
     overrides: dict[PatternField, str] = Field(default_factory=dict)
     keep: tuple[PatternField, ...] = Field(default=(), strict=False)
+    feedback: bool = True
     allow_nan: bool = False
     pure: bool = False
     output_type: FormatField | None = None

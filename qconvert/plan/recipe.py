@@ -32,6 +32,7 @@ class Recipe:
         importance: an importance matrix, for the weights; by default the calibration's.
         overrides: (pattern, format or scheme); the last that matches counts.
         keep: patterns of tensors that stay as they are.
+        feedback: quantize with what a calibration's tokens show, by running the model on them.
         allow_nan: go on where weights are NaN or infinite; clip what a format cannot hold.
 
         pure: GGUF: no mixture.
@@ -66,6 +67,7 @@ class Recipe:
     importance: Path | None = None
     overrides: Overrides = ()
     keep: tuple[str, ...] = ()
+    feedback: bool = True
     allow_nan: bool = False
 
     pure: bool = False

@@ -56,12 +56,14 @@ class Statistics:
             planned so, its bytes being known all the same.
         smoothing: of weights, norms and biases.
         notices: what the user should know of it.
+        sample: int [windows, window], its tokens; None where there are none.
     """
 
     importance: Importance | None = None
     ranges: Ranges | None = None
     smoothing: Mapping[str, Smoothing] | None = None
     notices: tuple[str, ...] = ()
+    sample: np.ndarray | None = None
 
 
 NOTHING = Statistics()

@@ -70,6 +70,8 @@ class TensorPlan:
         reason: why they differ; empty if they do not.
         extra_bytes: what the difference costs, against the wanted format's bits per weight.
         peers: the tensors, itself among them, whose largest absolute value its coding wants.
+        algorithm: a name in `ALGORITHMS`, where the model runs on a sample for it; empty where
+            rows are coded as they are streamed.
     """
 
     name: str
@@ -83,6 +85,7 @@ class TensorPlan:
     reason: str = ""
     extra_bytes: int = 0
     peers: Sequence["TensorPlan"] = ()
+    algorithm: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -101,6 +104,7 @@ class Plan:
         nbytes: of the weights; of a GGUF file all, unsplit.
         notices: what the user should know.
         work: a folder of what was found on the way; of no more use when the output is complete.
+        sample: int [windows, window], the tokens for algorithms that have the model run.
     """
 
     checkpoint: Checkpoint
@@ -110,6 +114,7 @@ class Plan:
     nbytes: int
     notices: tuple[str, ...] = ()
     work: Path | None = None
+    sample: np.ndarray | None = None
 
     @property
     def parameters(self) -> int:

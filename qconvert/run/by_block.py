@@ -33,6 +33,7 @@ from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.assemble import assemble
 from qconvert.model.open import Model
+from qconvert.plan.algorithms import FEEDBACK
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
 from qconvert.run.observation import Attended, Original, observe, run_original
@@ -55,13 +56,15 @@ class Task:
     """A weight of a block, and how it is quantized.
 
     Attributes:
-        tensor: as it is planned; of experts, all of a block.
+        tensor: as it is planned; of experts, all of a block or one.
         algorithm: a name in `ALGORITHMS`; "nearest" for what streaming would write.
+        first: which matrix of the weight is the tensor's first.
     """
 
     tensor: TensorPlan
     format: Format
     algorithm: str = NEAREST
+    first: int = 0
 
     @property
     def name(self) -> str:
@@ -108,11 +111,16 @@ def open_walks(model: Model, tokens: np.ndarray, place: Place) -> Walks:
     ordered = np.concatenate((tokens[~unseen], tokens[unseen]))
     beside = replace(place, states="original")
     shown = int(np.count_nonzero(~unseen))
-    return Walks(*(Walk(model, ordered, each, cut=shown) for each in (place, beside)), shown)
+    own, other = (Walk(model, ordered, each, cut=shown) for each in (place, beside))
+    return Walks(own, other, shown)
 
 
 def quantize_by_block(
-    walks: Walks, tasks: Mapping[str, Task], store: Store, watcher: Watcher, threads: int = 1
+    walks: Walks,
+    tasks: Mapping[str, Sequence[Task]],
+    store: Store,
+    watcher: Watcher,
+    threads: int = 1,
 ) -> None:
     """Walk to the end; all that is made is in the store then.
 
@@ -162,20 +170,21 @@ class Making:
 
 
 def _quantize(
-    making: Making, block: Block, original: Original, tasks: Mapping[str, Task]
+    making: Making, block: Block, original: Original, tasks: Mapping[str, Sequence[Task]]
 ) -> Attended:
     """Make what the store lacks, and install all of it, one input after the other."""
     attended: Attended = [{} for _ in block.batches()]
     for group in original.groups:
         here = {name: tasks[name] for name in group if name in tasks}
-        missing = [task for task in here.values() if task.name not in making.store]
+        missing = [task for of in here.values() for task in of if task.name not in making.store]
         seen = unseen = Moments()
         if any(task.algorithm != NEAREST for task in missing):
             seen, unseen = observe(block, original, group, attended, making.shown)
         writer = original.writers.get(group[0])
-        _make_group(making, missing, seen, unseen, writer.factor if writer else 1.0)
-        for name, task in here.items():
-            block.install(name, _rows_made(task, making.store))
+        factor = writer.factor if writer else 1.0
+        _make_group(making, group[0], missing, seen, unseen, factor)
+        for name, of in here.items():
+            block.install(name, _rows_made(of, making.store))
     return attended
 
 
@@ -198,14 +207,21 @@ class About:
 
 
 def _make_group(
-    making: Making, tasks: Sequence[Task], seen: Moments, unseen: Moments, factor: float
+    making: Making,
+    name: str,
+    tasks: Sequence[Task],
+    seen: Moments,
+    unseen: Moments,
+    factor: float,
 ) -> None:
-    """Make weights that share their input, and put them into the store."""
+    """Make weights that share their input, that of the named weight, and put them into the
+    store."""
     made: dict[str, list[tuple[Arrays, bool]]] = {task.name: [] for task in tasks}
-    for matrix in range(max((task.matrices for task in tasks), default=0)):
-        about = _about(tasks[0].tensor.map.name, matrix, seen, unseen, factor)
+    for matrix in sorted({task.first + k for task in tasks for k in range(task.matrices)}):
+        about = _about(name, matrix, seen, unseen, factor)
         for task in tasks:
-            made[task.name].append(_make(making, task, matrix, about))
+            if task.first <= matrix < task.first + task.matrices:
+                made[task.name].append(_make(making, task, matrix - task.first, about))
     for task in tasks:
         if task.algorithm != NEAREST and not any(helped for _, helped in made[task.name]):
             making.watcher.note(f"{task.name}: {task.algorithm} does not help, and is left out")
@@ -235,7 +251,12 @@ def _make(making: Making, task: Task, matrix: int, about: About | None) -> tuple
         return streamed, False
     algorithm = ALGORITHMS[task.algorithm]
     target = x
-    if about.drift is not None and about.other_drift is not None and about.seen.factor is not None:
+    if (
+        task.algorithm == FEEDBACK
+        and about.drift
+        and about.other_drift
+        and about.smooth.factor is not None
+    ):
         made = corrections(x, about.smooth, about.drift, about.factor)
         strength = STRENGTHS or best_strength(
             made, x, about.unseen, about.other_drift, about.factor
@@ -301,13 +322,20 @@ def _prepared(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int)
     return np.ascontiguousarray(tensor.coding.prepare(rows, start))
 
 
-def _rows_made(task: Task, store: Store) -> Any:
+def _rows_made(tasks: Sequence[Task], store: Store) -> Any:
     """What a weight has become, as numbers in transformers' order of rows."""
     import torch
 
+    ordered = sorted(tasks, key=lambda task: task.first)
+    rows = [torch.tensor(_numbers(task, store)) for task in ordered]
+    return rows[0] if len(rows) == 1 else torch.stack(rows)
+
+
+def _numbers(task: Task, store: Store) -> np.ndarray:
+    """float32, of the shape of its tensor as rows are read."""
     made, map_ = store.get(task.name), task.tensor.map
     x = task.format.dequantize(tuple(made[slot.name] for slot in task.tensor.slots))
     if map_.order:
         groups = x.reshape(-1, len(map_.order), map_.columns)
         x = groups[:, np.argsort(map_.order)]
-    return torch.tensor(x.reshape(map_.shape))
+    return np.ascontiguousarray(x).reshape(map_.shape)

@@ -119,7 +119,7 @@ def _add(
 ) -> None:
     """Add tokens of one input, beside what the original has in its place."""
     off = wanted - x if wanted is not None else None
-    if beside is None:
+    if beside is None or off is None:
         moments.observe(group, x, matrix, off)
         return
     ahead, norm = beside

@@ -10,14 +10,18 @@ from qconvert.containers.target import File, Target, paths_of
 from qconvert.errors import CheckpointError
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan
+from qconvert.run.sampled import with_sampled
 from qconvert.run.stream import Result, write_files
 
 
-def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list[Result]:
+def write_outputs(
+    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str = "auto"
+) -> list[Result]:
     """Write what is planned of one checkpoint; a result for each plan.
 
     Args:
         threads: how many slabs are worked on at once.
+        device: where the model runs, if that is needed: "auto", "cpu", "cuda" or "mps".
 
     Raises:
         OutputError: something is there already, no room, or it cannot be written. What is done
@@ -25,7 +29,8 @@ def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list
         WeightError: a weight is NaN, infinite or beyond its format, and that is not allowed.
     """
     with ExitStack() as stack:
-        works = [(plan, stack.enter_context(plan.target.making())) for plan in plans]
+        made = [stack.enter_context(with_sampled(plan, threads, watcher, device)) for plan in plans]
+        works = [(plan, stack.enter_context(plan.target.making())) for plan in made]
         results = write_files(works, threads, watcher)
     for plan in plans:
         if plan.work is not None:
@@ -40,7 +45,9 @@ def write_outputs(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list
     ]
 
 
-def write_stale(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list[Result]:
+def write_stale(
+    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str = "auto"
+) -> list[Result]:
     """The same, but what is up to date is left, and said."""
     stale = []
     for plan in plans:
@@ -48,7 +55,7 @@ def write_stale(plans: Sequence[Plan], threads: int, watcher: Watcher) -> list[R
             watcher.note(f"up to date: {plan.target.path}")
         else:
             stale.append(plan)
-    made = iter(write_outputs(stale, threads, watcher) if stale else ())
+    made = iter(write_outputs(stale, threads, watcher, device) if stale else ())
     return [next(made) if any(plan is one for one in stale) else _found(plan) for plan in plans]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qconvert.calibration.importance import Importance, importance_of
 from qconvert.calibration.types import Calibration
 from qconvert.checkpoint import Checkpoint
@@ -64,7 +66,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
-        statistics = Statistics(_importance(recipe, measured))
+        statistics = Statistics(_importance(recipe, measured), sample=_sample(recipe, measured))
         if is_scheme(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
         plan = make_plan(model, recipe, statistics)
@@ -161,6 +163,14 @@ def _importance(recipe: Recipe, measured: Mapping[Path, Measured]) -> Importance
     path = recipe.importance or recipe.calibration
     found = measured[path] if path else None
     return importance_of(found) if isinstance(found, Calibration) else found
+
+
+def _sample(recipe: Recipe, measured: Mapping[Path, Measured]) -> np.ndarray | None:
+    """The tokens of its calibration, where the model shall run on them."""
+    found = measured.get(recipe.calibration) if recipe.calibration else None
+    if not recipe.feedback or not isinstance(found, Calibration):
+        return None
+    return found.sample.tokens if found.sample.tokens.size else None
 
 
 def _check_vocabulary(model: Model, recipes: Sequence[Recipe]) -> None:

@@ -24,7 +24,8 @@ from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan
-from qconvert.run.by_block import UNSEEN, Task, quantize_by_block
+from qconvert.run import by_block
+from qconvert.run.by_block import UNSEEN, Task, open_walks, quantize_by_block
 from qconvert.run.outputs import write_outputs
 from qconvert.run.stored import with_made
 
@@ -76,9 +77,9 @@ def plan_of(model: Path, path: Path) -> Plan:
     return make_plan(open_model(open_checkpoint(str(model))), recipe)
 
 
-def tasks_of(plan: Plan, algorithm: str) -> dict[str, Task]:
+def tasks_of(plan: Plan, algorithm: str) -> dict[str, list[Task]]:
     return {
-        tensor.name: Task(tensor, FORMATS[tensor.format], algorithm)
+        tensor.name: [Task(tensor, FORMATS[tensor.format], algorithm)]
         for tensor in plan.tensors
         if tensor.name.startswith("blk.") and len(tensor.shape) > 1
     }
@@ -89,9 +90,10 @@ def made_by_block(
     plan: Plan, path: Path, algorithm: str, watcher: Silent | None = None
 ) -> Iterator[tuple[Store, Walk]]:
     with open_store(path, algorithm) as store:
-        walk = Walk(open_model(plan.checkpoint), TOKENS, Place(store.folder, "cpu", "f32", batch=3))
-        quantize_by_block(walk, tasks_of(plan, algorithm), store, watcher or Silent())
-        yield store, walk
+        place = Place(store.folder, "cpu", "f32", batch=3)
+        walks = open_walks(open_model(plan.checkpoint), TOKENS, place)
+        quantize_by_block(walks, tasks_of(plan, algorithm), store, watcher or Silent())
+        yield store, walks.quantized
 
 
 def arrays_of(store: Store) -> dict[str, bytes]:
@@ -136,8 +138,8 @@ def test_what_leaves_the_last_block_is_that_of_the_quantized_model(
         torch.no_grad(),
     ):
         logits = quantized.get_output_embeddings()(torch.cat(list(walk.last_hidden())))
-        wanted = quantized(torch.from_numpy(TOKENS).long()).logits
-        other = models[family][1](torch.from_numpy(TOKENS).long()).logits
+        wanted = quantized(torch.from_numpy(walk.tokens).long()).logits
+        other = models[family][1](torch.from_numpy(walk.tokens).long()).logits
     assert (logits - wanted).abs().max() < 2e-4 * wanted.abs().max()
     assert (other - wanted).abs().max() > 1e-2 * wanted.abs().max()
 
@@ -152,37 +154,59 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[np.ndarray, An
         return nearest(format_, x, None, peak)
 
     monkeypatch.setitem(ALGORITHMS, "spy", spy)
+    monkeypatch.setattr(by_block, "ROWS", 4096)
     return shown
 
 
-def test_later_blocks_see_what_earlier_ones_have_become(models: Any, tmp_path: Path, spied: Any):
+def test_inputs_are_those_of_a_model_quantized_so_far(models: Any, tmp_path: Path, spied: Any):
+    """Those of layers that add to the residual stream, of each token relative to what the original
+    has there."""
     model = models["llama"][1]
     quantized = quantized_model("llama", models, tmp_path / "q")
     plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
     with made_by_block(plan, tmp_path / "out", "spy") as (store, _):
         assert len(spied) == len(arrays_of(store))
-    quantized.model.layers[1].load_state_dict(model.model.layers[1].state_dict())
-    for kind in ("self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"):
-        layer = f"model.layers.1.{kind}"
-        weight = model.get_submodule(layer).weight.detach().numpy()
-        seen = next(seen for x, seen in spied if np.array_equal(x, weight))
-        wanted, own = (second_moments(one, layer) for one in (quantized, model))
+    behind = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+    behind = (*behind, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    layers = "model.layers.1."
+    norms = {"self_attn.o_proj": stream_norms(model, layers + "post_attention_layernorm")}
+    norms["mlp.down_proj"] = stream_norms(model, "model.layers.2.input_layernorm")
+    for kind in reversed(behind):
+        layer = layers + kind
+        own = model.get_submodule(layer).weight
+        quantized.get_submodule(layer).weight.data.copy_(own)  # this one and those behind it
+        if kind in ("mlp.up_proj", "self_attn.k_proj", "self_attn.q_proj"):
+            continue  # the same input as another one's
+        seen = next(seen for x, seen in spied if np.array_equal(x, own.detach().numpy()))
+        wanted, other = (second_moments(one, layer, norms.get(kind)) for one in (quantized, model))
         assert np.abs(seen.hessian - wanted).max() < 1e-4 * np.abs(wanted).max()
-        assert np.abs(own - wanted).max() > 1e-2 * np.abs(wanted).max()
+        assert np.abs(other - wanted).max() > 1e-2 * np.abs(wanted).max()
         np.testing.assert_array_equal(seen.square, seen.hessian.diagonal())
 
 
-def second_moments(model: Any, layer: str) -> np.ndarray:
-    """Of a layer's inputs, of the windows that are not kept for the guard."""
+SHOWN = np.arange(len(TOKENS)) % UNSEEN != UNSEEN - 1
+"""The windows that are not kept for the guard."""
+
+
+def inputs_of(model: Any, module: str) -> torch.Tensor:
+    """[tokens, columns], of the windows that algorithms are shown."""
     rows: list[torch.Tensor] = []
-    hook = model.get_submodule(layer).register_forward_pre_hook(
+    hook = model.get_submodule(module).register_forward_pre_hook(
         lambda _, args: rows.append(args[0].flatten(0, 1).double())
     )
-    shown = np.arange(len(TOKENS)) % UNSEEN != UNSEEN - 1
     with torch.no_grad():
-        model(torch.from_numpy(TOKENS[shown]).long())
+        model(torch.from_numpy(TOKENS[SHOWN]).long())
     hook.remove()
-    x = torch.cat(rows)
+    return torch.cat(rows)
+
+
+def stream_norms(model: Any, norm: str) -> torch.Tensor:
+    return inputs_of(model, norm).square().mean(dim=1, keepdim=True).sqrt()
+
+
+def second_moments(model: Any, layer: str, norms: torch.Tensor | None) -> np.ndarray:
+    x = inputs_of(model, layer)
+    x = x if norms is None else x / norms
     return (x.T @ x / len(x)).numpy()
 
 
@@ -215,6 +239,7 @@ def test_a_weight_that_is_made_is_not_made_again(
         return ALGORITHMS["balance"](format_, x, seen, peak)
 
     monkeypatch.setitem(ALGORITHMS, "failing", fails_once)
+    monkeypatch.setattr(by_block, "ROWS", 4096)
     with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "failing"):
         pass
     with open_store(tmp_path / "out", "failing") as store:
@@ -284,4 +309,4 @@ def test_what_does_not_help_is_left_out_and_said(
     ]
     assert not said["nearest"].notes
     helped = [name for name, array in made["balance"].items() if array != made["nearest"][name]]
-    assert len(helped) > 0.8 * len(made["balance"])
+    assert len(helped) > 0.5 * len(made["balance"])

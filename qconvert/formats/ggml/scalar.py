@@ -11,7 +11,7 @@ are rounded; the rest is here.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -166,8 +166,10 @@ class Scalar:
         return self.find(x, seen)
 
     def join(self, params: Sequence[Params]) -> Params:
-        fields = zip(*params, strict=True)
-        return Params(*(None if of[0] is None else np.hstack(of) for of in fields))
+        joined: list[Any] = [
+            None if of[0] is None else np.hstack(of) for of in zip(*params, strict=True)
+        ]
+        return Params(*joined)
 
     def grid(self, params: Params) -> Grid:
         values = np.array(self.values, np.float32)

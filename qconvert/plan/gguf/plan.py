@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qconvert import __version__
 from qconvert.calibration.importance import Importance, match_importance
-from qconvert.checkpoint import TensorInfo
+from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
@@ -20,6 +20,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
+from qconvert.plan.algorithms import algorithms_of, with_algorithm
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
@@ -42,6 +43,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             another model, or a fallback is needed and the recipe refuses it.
     """
     _check_leftovers(model, recipe.ignore)
+    checkpoint = model.checkpoint
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
     importance, warnings = statistics.importance, list[str]()
     if importance:
@@ -56,14 +58,16 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         elsewhere=lambda: names_elsewhere(model),
     )
     tensors = tuple(
-        _plan_tensor(map_, choice, dtype, importance, model.checkpoint.tensors)
+        with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
     made_by = _made_by(model, recipe, importance)
+    if said := algorithms_of(tensors):
+        made_by["qconvert.algorithm"] = text(said)
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
     grown = larger(tensors, model.checkpoint.tensors)
     return Plan(
-        model.checkpoint,
+        checkpoint,
         recipe,
         tensors,
         GgufFiles(
@@ -74,6 +78,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         ),
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
         (*model.notices, *grown, *statistics.notices, *warnings),
+        sample=statistics.sample,
     )
 
 
@@ -98,7 +103,7 @@ def _plan_tensor(
     choice: Choice,
     dtype: str,
     importance: Importance | None,
-    sources: Mapping[str, TensorInfo],
+    checkpoint: Checkpoint,
 ) -> TensorPlan:
     values = importance.values.get(map_.name) if importance else None
     means = importance.means.get(map_.name) if importance else None
@@ -119,7 +124,7 @@ def _plan_tensor(
             map_.name,
             choice.format,
             map_.shape[-2] if several else map_.rows,
-            _can_be_moved(map_, choice.format, sources),
+            _can_be_moved(map_, choice.format, checkpoint.tensors),
             values,
             means,
         ),

@@ -27,6 +27,7 @@ from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
+from qconvert.plan.algorithms import algorithms_of, with_algorithm
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
@@ -78,7 +79,10 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     estimator = weight_estimator(recipe) or Estimator()
     values = importance.values if importance else None
     maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted)
-    tensors = _with_peers(choices, tuple(map(maker.tensor, choices)))
+    tensors = tuple(
+        with_algorithm(tensor, statistics)
+        for tensor in _with_peers(choices, tuple(map(maker.tensor, choices)))
+    )
     notices = (
         *model.description.notices,
         *_missing_pooler(model),
@@ -95,6 +99,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
         **statistics_digest(importance, statistics),
+        **({"qconvert.algorithm": said} if (said := algorithms_of(tensors)) else {}),
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
@@ -110,7 +115,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         }
         return _files(model, config_json(model, choices, dtype), facts, notices)
 
-    return directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
+    plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
+    return replace(plan, sample=statistics.sample)
 
 
 def model_dtype(model: Model) -> ScaleDtype:

@@ -1,0 +1,48 @@
+"""Which weights are made with what a sample shows of their inputs, and in which format."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from qconvert.formats import FORMATS
+from qconvert.formats.types import Format, block_sizes
+from qconvert.model.roles import block_number
+from qconvert.plan.blocks import Blocks
+from qconvert.plan.safetensors.tensors import Quantized
+from qconvert.plan.statistics import Statistics
+from qconvert.plan.types import TensorPlan
+
+FEEDBACK = "feedback"
+
+
+def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
+    """Weights in blocks take feedback where there are tokens to run the model on."""
+    if statistics.sample is None or block_number(gguf_name(tensor)) < 0:
+        return tensor
+    return tensor if format_to_fit(tensor) is None else replace(tensor, algorithm=FEEDBACK)
+
+
+def algorithms_of(tensors: Iterable[TensorPlan]) -> str:
+    """What tells an output from one whose rows are all coded as they are streamed."""
+    return ", ".join(sorted({tensor.algorithm for tensor in tensors} - {""}))
+
+
+def gguf_name(tensor: TensorPlan) -> str:
+    """What GGUF calls the weight that a tensor is, or is a part of; empty for none."""
+    return tensor.coding.weight.gguf if isinstance(tensor.coding, Quantized) else tensor.name
+
+
+def first_matrix(tensor: TensorPlan) -> int:
+    """Which of the GGUF tensor's matrices is its first."""
+    return tensor.coding.weight.matrix if isinstance(tensor.coding, Quantized) else 0
+
+
+def format_to_fit(tensor: TensorPlan) -> Format | None:
+    """The format of a weight that is what its checkpoint says, quantized, and no more; None where
+    it is smoothed, stored as numbers or turned, moved, or has the range of its input beside it."""
+    coding = tensor.coding
+    if isinstance(coding, Quantized):
+        is_plain = coding.factors is None and coding.inputs is None and not coding.weight.conv1d
+        return coding.format if is_plain else None
+    if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
+        return None
+    return FORMATS[coding.format] if coding.factors is None else None

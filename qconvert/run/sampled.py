@@ -1,0 +1,61 @@
+"""Outputs for whose weights the model runs on a sample: these are made first, and then moved.
+
+While it runs there is a folder `.NAME.feedback.partial` beside the output; see
+`qconvert.containers.store`. It goes when the output is complete.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+
+from qconvert.containers.store import open_store
+from qconvert.forward.walk import Place
+from qconvert.machine.watcher import Watcher
+from qconvert.model.open import open_model
+from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
+from qconvert.plan.types import Plan
+from qconvert.run.by_block import Task, open_walks, quantize_by_block
+from qconvert.run.stored import with_made
+
+
+@contextmanager
+def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Iterator[Plan]:
+    """The plan, with what its algorithms have made taken from a store; the store goes if there is
+    no error.
+
+    Raises:
+        OutputError: no room, or another run works on the same output.
+        UnsupportedError: transformers or this program cannot run the model.
+        WeightError: NaN or infinity comes out of a block.
+    """
+    tasks = tasks_of(plan)
+    if not tasks or plan.sample is None:
+        yield plan
+        return
+    path = plan.target.path
+    with open_store(path.with_name(f"{path.name}.feedback"), _identity(plan)) as store:
+        place = Place(store.folder, device, threads=threads)
+        walks = open_walks(open_model(plan.checkpoint), plan.sample, place)
+        quantize_by_block(walks, tasks, store, watcher, threads)
+        yield with_made(plan, store)
+        store.delete()
+
+
+def tasks_of(plan: Plan) -> dict[str, list[Task]]:
+    """What is to be made by block, by the GGUF names of the weights."""
+    tasks: dict[str, list[Task]] = {}
+    for tensor in plan.tensors:
+        format_ = format_to_fit(tensor) if tensor.algorithm else None
+        if format_ is not None:
+            task = Task(tensor, format_, tensor.algorithm, first_matrix(tensor))
+            tasks.setdefault(gguf_name(tensor), []).append(task)
+    return tasks
+
+
+def _identity(plan: Plan) -> str:
+    """A digest of all that the weights depend on: the headers name the source, the recipe, the
+    calibration and the version."""
+    digest = sha256()
+    for file in plan.target.weight_files:
+        digest.update(file.header())
+    return digest.hexdigest()
