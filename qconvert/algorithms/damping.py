@@ -12,6 +12,9 @@ from qconvert.formats.types import Seen
 SHARE = 0.02
 """By which each element of the diagonal grows at first."""
 
+ENOUGH = 20
+"""Tokens for a column; with fewer the share is larger in proportion."""
+
 RETRIES = 10
 """So often the share is doubled where the matrix does not factor."""
 
@@ -27,6 +30,8 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
     hessian = torch.from_numpy(np.asarray(seen.hessian, np.float64))
     diagonal = hessian.diagonal().clone()
     live = diagonal > 0
+    if seen.tokens:
+        share *= max(1.0, ENOUGH * len(diagonal) / seen.tokens)
     if not live.any() or not torch.isfinite(hessian).all():
         return seen
     for _ in range(RETRIES):

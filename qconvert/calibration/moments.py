@@ -58,7 +58,6 @@ class Moments:
         matrix: int,
         off: Any = None,
         behind: Any = None,
-        share: Any = None,
     ) -> None:
         """Add tokens. See `qconvert.forward.walk`.
 
@@ -82,14 +81,17 @@ class Moments:
             sums.stream = _add(sums.stream, across, behind)
 
     def of(self, weight: str, matrix: int = 0) -> Seen | None:
-        """What a weight saw; None for no tokens."""
+        """What a weight saw; None for no tokens. Experts that fewer tokens reached than they have
+        columns have what all of their layer saw."""
         sums = self._found(weight, matrix)
+        if sums is None or sums.count < len(sums.second):
+            sums = self._all(weight)
         if sums is None:
             return None
         half = sums.second.tril()
         mean = _mean(sums.first, sums)
         hessian = _mean(half + half.tril(-1).T, sums)
-        return Seen(np.ascontiguousarray(hessian.diagonal()), mean, hessian)
+        return Seen(np.ascontiguousarray(hessian.diagonal()), mean, hessian, sums.count)
 
     def drift_of(self, weight: str, matrix: int = 0) -> Drift | None:
         """How far its surroundings have drifted; None where nothing is known of it."""
@@ -98,6 +100,18 @@ class Moments:
             return None
         stream = None if sums.stream is None else _mean(sums.stream.T, sums)
         return Drift(_mean(sums.cross.T, sums), stream)
+
+    def _all(self, weight: str) -> Sums | None:
+        """Of all matrices together."""
+        first = self._inputs.get(weight, "")
+        found = [sums for (name, _), sums in self._sums.items() if name == first and sums.count]
+        if len(found) < 2:
+            return found[0] if found else None
+        return Sums(
+            sum(sums.count for sums in found),
+            sum(sums.first for sums in found),
+            sum(sums.second for sums in found),
+        )
 
     def _found(self, weight: str, matrix: int) -> Sums | None:
         sums = self._sums.get((self._inputs.get(weight, ""), matrix))

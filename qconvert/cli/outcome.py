@@ -127,6 +127,7 @@ def result_data(result: "Result") -> dict[str, Any]:
         "bytes": result.nbytes,
         "seconds": round(result.seconds, 3),
         "resumed_tensors": result.resumed,
+        **({"feedback": dict(result.helped)} if result.helped else {}),
     }
 
 

@@ -49,6 +49,7 @@ class Seen(NamedTuple):
     Attributes:
         square, mean: float32 [columns], the mean of each column's square and of itself.
         hessian: float [columns, columns], of which `square` is the diagonal.
+        tokens: of how many that is; 0 where that is not known.
         factor: float32 [columns, columns], upper triangular: U of inv(H) = U^T U, of the damped
             H (`qconvert.algorithms.damping`).
     """
@@ -56,6 +57,7 @@ class Seen(NamedTuple):
     square: np.ndarray
     mean: np.ndarray | None = None
     hessian: np.ndarray | None = None
+    tokens: int = 0
     factor: np.ndarray | None = None
 
 

@@ -3,8 +3,8 @@ but headers and statistics.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +105,7 @@ class Plan:
         notices: what the user should know.
         work: a folder of what was found on the way; of no more use when the output is complete.
         sample: int [windows, window], the tokens for algorithms that have the model run.
+        helped: where they have run, by tensor, the share of its matrices for which that helped.
     """
 
     checkpoint: Checkpoint
@@ -115,6 +116,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     work: Path | None = None
     sample: np.ndarray | None = None
+    helped: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:

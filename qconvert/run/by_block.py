@@ -27,7 +27,7 @@ from qconvert.algorithms.drift import best_strength, corrections, output_error, 
 from qconvert.calibration.moments import Drift, Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.containers.store import Store
-from qconvert.formats.quantize import Algorithm, quantize, stacked
+from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
 from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
@@ -48,6 +48,9 @@ ROWS = 128
 
 DRIFT_SHARE = 0.1
 STRENGTHS = None
+HELPED = " helped"
+"""Behind a tensor's name, what the store has of whether its algorithm helped, by matrix."""
+
 LOG = False
 
 
@@ -107,7 +110,8 @@ def open_walks(model: Model, tokens: np.ndarray, place: Place) -> Walks:
     Args:
         tokens: int [windows, window].
     """
-    unseen = np.arange(len(tokens)) % UNSEEN == UNSEEN - 1
+    of = min(UNSEEN, len(tokens))
+    unseen = np.arange(len(tokens)) % of == of - 1
     ordered = np.concatenate((tokens[~unseen], tokens[unseen]))
     beside = replace(place, states="original")
     shown = int(np.count_nonzero(~unseen))
@@ -121,8 +125,12 @@ def quantize_by_block(
     store: Store,
     watcher: Watcher,
     threads: int = 1,
-) -> None:
+) -> dict[str, float]:
     """Walk to the end; all that is made is in the store then.
+
+    Returns:
+        Of each tensor that an algorithm was to make, the share of its matrices for which that
+        helps; the others are what streaming would write.
 
     Args:
         walks: with their hidden states in the store's folder.
@@ -141,7 +149,7 @@ def quantize_by_block(
     watcher.begin(len(walks) * size, walks.quantized.begin * size)
     checkpoint = walks.quantized.model.checkpoint
     with Threads(threads) as executor:
-        making = Making(checkpoint, store, executor, watcher, walks.shown)
+        making = Making(checkpoint, store, executor, walks.shown)
         for block, beside in walks:
             here = {name: tasks[name] for name in block.linears if name in tasks}
             original = run_original(beside)
@@ -151,6 +159,8 @@ def quantize_by_block(
             for walk in (walks.quantized, walks.original):
                 walk.states.sync(block.index + 1)
             watcher.advance(size, f"block {block.index + 1} of {len(walks)}")
+    names = [task.name for of in tasks.values() for task in of if task.algorithm != NEAREST]
+    return {name: float(store.get(name)[f"{name}{HELPED}"].mean()) for name in names}
 
 
 def _mark(index: int) -> str:
@@ -165,7 +175,6 @@ class Making:
     checkpoint: Checkpoint
     store: Store
     executor: Threads
-    watcher: Watcher
     shown: int
 
 
@@ -223,11 +232,13 @@ def _make_group(
             if task.first <= matrix < task.first + task.matrices:
                 made[task.name].append(_make(making, task, matrix - task.first, about))
     for task in tasks:
-        if task.algorithm != NEAREST and not any(helped for _, helped in made[task.name]):
-            making.watcher.note(f"{task.name}: {task.algorithm} does not help, and is left out")
         pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
         names = [slot.name for slot in task.tensor.slots]
-        making.store.put(task.name, dict(zip(names, map(np.concatenate, pieces), strict=True)))
+        arrays = dict(zip(names, map(np.concatenate, pieces), strict=True))
+        if task.algorithm != NEAREST:
+            helped = [helped for _, helped in made[task.name]]
+            arrays[f"{task.name}{HELPED}"] = np.array(helped, np.uint8)
+        making.store.put(task.name, arrays)
 
 
 def _about(name: str, matrix: int, seen: Moments, unseen: Moments, factor: float) -> About | None:
@@ -299,8 +310,12 @@ def _by_rows(
     """Some rows at a time on every thread; linear algebra has one for each."""
     import torch
 
+    shape = (len(x), x.shape[1])
+    parts = format_.parts(shape)
+
     def some(start: int) -> Arrays:
-        return quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
+        made = quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
+        return slab_of(made, parts, shape, start == 0)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -308,7 +323,7 @@ def _by_rows(
         made = list(making.executor.map(some, range(0, len(x), ROWS)))
     finally:
         torch.set_num_threads(threads)
-    return stacked(format_, made, (len(x), x.shape[1]), ROWS)
+    return stacked(format_, made, shape, ROWS)
 
 
 def _peak(checkpoint: Checkpoint, tensor: TensorPlan) -> float:

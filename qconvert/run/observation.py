@@ -94,6 +94,13 @@ def observe(
             beside = None
             if writer:
                 beside = (original.streams[name][batch], original.norms[name][batch])
+            weights = None
+            if WEIGHTS is not None:
+                key = {"attn_q": "qkv", "attn_output": "o", "ffn_gate": "gu", "ffn_down": "d"}[
+                    name.split(".")[2]
+                ]
+                weights = WEIGHTS[key][block.index][start : start + len(hidden)].flatten()[:, None]
+                beside = (beside[0], 1 / weights) if beside else (None, 1 / weights)
 
             def see(
                 names: Group,
@@ -124,8 +131,9 @@ def _add(
         return
     ahead, norm = beside
     per_norm = (1 / (norm + 1e-30)).to(x.dtype) if TOKENS else 1.0
-    behind = (ahead - stream) * per_norm
+    behind = (ahead - stream) * per_norm if ahead is not None else None
     moments.observe(group, x * per_norm, matrix, off * per_norm, behind)
 
 
 TOKENS = True
+WEIGHTS = None

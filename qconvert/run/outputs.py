@@ -40,8 +40,9 @@ def write_outputs(
             result,
             paths=paths_of(plan.target),
             nbytes=result.nbytes + sum(map(len, plan.target.small_files.values())),
+            helped=plan.helped,
         )
-        for plan, result in zip(plans, results, strict=True)
+        for plan, result in zip(made, results, strict=True)
     ]
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Measured = Calibration | Importance
 """What was measured of a model's inputs: by this program, or by llama.cpp."""
 
+FEWEST_WINDOWS = 2
+"""One to be shown to algorithms, and one for the guard."""
+
 ACTIVATION_RANGE = "mse"
 """The usual estimator of static activations' ranges."""
 
@@ -66,7 +69,8 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
-        statistics = Statistics(_importance(recipe, measured), sample=_sample(recipe, measured))
+        sample, notices = _sample(recipe, measured)
+        statistics = Statistics(_importance(recipe, measured), notices=notices, sample=sample)
         if is_scheme(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
         plan = make_plan(model, recipe, statistics)
@@ -104,7 +108,12 @@ def _with_activations(
     make_plan(model, recipe, statistics)
     done = _activations(model, calibration, recipe, run)
     ranges = None if inputs.dynamic else done.ranges
-    return replace(statistics, ranges=ranges, smoothing=done.smoothing, notices=done.notices)
+    return replace(
+        statistics,
+        ranges=ranges,
+        smoothing=done.smoothing,
+        notices=(*statistics.notices, *done.notices),
+    )
 
 
 def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Run) -> "Activations":
@@ -165,12 +174,20 @@ def _importance(recipe: Recipe, measured: Mapping[Path, Measured]) -> Importance
     return importance_of(found) if isinstance(found, Calibration) else found
 
 
-def _sample(recipe: Recipe, measured: Mapping[Path, Measured]) -> np.ndarray | None:
-    """The tokens of its calibration, where the model shall run on them."""
+def _sample(
+    recipe: Recipe, measured: Mapping[Path, Measured]
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The tokens of its calibration, where the model shall run on them, and why it shall not."""
     found = measured.get(recipe.calibration) if recipe.calibration else None
     if not recipe.feedback or not isinstance(found, Calibration):
-        return None
-    return found.sample.tokens if found.sample.tokens.size else None
+        return None, ()
+    windows = len(found.sample.tokens)
+    if windows < FEWEST_WINDOWS:
+        return None, (
+            f"feedback is left out: it takes at least {FEWEST_WINDOWS} windows of tokens,"
+            f" and the calibration has {windows}",
+        )
+    return found.sample.tokens, ()
 
 
 def _check_vocabulary(model: Model, recipes: Sequence[Recipe]) -> None:

@@ -4,8 +4,9 @@ While it runs there is a folder `.NAME.feedback.partial` beside the output; see
 `qconvert.containers.store`. It goes when the output is complete.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 
 from qconvert.containers.store import open_store
@@ -14,8 +15,11 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import Plan
-from qconvert.run.by_block import Task, open_walks, quantize_by_block
+from qconvert.run.by_block import Task, Walks, open_walks, quantize_by_block
 from qconvert.run.stored import with_made
+
+NAMED = 4
+"""Weights that a notice names."""
 
 
 @contextmanager
@@ -36,9 +40,24 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
     with open_store(path.with_name(f"{path.name}.feedback"), _identity(plan)) as store:
         place = Place(store.folder, device, threads=threads)
         walks = open_walks(open_model(plan.checkpoint), plan.sample, place)
-        quantize_by_block(walks, tasks, store, watcher, threads)
-        yield with_made(plan, store)
+        helped = quantize_by_block(walks, tasks, store, watcher, threads)
+        for line in about(helped, walks):
+            watcher.note(line)
+        yield replace(with_made(plan, store), helped=helped)
         store.delete()
+
+
+def about(helped: Mapping[str, float], walks: Walks) -> Iterator[str]:
+    """Which weights took what, in words."""
+    unseen = len(walks.quantized.tokens) - walks.shown
+    left = [name for name, share in helped.items() if not share]
+    yield (
+        f"feedback brings {len(helped) - len(left)} of {len(helped)} weights nearer to the "
+        f"original, on {unseen} windows that it was not shown"
+    )
+    if left:
+        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        yield f"without it are {', '.join(left[:NAMED])}{more}"
 
 
 def tasks_of(plan: Plan) -> dict[str, list[Task]]:

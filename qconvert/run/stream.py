@@ -11,7 +11,7 @@ so that it is read from the disk once.
 import heapq
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -36,12 +36,17 @@ from qconvert.run.slabs import cut
 
 @dataclass(frozen=True)
 class Result:
-    """What was written."""
+    """What was written.
+
+    Attributes:
+        helped: as the plan has it.
+    """
 
     paths: tuple[Path, ...]
     nbytes: int
     seconds: float
     resumed: int
+    helped: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,0 +1,187 @@
+"""Outputs for whose weights the model runs on a calibration's tokens: what comes out is held
+against transformers' own model of the original, on tokens that nobody saw."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captures import make_sample, run_capture
+from common import random_tokens, save_model
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.formats.types import Seen
+from qconvert.machine.watcher import Silent
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
+from qconvert.run.outputs import write_outputs, write_stale
+from qconvert.run.quantize import Run, plan_outputs
+
+OTHER = torch.tensor(random_tokens(8 * 64, seed=99)).reshape(8, 64)
+SAMPLE = make_sample(64, 32)
+
+
+class Listening(Silent):
+    """Keeps what is said; Ctrl-C behind so many steps."""
+
+    def __init__(self, steps: int = 10**9) -> None:
+        self.steps = steps
+        self.notes: list[str] = []
+        self.begun: list[int] = []
+
+    def begin(self, total: int, done: int) -> None:
+        self.begun.append(done)
+
+    def advance(self, amount: int, where: str) -> None:
+        self.steps -= 1
+        if not self.steps:
+            raise KeyboardInterrupt
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A family's model, its folder and a calibration, made once."""
+    folder = tmp_path_factory.mktemp("models")
+    found: dict[str, tuple[Any, Path, Path]] = {}
+
+    def make(family: str) -> tuple[Any, Path, Path]:
+        if family not in found:
+            model = save_model(family, folder / family, wide=True)
+            run_capture(folder / family, folder / f"{family}.safetensors", sample=SAMPLE)
+            found[family] = (model, folder / family, folder / f"{family}.safetensors")
+        return found[family]
+
+    return make
+
+
+def quantized(
+    made: Any, family: str, recipe: Recipe, watcher: Any = None, threads: int = 2
+) -> Path:
+    _, model, calibration = made(family)
+    watcher = watcher or Silent()
+    asked = replace(recipe, calibration=calibration, vocabulary=False)
+    run = Run(threads, watcher)
+    (plan,) = plan_outputs(open_checkpoint(str(model)), [asked], run)
+    (result,) = write_stale([plan], threads, watcher)
+    return result.paths[0]
+
+
+def divergence(model: Any, path: Path, folder: Path) -> float:
+    """Of the file's predictions from the model's, by transformers."""
+    if path.suffix == ".gguf":
+        exported = Recipe("auto", output=folder / "exported")
+        write_outputs([make_export_plan(open_checkpoint(str(path)), exported)], 2, Silent())
+        path = folder / "exported"
+    else:
+        path = path.parent
+    other = type(model).from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        own, its = (torch.log_softmax(one(OTHER).logits.double(), -1) for one in (model, other))
+    return float((own.exp() * (own - its)).sum(-1).mean())
+
+
+@pytest.mark.parametrize(
+    ("family", "type_"),
+    [
+        ("llama", "q4_k_m"),
+        ("llama", "q2_k"),
+        ("llama", "iq3_xxs"),
+        ("llama", "w4a16"),
+        ("qwen3_moe", "q4_k_m"),
+        ("gpt2", "q4_k_m"),
+        ("gemma3", "q3_k_m"),
+        ("phi3", "q4_0"),
+        ("olmo2", "iq4_xs"),
+    ],
+)
+def test_it_lies_nearer_to_the_original(made: Any, family: str, type_: str, tmp_path: Path):
+    model = made(family)[0]
+    errors = []
+    for feedback in (True, False):
+        folder = tmp_path / str(feedback)
+        folder.mkdir()
+        name = "out" if type_.startswith("w") else "out.gguf"
+        recipe = Recipe(type_, output=folder / name, feedback=feedback, group_size=32)
+        watcher = Listening()
+        path = quantized(made, family, recipe, watcher)
+        assert any("nearer to the original" in note for note in watcher.notes) == feedback
+        errors.append(divergence(model, path, folder))
+        assert not [one for one in folder.iterdir() if "feedback" in one.name]
+    assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_the_bytes_do_not_depend_on_threads(made: Any, threads: int, tmp_path: Path):
+    files = [
+        quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / f"{count}.gguf"), None, count)
+        for count in (2, threads)
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_an_interrupted_run_is_taken_up(made: Any, steps: int, tmp_path: Path):
+    whole = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "whole.gguf"))
+    recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
+    with pytest.raises(KeyboardInterrupt):
+        quantized(made, "llama", recipe, Listening(steps))
+    again = Listening()
+    path = quantized(made, "llama", recipe, again)
+    assert path.read_bytes() == whole.read_bytes()
+    assert again.begun[0] > 0 or steps == 1
+    assert {one.name for one in tmp_path.iterdir()} == {"whole.gguf", "out.gguf"}
+
+
+def test_a_file_that_is_up_to_date_is_left(made: Any, tmp_path: Path):
+    recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
+    path = quantized(made, "llama", recipe)
+    when = path.stat().st_mtime_ns
+    again = Listening()
+    assert quantized(made, "llama", recipe, again) == path
+    assert again.notes == [f"up to date: {path}"]
+    assert path.stat().st_mtime_ns == when
+    assert not again.begun
+
+
+def test_one_window_alone_cannot_be_guarded(made: Any, tmp_path: Path):
+    _, model, _ = made("llama")
+    calibration = tmp_path / "c.safetensors"
+    run_capture(model, calibration, sample=make_sample(1, 64))
+    recipe = Recipe("q4_k_m", tmp_path / "out.gguf", calibration=calibration, vocabulary=False)
+    watcher = Listening()
+    (plan,) = plan_outputs(open_checkpoint(str(model)), [recipe], Run(1, watcher))
+    assert plan.sample is None
+    assert any("at least 2 windows" in notice for notice in plan.notices)
+
+
+def test_a_calibration_that_misleads_does_no_harm(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What the algorithm is shown has nothing to do with the inputs: the guard keeps the rest."""
+    from qconvert.run import by_block
+
+    def misled(seen: Seen, share: float = 0.0) -> Seen:
+        mix = np.random.default_rng(3).normal(size=seen.hessian.shape)
+        return own(seen._replace(hessian=mix @ mix.T), 0.01)
+
+    own = by_block.factored
+    plain = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "p.gguf", feedback=False))
+    monkeypatch.setattr(by_block, "factored", misled)
+    watcher = Listening()
+    path = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "out.gguf"), watcher)
+    said = next(note for note in watcher.notes if "nearer to the original" in note)
+    assert said.startswith("feedback brings 0 of ")
+    tensors = [open_checkpoint(str(one)).tensors for one in (plain, path)]
+    for name, info in tensors[0].items():
+        other = tensors[1][name]
+        pair = (info.path.read_bytes(), other.path.read_bytes())
+        own_bytes, its = (
+            data[each.offset : each.offset + each.nbytes]
+            for data, each in zip(pair, (info, other), strict=True)
+        )
+        assert own_bytes == its
