@@ -19,7 +19,7 @@ RETRIES = 10
 """So often the share is doubled where the matrix does not factor."""
 
 
-def factored(seen: Seen, share: float = SHARE) -> Seen:
+def factored(seen: Seen, share: float | None = None) -> Seen:
     """With the upper triangular U of inv(H) = U^T U; as it is where H does not factor.
 
     Columns that are always zero count as independent of the others.
@@ -30,6 +30,7 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
     hessian = torch.from_numpy(np.asarray(seen.hessian, np.float64))
     diagonal = hessian.diagonal().clone()
     live = diagonal > 0
+    share = share or SHARE
     if seen.tokens:
         share *= max(1.0, ENOUGH * len(diagonal) / seen.tokens)
     if not live.any() or not torch.isfinite(hessian).all():

@@ -21,61 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.algorithms import ALGORITHMS
-from qconvert.algorithms.damping import factored
-from qconvert.algorithms.drift import best_strength, corrections, output_error, retargeted
-from qconvert.calibration.moments import Drift, Moments
-from qconvert.checkpoint import Checkpoint
+from qconvert.calibration.moments import Moments
 from qconvert.containers.store import Store
-from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
-from qconvert.formats.types import Arrays, Format, Seen, Weights
+from qconvert.formats.types import Arrays
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
-from qconvert.model.assemble import assemble
 from qconvert.model.open import Model
-from qconvert.plan.algorithms import FEEDBACK
-from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
+from qconvert.run.fitting import NEAREST, Bench, Task, about_matrix, make_matrix
 from qconvert.run.observation import Attended, Original, observe, run_original
-
-NEAREST = "nearest"
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
 
-ROWS = 128
-"""Rows of a weight that are quantized at a time, a multiple of every format's `row_step`."""
-
-DRIFT_SHARE = 0.1
-STRENGTHS = None
 HELPED = " helped"
 """Behind a tensor's name, what the store has of whether its algorithm helped, by matrix."""
-
-LOG = False
-
-
-@dataclass(frozen=True)
-class Task:
-    """A weight of a block, and how it is quantized.
-
-    Attributes:
-        tensor: as it is planned; of experts, all of a block or one.
-        algorithm: a name in `ALGORITHMS`; "nearest" for what streaming would write.
-        first: which matrix of the weight is the tensor's first.
-    """
-
-    tensor: TensorPlan
-    format: Format
-    algorithm: str = NEAREST
-    first: int = 0
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def matrices(self) -> int:
-        return self.tensor.map.rows // self.tensor.map.shape[-2]
 
 
 @dataclass(frozen=True)
@@ -147,13 +107,12 @@ def quantize_by_block(
     walks.begin_at(max(sum(_mark(index) in store for index in range(len(walks))) - 1, 0))
     size = walks.quantized.tokens.size
     watcher.begin(len(walks) * size, walks.quantized.begin * size)
-    checkpoint = walks.quantized.model.checkpoint
     with Threads(threads) as executor:
-        making = Making(checkpoint, store, executor, walks.shown)
+        bench = Bench(walks.quantized.model.checkpoint, executor)
         for block, beside in walks:
             here = {name: tasks[name] for name in block.linears if name in tasks}
             original = run_original(beside)
-            attended = _quantize(making, block, original, here)
+            attended = _quantize(bench, store, block, original, here, walks.shown)
             store.put(_mark(block.index), {})
             block.run(attended=attended)
             for walk in (walks.quantized, walks.original):
@@ -168,69 +127,45 @@ def _mark(index: int) -> str:
     return f"block {index}"
 
 
-@dataclass(frozen=True)
-class Making:
-    """What it takes to make weights."""
-
-    checkpoint: Checkpoint
-    store: Store
-    executor: Threads
-    shown: int
-
-
 def _quantize(
-    making: Making, block: Block, original: Original, tasks: Mapping[str, Sequence[Task]]
+    bench: Bench,
+    store: Store,
+    block: Block,
+    original: Original,
+    tasks: Mapping[str, Sequence[Task]],
+    shown: int,
 ) -> Attended:
     """Make what the store lacks, and install all of it, one input after the other."""
     attended: Attended = [{} for _ in block.batches()]
     for group in original.groups:
         here = {name: tasks[name] for name in group if name in tasks}
-        missing = [task for of in here.values() for task in of if task.name not in making.store]
-        seen = unseen = Moments()
+        missing = [task for of in here.values() for task in of if task.name not in store]
+        both = (Moments(), Moments())
         if any(task.algorithm != NEAREST for task in missing):
-            seen, unseen = observe(block, original, group, attended, making.shown)
+            both = observe(block, original, group, attended, shown)
         writer = original.writers.get(group[0])
-        factor = writer.factor if writer else 1.0
-        _make_group(making, group[0], missing, seen, unseen, factor)
+        _make_group(bench, store, group[0], missing, both, writer.factor if writer else 1.0)
         for name, of in here.items():
-            block.install(name, _rows_made(of, making.store))
+            block.install(name, _rows_made(of, store))
     return attended
 
 
-@dataclass(frozen=True)
-class About:
-    """What was observed of the inputs of a matrix.
-
-    Attributes:
-        seen, drift: of tokens that algorithms are shown.
-        unseen, other_drift: of those that they are not shown.
-        factor: by what the layer's output is multiplied before it is added to the stream.
-    """
-
-    seen: Seen
-    smooth: Seen
-    drift: Drift | None
-    unseen: Seen
-    other_drift: Drift | None
-    factor: float
-
-
 def _make_group(
-    making: Making,
+    bench: Bench,
+    store: Store,
     name: str,
     tasks: Sequence[Task],
-    seen: Moments,
-    unseen: Moments,
+    both: tuple[Moments, Moments],
     factor: float,
 ) -> None:
     """Make weights that share their input, that of the named weight, and put them into the
     store."""
     made: dict[str, list[tuple[Arrays, bool]]] = {task.name: [] for task in tasks}
     for matrix in sorted({task.first + k for task in tasks for k in range(task.matrices)}):
-        about = _about(name, matrix, seen, unseen, factor)
+        about = about_matrix(bench, name, matrix, both, factor)
         for task in tasks:
             if task.first <= matrix < task.first + task.matrices:
-                made[task.name].append(_make(making, task, matrix - task.first, about))
+                made[task.name].append(make_matrix(bench, task, matrix - task.first, about))
     for task in tasks:
         pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
         names = [slot.name for slot in task.tensor.slots]
@@ -238,103 +173,7 @@ def _make_group(
         if task.algorithm != NEAREST:
             helped = [helped for _, helped in made[task.name]]
             arrays[f"{task.name}{HELPED}"] = np.array(helped, np.uint8)
-        making.store.put(task.name, arrays)
-
-
-def _about(name: str, matrix: int, seen: Moments, unseen: Moments, factor: float) -> About | None:
-    """None where no token reached a matrix, or none of those for the guard did."""
-    own, other = (moments.of(name, matrix) for moments in (seen, unseen))
-    if own is None or other is None:
-        return None
-    drifts = (moments.drift_of(name, matrix) for moments in (seen, unseen))
-    drift, other_drift = drifts
-    return About(factored(own), factored(own, DRIFT_SHARE), drift, other, other_drift, factor)
-
-
-def _make(making: Making, task: Task, matrix: int, about: About | None) -> tuple[Arrays, bool]:
-    """What a matrix becomes, and whether that is the algorithm's."""
-    map_ = task.tensor.map
-    start = matrix * map_.shape[-2]
-    peak = _peak(making.checkpoint, task.tensor)
-    x = _prepared(making.checkpoint, task.tensor, start, start + map_.shape[-2])
-    streamed = _streamed(making, task, x, start, peak)
-    if task.algorithm == NEAREST or about is None:
-        return streamed, False
-    algorithm = ALGORITHMS[task.algorithm]
-    target = x
-    if (
-        task.algorithm == FEEDBACK
-        and about.drift
-        and about.other_drift
-        and about.smooth.factor is not None
-    ):
-        made = corrections(x, about.smooth, about.drift, about.factor)
-        strength = STRENGTHS or best_strength(
-            made, x, about.unseen, about.other_drift, about.factor
-        )
-        if LOG:
-            print("#", task.name, strength)
-        target = retargeted(x, made, strength)
-    candidates = [
-        streamed,
-        _by_rows(making, task.format, target, about.seen, peak or None, algorithm),
-    ]
-    errors = [
-        output_error(task.format.dequantize(one), x, about.unseen, about.other_drift, about.factor)
-        for one in candidates
-    ]
-    best = int(np.argmin(errors))
-    return candidates[best], best > 0
-
-
-def _streamed(making: Making, task: Task, x: Weights, start: int, peak: float) -> Arrays:
-    """What streaming would write."""
-    step = ROWS
-    coding = task.tensor.coding
-
-    def some(first: int) -> Arrays:
-        return coding.make(x[first : first + step], start + first, peak)
-
-    made = list(making.executor.map(some, range(0, len(x), step)))
-    return stacked(task.format, made, (len(x), x.shape[1]), step)
-
-
-def _by_rows(
-    making: Making,
-    format_: Format,
-    x: Weights,
-    seen: Seen,
-    peak: float | None,
-    algorithm: Algorithm,
-) -> Arrays:
-    """Some rows at a time on every thread; linear algebra has one for each."""
-    import torch
-
-    shape = (len(x), x.shape[1])
-    parts = format_.parts(shape)
-
-    def some(start: int) -> Arrays:
-        made = quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
-        return slab_of(made, parts, shape, start == 0)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        made = list(making.executor.map(some, range(0, len(x), ROWS)))
-    finally:
-        torch.set_num_threads(threads)
-    return stacked(format_, made, shape, ROWS)
-
-
-def _peak(checkpoint: Checkpoint, tensor: TensorPlan) -> float:
-    """The largest absolute value over a tensor's peers; 0 without any."""
-    rows = (_prepared(checkpoint, peer, 0, peer.map.rows) for peer in tensor.peers)
-    return max((float(np.abs(x).max(initial=0)) for x in rows), default=0.0)
-
-
-def _prepared(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> Weights:
-    rows = assemble(tensor.map, checkpoint.tensors, start, stop)
-    return np.ascontiguousarray(tensor.coding.prepare(rows, start))
+        store.put(task.name, arrays)
 
 
 def _rows_made(tasks: Sequence[Task], store: Store) -> Any:

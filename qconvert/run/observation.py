@@ -16,6 +16,8 @@ from qconvert.forward.residual import Writer, outputs_of, streams_at, writers
 Group = tuple[str, ...]
 """The GGUF names of weights that share an input."""
 
+TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class Original:
@@ -27,15 +29,17 @@ class Original:
         inputs: by group, of each batch [tokens, columns]; not of experts, of which every model may
             choose others.
         streams: by the name of a writer, what it adds to, of each batch [tokens, hidden].
-        norms: by the name of a writer, the root mean square of what it makes of that, of each
-            batch [tokens, 1].
+        weights: by the name of a writer, how much a token counts, of each batch [tokens, 1]: by
+            the inverse root mean square of the stream behind the layer. The norm that reads the
+            stream divides by that, so that an error counts relative to it; without this the few
+            tokens with massive activations (arXiv 2402.17762) would be all that counts.
     """
 
     groups: tuple[Group, ...]
     writers: Mapping[str, Writer]
     inputs: Mapping[Group, list[Any]]
     streams: Mapping[str, list[Any]]
-    norms: Mapping[str, list[Any]]
+    weights: Mapping[str, list[Any]]
 
 
 def run_original(block: Block) -> Original:
@@ -49,7 +53,7 @@ def run_original(block: Block) -> Original:
     groups: dict[Group, None] = {}
     inputs: dict[Group, list[Any]] = {}
     streams: dict[str, list[Any]] = {name: [] for name in adding}
-    norms: dict[str, list[Any]] = {name: [] for name in adding}
+    weights: dict[str, list[Any]] = {name: [] for name in adding}
 
     def keep(names: Group, x: Any, matrix: int) -> None:
         groups[names] = None
@@ -64,10 +68,11 @@ def run_original(block: Block) -> Original:
                 stream = before[writer.point].flatten(0, 1)
                 after = stream.float() + writer.factor * outputs[name].flatten(0, 1).float()
                 streams[name].append(stream.clone())
-                norms[name].append(after.square().mean(dim=1, keepdim=True).sqrt())
+                size = after.square().mean(dim=1, keepdim=True)
+                weights[name].append((size + TINY).rsqrt().to(stream.dtype))
 
         block.run(keep, keep_streams)
-    return Original(tuple(groups), adding, inputs, streams, norms)
+    return Original(tuple(groups), adding, inputs, streams, weights)
 
 
 Attended = list[dict[Any, Any]]
@@ -85,55 +90,28 @@ def observe(
         shown: how many windows algorithms are shown; no batch has other ones besides.
     """
     both = Moments(), Moments()
-    name = group[0]
-    writer = original.writers.get(name)
+    writer = original.writers.get(group[0])
+    wanted = original.inputs.get(group)
     out = None
-    with streams_at(block, {writer.point} if writer else ()) as own:
+    with streams_at(block, {writer.point} if writer else ()) as streams:
         for batch, (start, hidden) in enumerate(block.batches()):
-            wanted = original.inputs[group][batch] if group in original.inputs else None
-            beside = None
-            if writer:
-                beside = (original.streams[name][batch], original.norms[name][batch])
-            weights = None
-            if WEIGHTS is not None:
-                key = {"attn_q": "qkv", "attn_output": "o", "ffn_gate": "gu", "ffn_down": "d"}[
-                    name.split(".")[2]
-                ]
-                weights = WEIGHTS[key][block.index][start : start + len(hidden)].flatten()[:, None]
-                beside = (beside[0], 1 / weights) if beside else (None, 1 / weights)
+            seen: list[tuple[Any, int]] = []
 
-            def see(
-                names: Group,
-                x: Any,
-                matrix: int,
-                start: int = start,
-                wanted: Any = wanted,
-                beside: Any = beside,
-            ) -> None:
+            def keep(names: Group, x: Any, matrix: int, seen: Any = seen) -> None:
                 if names == group:
-                    stream = own[writer.point].flatten(0, 1) if writer else None
-                    _add(both[start >= shown], names, x, matrix, wanted, stream, beside)
+                    seen.append((x, matrix))
 
-            out = block.forward(hidden, see, until=group, attended=attended[batch])
+            out = block.forward(hidden, keep, until=group, attended=attended[batch])
+            moments = both[start >= shown]
+            for x, matrix in seen:
+                off = None if wanted is None else wanted[batch] - x
+                if writer is None or off is None:
+                    moments.observe(group, x, matrix, off)
+                    continue
+                behind = original.streams[group[0]][batch] - streams[writer.point].flatten(0, 1)
+                weight = original.weights[group[0]][batch]
+                moments.observe(group, x * weight, matrix, off * weight, behind * weight)
     if out is not None and group != original.groups[-1]:
         for kept in attended:
             kept.clear()  # it was computed with weights that will change
     return both
-
-
-def _add(
-    moments: Moments, group: Group, x: Any, matrix: int, wanted: Any, stream: Any, beside: Any
-) -> None:
-    """Add tokens of one input, beside what the original has in its place."""
-    off = wanted - x if wanted is not None else None
-    if beside is None or off is None:
-        moments.observe(group, x, matrix, off)
-        return
-    ahead, norm = beside
-    per_norm = (1 / (norm + 1e-30)).to(x.dtype) if TOKENS else 1.0
-    behind = (ahead - stream) * per_norm if ahead is not None else None
-    moments.observe(group, x * per_norm, matrix, off * per_norm, behind)
-
-
-TOKENS = True
-WEIGHTS = None

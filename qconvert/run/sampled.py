@@ -15,7 +15,9 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import Plan
-from qconvert.run.by_block import Task, Walks, open_walks, quantize_by_block
+from qconvert.run.by_block import Walks, open_walks, quantize_by_block
+from qconvert.run.executor import default_threads
+from qconvert.run.fitting import Task
 from qconvert.run.stored import with_made
 
 NAMED = 4
@@ -38,7 +40,8 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
         return
     path = plan.target.path
     with open_store(path.with_name(f"{path.name}.feedback"), _identity(plan)) as store:
-        place = Place(store.folder, device, threads=threads)
+        # All cores whatever is asked for: sums of a matrix library depend on its threads.
+        place = Place(store.folder, device, threads=default_threads())
         walks = open_walks(open_model(plan.checkpoint), plan.sample, place)
         helped = quantize_by_block(walks, tasks, store, watcher, threads)
         for line in about(helped, walks):

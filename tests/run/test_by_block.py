@@ -24,8 +24,9 @@ from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan
-from qconvert.run import by_block
-from qconvert.run.by_block import HELPED, UNSEEN, Task, open_walks, quantize_by_block
+from qconvert.run import fitting
+from qconvert.run.by_block import HELPED, UNSEEN, open_walks, quantize_by_block
+from qconvert.run.fitting import Task
 from qconvert.run.outputs import write_outputs
 from qconvert.run.stored import with_made
 
@@ -160,7 +161,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[np.ndarray, An
         return nearest(format_, x, None, peak)
 
     monkeypatch.setitem(ALGORITHMS, "spy", spy)
-    monkeypatch.setattr(by_block, "ROWS", 4096)
+    monkeypatch.setattr(fitting, "ROWS", 4096)
     return shown
 
 
@@ -245,7 +246,7 @@ def test_a_weight_that_is_made_is_not_made_again(
         return ALGORITHMS["balance"](format_, x, seen, peak)
 
     monkeypatch.setitem(ALGORITHMS, "failing", fails_once)
-    monkeypatch.setattr(by_block, "ROWS", 4096)
+    monkeypatch.setattr(fitting, "ROWS", 4096)
     with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "failing"):
         pass
     with open_store(tmp_path / "out", "failing") as store:

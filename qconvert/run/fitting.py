@@ -1,0 +1,186 @@
+"""One matrix of a weight: what an algorithm makes of it, and whether that is kept.
+
+    what it should become      the original's rows, corrected for what has drifted in front of it
+    candidates                 what streaming writes, and what the algorithm makes
+    the guard                  their errors on tokens that the algorithm was not shown
+
+Linear algebra has one thread for each job here: what a library adds up may depend on its threads,
+and the bytes of a weight may not.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from qconvert.algorithms import ALGORITHMS
+from qconvert.algorithms.damping import factored
+from qconvert.algorithms.drift import best_strength, corrections, output_error, retargeted
+from qconvert.calibration.moments import Drift, Moments
+from qconvert.checkpoint import Checkpoint
+from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
+from qconvert.formats.types import Arrays, Format, Seen, Weights
+from qconvert.model.assemble import assemble
+from qconvert.plan.algorithms import FEEDBACK
+from qconvert.plan.types import TensorPlan
+from qconvert.run.executor import Executor
+
+NEAREST = "nearest"
+
+ROWS = 128
+"""Rows of a weight that are quantized at a time, a multiple of every format's `row_step`."""
+
+DRIFT_SHARE = 0.1
+"""The damping of what corrects for drift: it follows the sample more closely than rounding does."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A weight of a block, and how it is quantized.
+
+    Attributes:
+        tensor: as it is planned; of experts, all of a block or one.
+        algorithm: a name in `ALGORITHMS`; "nearest" for what streaming would write.
+        first: which matrix of the weight is the tensor's first.
+    """
+
+    tensor: TensorPlan
+    format: Format
+    algorithm: str = NEAREST
+    first: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def matrices(self) -> int:
+        return self.tensor.map.rows // self.tensor.map.shape[-2]
+
+
+@dataclass(frozen=True)
+class About:
+    """What was observed of the inputs of a matrix.
+
+    Attributes:
+        seen: of tokens that algorithms are shown, with the factor for feedback.
+        smooth: the same, with that for drift.
+        drift: of the same tokens; None where nothing is known of it.
+        unseen, unseen_drift: of the tokens for the guard.
+        factor: by what the layer's output is multiplied before it is added to the stream.
+    """
+
+    seen: Seen
+    smooth: Seen
+    drift: Drift | None
+    unseen: Seen
+    unseen_drift: Drift | None
+    factor: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where weights are made.
+
+    Attributes:
+        checkpoint: where their rows come from.
+        executor: for jobs of some rows.
+    """
+
+    checkpoint: Checkpoint
+    executor: Executor
+
+
+def about_matrix(
+    bench: Bench, name: str, matrix: int, both: tuple[Moments, Moments], factor: float
+) -> About | None:
+    """What the moments, of tokens shown and not shown, say of a matrix; None where no token reached
+    it, or none of those for the guard did."""
+    own, other = (moments.of(name, matrix) for moments in both)
+    if own is None or other is None:
+        return None
+    drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
+    shares = (None, DRIFT_SHARE) if drift else (None,)
+    with one_thread():
+        made = list(bench.executor.map(lambda share: factored(own, share), shares))
+    return About(made[0], made[-1], drift, other, unseen_drift, factor)
+
+
+def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> tuple[Arrays, bool]:
+    """What a matrix of a task's tensor becomes, and whether that is the algorithm's."""
+    map_ = task.tensor.map
+    start = matrix * map_.shape[-2]
+    peak = _peak(bench.checkpoint, task.tensor)
+    x = _prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
+    with one_thread():
+        streamed = _streamed(bench, task, x, start, peak)
+        if task.algorithm == NEAREST or about is None:
+            return streamed, False
+        target = _target(x, about) if task.algorithm == FEEDBACK else x
+        algorithm = ALGORITHMS[task.algorithm]
+        made = _made(bench, task.format, target, about.seen, peak or None, algorithm)
+        errors = [
+            output_error(
+                task.format.dequantize(one), x, about.unseen, about.unseen_drift, about.factor
+            )
+            for one in (made, streamed)
+        ]
+    return (made, True) if errors[0] < errors[1] else (streamed, False)
+
+
+def _target(x: Weights, about: About) -> Weights:
+    """The weight to be rounded: corrected for drift as far as that helps on other tokens."""
+    if about.drift is None or about.unseen_drift is None or about.smooth.factor is None:
+        return x
+    made = corrections(x, about.smooth, about.drift, about.factor)
+    strength = best_strength(made, x, about.unseen, about.unseen_drift, about.factor)
+    return retargeted(x, made, strength)
+
+
+def _streamed(bench: Bench, task: Task, x: Weights, start: int, peak: float) -> Arrays:
+    """What streaming would write."""
+
+    def some(first: int) -> Arrays:
+        return task.tensor.coding.make(x[first : first + ROWS], start + first, peak)
+
+    made = bench.executor.map(some, range(0, len(x), ROWS))
+    return stacked(task.format, made, (len(x), x.shape[1]), ROWS)
+
+
+def _made(
+    bench: Bench, format_: Format, x: Weights, seen: Seen, peak: float | None, algorithm: Algorithm
+) -> Arrays:
+    """What an algorithm makes."""
+    shape = (len(x), x.shape[1])
+    parts = format_.parts(shape)
+
+    def some(start: int) -> Arrays:
+        made = quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
+        return slab_of(made, parts, shape, start == 0)
+
+    return stacked(format_, bench.executor.map(some, range(0, len(x), ROWS)), shape, ROWS)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread for each job."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _peak(checkpoint: Checkpoint, tensor: TensorPlan) -> float:
+    """The largest absolute value over a tensor's peers; 0 without any."""
+    rows = (_prepared(checkpoint, peer, 0, peer.map.rows) for peer in tensor.peers)
+    return max((float(np.abs(x).max(initial=0)) for x in rows), default=0.0)
+
+
+def _prepared(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> Weights:
+    rows = assemble(tensor.map, checkpoint.tensors, start, stop)
+    return np.ascontiguousarray(tensor.coding.prepare(rows, start))
