@@ -42,44 +42,59 @@ class Corrections(NamedTuple):
     stream: Any
 
 
+def asked(x: Weights, drift: Drift, factor: float) -> tuple[Any, Any]:
+    """What a layer should give besides, as its second moments with the inputs: W C for the drift of
+    the input, and R / factor for that of the stream or None; torch float32 [rows, columns].
+
+    Args:
+        factor: by what the layer's output is multiplied before it is added to the stream.
+    """
+    import torch
+
+    of_input = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
+    if drift.stream is None:
+        return of_input, None
+    return of_input, torch.from_numpy(drift.stream) / factor
+
+
+def besides(x: Weights, drift: Drift, factor: float) -> np.ndarray:
+    """Both together, float32 [rows, columns]."""
+    of_input, of_stream = asked(x, drift, factor)
+    both: np.ndarray = (of_input if of_stream is None else of_input + of_stream).numpy()
+    return both
+
+
 def corrections(x: Weights, seen: Seen, drift: Drift, factor: float) -> Corrections:
     """What makes up for the drift of the tokens that were seen.
 
     Args:
         seen: with its factor.
-        factor: by what the layer's output is multiplied before it is added to the stream.
+        factor: as `asked` has it.
     """
     import torch
 
     assert seen.factor is not None
     upper = torch.from_numpy(seen.factor)
-
-    def solved(wanted: Any) -> Any:
-        return wanted @ upper.T @ upper
-
-    of_input = solved(torch.from_numpy(x) @ torch.from_numpy(drift.cross))
-    if drift.stream is None:
-        return Corrections(of_input, None)
-    return Corrections(of_input, solved(torch.from_numpy(drift.stream) / factor))
+    parts = (part if part is None else part @ upper.T @ upper for part in asked(x, drift, factor))
+    return Corrections(*parts)
 
 
-def best_strength(
-    made: Corrections, x: Weights, unseen: Seen, drift: Drift, factor: float
-) -> Strength:
+def best_strength(made: Corrections, unseen: Seen, wanted: np.ndarray) -> Strength:
     """The strengths that are best for tokens that the corrections were not made from, from 0 to 1.
 
     The error of what the layer gives is a quadratic form of both.
+
+    Args:
+        wanted: `besides` of the same tokens.
     """
     import torch
 
     hessian = torch.from_numpy(np.asarray(unseen.hessian, np.float32))
-    wanted = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
-    if drift.stream is not None:
-        wanted += torch.from_numpy(drift.stream) / factor
     parts = [part for part in made if part is not None]
     bent = [part @ hessian for part in parts]
     curve = np.array([[float((a * b).sum(dtype=torch.float64)) for a in parts] for b in bent])
-    slope = np.array([float((a * wanted).sum(dtype=torch.float64)) for a in parts])
+    target = torch.from_numpy(wanted)
+    slope = np.array([float((a * target).sum(dtype=torch.float64)) for a in parts])
     best = _least(curve, slope)
     return Strength(best[0], best[1] if len(best) > 1 else 0.0)
 
@@ -101,27 +116,3 @@ def retargeted(x: Weights, made: Corrections, strength: Strength) -> Weights:
         moved += strength.stream * made.stream
     found: np.ndarray = moved.contiguous().numpy()
     return found
-
-
-def output_error(
-    made: Weights, x: Weights, seen: Seen, drift: Drift | None, factor: float
-) -> float:
-    """The mean over tokens of the squared error of what a layer gives, or of the stream behind it,
-    up to what is the same whatever it is made into.
-
-    Args:
-        made, x: what the weight has become, and what it was.
-        seen, drift: of tokens that it was not made from.
-    """
-    import torch
-
-    assert seen.hessian is not None
-    hessian = torch.from_numpy(np.asarray(seen.hessian, np.float32))
-    off = torch.from_numpy(made - x)
-    error = torch.vdot(((off @ hessian).flatten()).double(), off.flatten().double())
-    if drift is not None:
-        wanted = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
-        if drift.stream is not None:
-            wanted += torch.from_numpy(drift.stream) / factor
-        error -= 2 * torch.vdot(wanted.flatten().double(), off.flatten().double())
-    return float(error)

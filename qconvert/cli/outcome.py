@@ -47,10 +47,17 @@ def notices(planned: "Plan") -> list[str]:
     """What the user should know of an output."""
     from qconvert.plan.safetensors.schemes import is_scheme
 
-    if not is_scheme(planned.recipe.type):
-        lines = render.fallback_lines(planned.fallbacks, len(planned.tensors))
-        return [*planned.notices, *lines]
-    return list(planned.notices)  # which name the fallbacks, as the model card does
+    lines = [*planned.notices]
+    if not is_scheme(planned.recipe.type):  # those of a scheme name the fallbacks
+        lines += render.fallback_lines(planned.fallbacks, len(planned.tensors))
+    taken = sum(bool(tensor.algorithm) for tensor in planned.tensors)
+    if planned.sample is not None and taken:
+        lines.append(
+            f"feedback for {taken} weights: the model runs on the calibration's "
+            f"{planned.sample.size} tokens, several times as long as calibrating took "
+            "(--no-feedback leaves that out)"
+        )
+    return lines
 
 
 def describe(planned: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:

@@ -63,6 +63,12 @@ class Threads:
                 future.cancel()
 
 
+def library_threads() -> int:
+    """The threads that linear algebra takes by itself: as the environment says, else all cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) else default_threads()
+
+
 def default_threads() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -16,7 +16,8 @@ import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.damping import factored
-from qconvert.algorithms.drift import best_strength, corrections, output_error, retargeted
+from qconvert.algorithms.drift import besides, best_strength, corrections, retargeted
+from qconvert.algorithms.guard import guarded
 from qconvert.calibration.moments import Drift, Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
@@ -102,7 +103,7 @@ def about_matrix(
         return None
     drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
     shares = (None, DRIFT_SHARE) if drift else (None,)
-    with one_thread():
+    with linear_algebra_on(1):
         made = list(bench.executor.map(lambda share: factored(own, share), shares))
     return About(made[0], made[-1], drift, other, unseen_drift, factor)
 
@@ -113,29 +114,24 @@ def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> t
     start = matrix * map_.shape[-2]
     peak = _peak(bench.checkpoint, task.tensor)
     x = _prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
-    with one_thread():
+    with linear_algebra_on(1):
         streamed = _streamed(bench, task, x, start, peak)
         if task.algorithm == NEAREST or about is None:
             return streamed, False
-        target = _target(x, about) if task.algorithm == FEEDBACK else x
+        wanted = besides(x, about.unseen_drift, about.factor) if about.unseen_drift else None
+        target = _target(x, about, wanted) if task.algorithm == FEEDBACK else x
         algorithm = ALGORITHMS[task.algorithm]
         made = _made(bench, task.format, target, about.seen, peak or None, algorithm)
-        errors = [
-            output_error(
-                task.format.dequantize(one), x, about.unseen, about.unseen_drift, about.factor
-            )
-            for one in (made, streamed)
-        ]
-    return (made, True) if errors[0] < errors[1] else (streamed, False)
+        best = guarded(task.format, x, made, streamed, about.unseen, wanted)
+    return best, best is made
 
 
-def _target(x: Weights, about: About) -> Weights:
+def _target(x: Weights, about: About, wanted: np.ndarray | None) -> Weights:
     """The weight to be rounded: corrected for drift as far as that helps on other tokens."""
-    if about.drift is None or about.unseen_drift is None or about.smooth.factor is None:
+    if about.drift is None or wanted is None or about.smooth.factor is None:
         return x
     made = corrections(x, about.smooth, about.drift, about.factor)
-    strength = best_strength(made, x, about.unseen, about.unseen_drift, about.factor)
-    return retargeted(x, made, strength)
+    return retargeted(x, made, best_strength(made, about.unseen, wanted))
 
 
 def _streamed(bench: Bench, task: Task, x: Weights, start: int, peak: float) -> Arrays:
@@ -163,16 +159,16 @@ def _made(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Linear algebra on one thread for each job."""
+def linear_algebra_on(threads: int) -> Iterator[None]:
+    """So many threads for torch, and as many as before afterwards."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _peak(checkpoint: Checkpoint, tensor: TensorPlan) -> float:

@@ -16,8 +16,8 @@ from qconvert.model.open import open_model
 from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import Plan
 from qconvert.run.by_block import Walks, open_walks, quantize_by_block
-from qconvert.run.executor import default_threads
-from qconvert.run.fitting import Task
+from qconvert.run.executor import library_threads
+from qconvert.run.fitting import Task, linear_algebra_on
 from qconvert.run.stored import with_made
 
 NAMED = 4
@@ -40,10 +40,12 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
         return
     path = plan.target.path
     with open_store(path.with_name(f"{path.name}.feedback"), _identity(plan)) as store:
-        # All cores whatever is asked for: sums of a matrix library depend on its threads.
-        place = Place(store.folder, device, threads=default_threads())
-        walks = open_walks(open_model(plan.checkpoint), plan.sample, place)
-        helped = quantize_by_block(walks, tasks, store, watcher, threads)
+        # Whatever is asked for, the same number: sums of a matrix library depend on it.
+        with linear_algebra_on(library_threads()):
+            walks = open_walks(
+                open_model(plan.checkpoint), plan.sample, Place(store.folder, device)
+            )
+            helped = quantize_by_block(walks, tasks, store, watcher, threads)
         for line in about(helped, walks):
             watcher.note(line)
         yield replace(with_made(plan, store), helped=helped)

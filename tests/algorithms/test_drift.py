@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from qconvert.algorithms.damping import factored
-from qconvert.algorithms.drift import best_strength, corrections, output_error, retargeted
+from qconvert.algorithms.drift import (
+    Strength,
+    besides,
+    best_strength,
+    corrections,
+    retargeted,
+)
+from qconvert.algorithms.guard import output_error
 from qconvert.calibration.moments import Moments
 
 ROWS, COLUMNS, TOKENS, FACTOR = 20, 48, 4000, 0.5
@@ -49,9 +56,7 @@ def test_at_full_strength_it_is_least_squares(case: dict[str, np.ndarray]):
     seen = moments(case, slice(None))
     y, x, s, r, w = (case[name] for name in "yxsrw")
     made = corrections(w, factored(seen.of("a"), 1e-7), seen.drift_of("a"), FACTOR)
-    found = retargeted(
-        w, made, type(best_strength(made, w, seen.of("a"), seen.drift_of("a"), FACTOR))(1, 1)
-    )
+    found = retargeted(w, made, Strength(1, 1))
     wanted = np.linalg.lstsq(x, y @ w.T + (s - r) / FACTOR, rcond=None)[0].T
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()
 
@@ -61,7 +66,8 @@ def test_the_error_is_that_of_the_stream(case: dict[str, np.ndarray]):
     seen = moments(case, slice(None))
     y, x, s, r, w = (case[name] for name in "yxsrw")
     other = [w + np.float32(0.1) * np.sign(w), w * np.float32(0.9)]
-    errors = [output_error(one, w, seen.of("a"), seen.drift_of("a"), FACTOR) for one in other]
+    wanted = besides(w, seen.drift_of("a"), FACTOR)
+    errors = [output_error(one - w, seen.of("a"), wanted) for one in other]
     plain = [np.square(y @ w.T + (s - r) / FACTOR - x @ one.T).sum(axis=1).mean() for one in other]
     assert errors[1] - errors[0] == pytest.approx(plain[1] - plain[0], rel=1e-3)
 
@@ -70,13 +76,13 @@ def test_strengths_are_best_for_other_tokens(case: dict[str, np.ndarray]):
     shown, kept = moments(case, slice(0, 120)), moments(case, slice(120, None))
     w, seen = case["w"], factored(shown.of("a"))
     made = corrections(w, seen, shown.drift_of("a"), FACTOR)
-    best = best_strength(made, w, kept.of("a"), kept.drift_of("a"), FACTOR)
+    wanted = besides(w, kept.drift_of("a"), FACTOR)
+    best = best_strength(made, kept.of("a"), wanted)
 
-    def error(strength: object) -> float:
-        moved = retargeted(w, made, strength)
-        return output_error(moved, w, kept.of("a"), kept.drift_of("a"), FACTOR)
+    def error(strength: Strength) -> float:
+        return output_error(retargeted(w, made, strength) - w, kept.of("a"), wanted)
 
-    errors = {(a, b): error(type(best)(a, b)) for a in (0, 0.25, 0.5, 0.75, 1) for b in (0, 0.5, 1)}
+    errors = {(a, b): error(Strength(a, b)) for a in (0, 0.25, 0.5, 0.75, 1) for b in (0, 0.5, 1)}
     assert error(best) <= min(errors.values()) + 1e-6 * abs(min(errors.values()))
     assert error(best) < errors[0, 0]
 

@@ -102,7 +102,7 @@ def test_outputs_of_inputs_not_seen_are_nearer(name, case):
         )
         for algorithm in (feedback, nearest)
     ]
-    assert errors[0] < 0.9 * errors[1]
+    assert errors[0] < 0.95 * errors[1]
 
 
 @pytest.mark.parametrize("name", ["F16", "BF16"])
