@@ -10,7 +10,7 @@ import numpy as np
 from qconvert.formats.types import Seen
 
 SHARE = 0.02
-"""By which each element of the diagonal grows at first."""
+"""For feedback."""
 
 ENOUGH = 20
 """Tokens for a column; with fewer the share is larger in proportion."""
@@ -19,10 +19,13 @@ RETRIES = 10
 """So often the share is doubled where the matrix does not factor."""
 
 
-def factored(seen: Seen, share: float | None = None) -> Seen:
+def factored(seen: Seen, share: float = SHARE) -> Seen:
     """With the upper triangular U of inv(H) = U^T U; as it is where H does not factor.
 
     Columns that are always zero count as independent of the others.
+
+    Args:
+        share: by which each element of the diagonal grows at first.
     """
     import torch
 
@@ -30,7 +33,6 @@ def factored(seen: Seen, share: float | None = None) -> Seen:
     hessian = torch.from_numpy(np.asarray(seen.hessian, np.float64))
     diagonal = hessian.diagonal().clone()
     live = diagonal > 0
-    share = share or SHARE
     if seen.tokens:
         share *= max(1.0, ENOUGH * len(diagonal) / seen.tokens)
     if not live.any() or not torch.isfinite(hessian).all():

@@ -23,6 +23,8 @@ def write(
     quiet: bool,
 ) -> None:
     """Say what will be done, do it, and say what was done."""
+    from qconvert.plan.algorithms import cost
+
     if not quiet:
         for one in planned:
             if len(planned) > 1 and notices(one):
@@ -30,6 +32,9 @@ def write(
             for notice in notices(one):
                 render.say(notice)
     if dry_run:
+        if not quiet:
+            for line in filter(None, map(cost, planned)):
+                render.say(line)
         show_plans(planned, as_json)
         return
     from qconvert.run.executor import default_threads
@@ -47,17 +52,10 @@ def notices(planned: "Plan") -> list[str]:
     """What the user should know of an output."""
     from qconvert.plan.safetensors.schemes import is_scheme
 
-    lines = [*planned.notices]
-    if not is_scheme(planned.recipe.type):  # those of a scheme name the fallbacks
-        lines += render.fallback_lines(planned.fallbacks, len(planned.tensors))
-    taken = sum(bool(tensor.algorithm) for tensor in planned.tensors)
-    if planned.sample is not None and taken:
-        lines.append(
-            f"feedback for {taken} weights: the model runs on the calibration's "
-            f"{planned.sample.size} tokens, several times as long as calibrating took "
-            "(--no-feedback leaves that out)"
-        )
-    return lines
+    if not is_scheme(planned.recipe.type):
+        lines = render.fallback_lines(planned.fallbacks, len(planned.tensors))
+        return [*planned.notices, *lines]
+    return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
 def describe(planned: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:

@@ -62,6 +62,9 @@ class Directory:
                 partial.write(name, data)
             partial.commit()
 
+    def check(self) -> None:
+        check_directory(self.path)
+
     def clear(self) -> None:
         """Remove a directory that this program has made of something else; never another.
 

@@ -61,6 +61,13 @@ class Target(Protocol):
     def small_files(self) -> Mapping[Path, bytes]:
         """All other files, made before a weight is read."""
 
+    def check(self) -> None:
+        """Refuse at once what `making` would refuse.
+
+        Raises:
+            OutputError: something is there already, or it can have no place.
+        """
+
     def making(self) -> AbstractContextManager[Sequence[File]]:
         """The files of weights to write, where they are until all is done.
 

@@ -111,8 +111,7 @@ class Block:
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
         self._observe, self._until = observe, until
-        for module in self.module.modules():
-            module.attended = attended
+        self._attend_with(attended)
         try:
             with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
@@ -121,7 +120,13 @@ class Block:
             return None
         finally:
             self._observe, self._pending, self._until = None, None, ()
+            self._attend_with(None)
         return out[0] if isinstance(out, tuple) else out
+
+    def _attend_with(self, attended: dict[Any, Any] | None) -> None:
+        """See `qconvert.forward.attention`."""
+        for module in self.module.modules():
+            module.attended = attended
 
     def run(
         self,

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
 
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
@@ -9,7 +12,7 @@ from qconvert.model.roles import block_number
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.safetensors.tensors import Quantized
 from qconvert.plan.statistics import Statistics
-from qconvert.plan.types import TensorPlan
+from qconvert.plan.types import Plan, TensorPlan
 
 FEEDBACK = "feedback"
 
@@ -21,9 +24,14 @@ def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
     return tensor if format_to_fit(tensor) is None else replace(tensor, algorithm=FEEDBACK)
 
 
-def algorithms_of(tensors: Iterable[TensorPlan]) -> str:
-    """What tells an output from one whose rows are all coded as they are streamed."""
-    return ", ".join(sorted({tensor.algorithm for tensor in tensors} - {""}))
+def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[str, str]:
+    """What the header says of it, which tells an output from one whose rows are all coded as they
+    are streamed, and from one of another sample; empty where nothing is made with a sample."""
+    names = sorted({tensor.algorithm for tensor in tensors} - {""})
+    if not names or sample is None:
+        return {}
+    digest = sha256(np.ascontiguousarray(sample, "<i4").tobytes() + repr(sample.shape).encode())
+    return {"qconvert.algorithm": ", ".join(names), "qconvert.sample": digest.hexdigest()}
 
 
 def gguf_name(tensor: TensorPlan) -> str:
@@ -46,3 +54,14 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
         return None
     return FORMATS[coding.format] if coding.factors is None else None
+
+
+def cost(plan: Plan) -> str:
+    """What it takes to make the weights that have an algorithm, in words; empty for none."""
+    taken = sum(bool(tensor.algorithm) for tensor in plan.tensors)
+    if plan.sample is None or not taken:
+        return ""
+    return (
+        f"feedback for {taken} weights: the model runs on the calibration's {plan.sample.size} "
+        "tokens, several times as long as calibrating took (--no-feedback leaves that out)"
+    )

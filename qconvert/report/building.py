@@ -117,7 +117,7 @@ def make(asked: Asked, watching: Watching) -> Made:
         )
     with watching("weights") as watcher:
         make_folder(asked.folder / MODELS)
-        found = make_models(planned, asked.threads, watcher)
+        found = make_models(planned, asked.threads, watcher, asked.device)
         if found:
             watcher.note(f"up to date: {', '.join(path.name for path in found)}")
     targets = [one.target for one in planned]

@@ -23,7 +23,9 @@ def outputs_of(types: Sequence[str], folder: Path, calibration: Path | None) -> 
     return tuple(Recipe(name, folder=folder, calibration=calibration) for name in names)
 
 
-def make_models(planned: Sequence[Plan], threads: int, watcher: Watcher) -> list[Path]:
+def make_models(
+    planned: Sequence[Plan], threads: int, watcher: Watcher, device: str = "auto"
+) -> list[Path]:
     """Write the outputs that are not up to date; the paths of those that were.
 
     Raises:
@@ -36,5 +38,5 @@ def make_models(planned: Sequence[Plan], threads: int, watcher: Watcher) -> list
     for output in stale:
         output.target.clear()
     if stale:
-        write_outputs(stale, threads, watcher)
+        write_outputs(stale, threads, watcher, device)
     return [one.target.path for one, done in zip(planned, current, strict=True) if done]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
-from qconvert.algorithms.damping import factored
+from qconvert.algorithms.damping import SHARE, factored
 from qconvert.algorithms.drift import besides, best_strength, corrections, retargeted
 from qconvert.algorithms.guard import guarded
 from qconvert.calibration.moments import Drift, Moments
@@ -102,7 +102,7 @@ def about_matrix(
     if own is None or other is None:
         return None
     drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
-    shares = (None, DRIFT_SHARE) if drift else (None,)
+    shares = (SHARE, DRIFT_SHARE) if drift else (SHARE,)
     with linear_algebra_on(1):
         made = list(bench.executor.map(lambda share: factored(own, share), shares))
     return About(made[0], made[-1], drift, other, unseen_drift, factor)

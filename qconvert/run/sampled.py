@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 
+from qconvert.containers.folder import work_folder
 from qconvert.containers.store import open_store
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
-from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
+from qconvert.plan.algorithms import cost, first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import Plan
 from qconvert.run.by_block import Walks, open_walks, quantize_by_block
 from qconvert.run.executor import library_threads
@@ -38,13 +39,14 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
     if not tasks or plan.sample is None:
         yield plan
         return
-    path = plan.target.path
-    with open_store(path.with_name(f"{path.name}.feedback"), _identity(plan)) as store:
-        # Whatever is asked for, the same number: sums of a matrix library depend on it.
-        with linear_algebra_on(library_threads()):
-            walks = open_walks(
-                open_model(plan.checkpoint), plan.sample, Place(store.folder, device)
-            )
+    plan.target.check()  # before the model runs for long
+    watcher.note(cost(plan))
+    path = plan.target.path.with_name(f"{plan.target.path.name}.feedback")
+    # Whatever is asked for, the same number: sums of a matrix library depend on it.
+    cores = library_threads()
+    walks = open_walks(open_model(plan.checkpoint), plan.sample, Place(work_folder(path), device))
+    with open_store(path, _identity(plan, walks, cores)) as store:
+        with linear_algebra_on(cores):
             helped = quantize_by_block(walks, tasks, store, watcher, threads)
         for line in about(helped, walks):
             watcher.note(line)
@@ -76,10 +78,10 @@ def tasks_of(plan: Plan) -> dict[str, list[Task]]:
     return tasks
 
 
-def _identity(plan: Plan) -> str:
-    """A digest of all that the weights depend on: the headers name the source, the recipe, the
-    calibration and the version."""
-    digest = sha256()
+def _identity(plan: Plan, walks: Walks, cores: int) -> str:
+    """A digest of all that the weights depend on: the headers name the recipe and the calibration,
+    the walk the source, the tokens and how they are computed."""
+    digest = sha256(repr((walks.quantized.identity, walks.shown, cores)).encode())
     for file in plan.target.weight_files:
         digest.update(file.header())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from common import random_tokens, save_model
+from listening import Listening
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.checkpoint import open_checkpoint, read_bytes
@@ -33,26 +34,6 @@ from qconvert.run.stored import with_made
 TOKENS = np.array(random_tokens(16 * 24), np.int32).reshape(16, 24)
 BLOCKS = 3
 FAMILIES = ("llama", "qwen3_moe", "gpt2", "phi3")
-
-
-class Listening(Silent):
-    """Keeps what is said; Ctrl-C behind so many blocks."""
-
-    def __init__(self, blocks: int = 99) -> None:
-        self.blocks = blocks
-        self.notes: list[str] = []
-        self.done = -1
-
-    def begin(self, total: int, done: int) -> None:
-        self.done = done * BLOCKS // total
-
-    def advance(self, amount: int, where: str) -> None:
-        self.blocks -= 1
-        if not self.blocks:
-            raise KeyboardInterrupt
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +211,8 @@ def test_an_interrupted_walk_is_taken_up(stop: int, models: Any, tmp_path: Path)
     again = Listening()
     with made_by_block(plan, tmp_path / "out", "balance", again) as (store, _):
         assert arrays_of(store) == whole
-    assert again.done == stop - 1
+    ((total, done),) = again.begun
+    assert done * BLOCKS == total * (stop - 1)
 
 
 def test_a_weight_that_is_made_is_not_made_again(
@@ -293,7 +275,7 @@ def test_without_the_hidden_states_all_is_made_anew(models: Any, tmp_path: Path)
     again = Listening()
     with made_by_block(plan, tmp_path / "out", "balance", again) as (store, _):
         assert arrays_of(store) == whole
-    assert again.done == 0
+    assert [done for _, done in again.begun] == [0]
 
 
 def test_what_does_not_help_is_left_out_and_said(

@@ -10,8 +10,10 @@ import pytest
 import torch
 from captures import make_sample, run_capture
 from common import random_tokens, save_model
+from listening import Listening
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import OutputError
 from qconvert.formats.types import Seen
 from qconvert.machine.watcher import Silent
 from qconvert.plan.recipe import Recipe
@@ -21,26 +23,6 @@ from qconvert.run.quantize import Run, plan_outputs
 
 OTHER = torch.tensor(random_tokens(8 * 64, seed=99)).reshape(8, 64)
 SAMPLE = make_sample(64, 32)
-
-
-class Listening(Silent):
-    """Keeps what is said; Ctrl-C behind so many steps."""
-
-    def __init__(self, steps: int = 10**9) -> None:
-        self.steps = steps
-        self.notes: list[str] = []
-        self.begun: list[int] = []
-
-    def begin(self, total: int, done: int) -> None:
-        self.begun.append(done)
-
-    def advance(self, amount: int, where: str) -> None:
-        self.steps -= 1
-        if not self.steps:
-            raise KeyboardInterrupt
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +115,7 @@ def test_an_interrupted_run_is_taken_up(made: Any, steps: int, tmp_path: Path):
     again = Listening()
     path = quantized(made, "llama", recipe, again)
     assert path.read_bytes() == whole.read_bytes()
-    assert again.begun[0] > 0 or steps == 1
+    assert again.begun[0][1] > 0 or steps == 1
     assert {one.name for one in tmp_path.iterdir()} == {"whole.gguf", "out.gguf"}
 
 
@@ -146,6 +128,35 @@ def test_a_file_that_is_up_to_date_is_left(made: Any, tmp_path: Path):
     assert again.notes == [f"up to date: {path}"]
     assert path.stat().st_mtime_ns == when
     assert not again.begun
+
+
+def test_another_sample_makes_another_file(made: Any, tmp_path: Path):
+    """Though the importance is the same."""
+    _, model, calibration = made("llama")
+    other = tmp_path / "other.safetensors"
+    run_capture(model, other, sample=make_sample(64, 32, seed=8))
+    headers = []
+    for name in (calibration, other):
+        recipe = Recipe(
+            "q4_k_m",
+            tmp_path / "out.gguf",
+            calibration=name,
+            importance=calibration,
+            vocabulary=False,
+        )
+        (plan,) = plan_outputs(open_checkpoint(str(model)), [recipe], Run(1, Silent()))
+        headers.append([file.header() for file in plan.target.weight_files])
+    assert headers[0] != headers[1]
+
+
+def test_what_is_in_the_way_is_said_before_the_model_runs(made: Any, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    watcher = Listening()
+    with pytest.raises(OutputError, match="not empty"):
+        quantized(made, "llama", Recipe("w4a16", output=tmp_path / "out", group_size=32), watcher)
+    assert not watcher.begun
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
 def test_one_window_alone_cannot_be_guarded(made: Any, tmp_path: Path):
@@ -165,7 +176,7 @@ def test_a_calibration_that_misleads_does_no_harm(
     """What the algorithm is shown has nothing to do with the inputs: the guard keeps the rest."""
     from qconvert.run import fitting
 
-    def misled(seen: Seen, share: float | None = None) -> Seen:
+    def misled(seen: Seen, share: float) -> Seen:
         mix = np.random.default_rng(3).normal(size=seen.hessian.shape)
         return own(seen._replace(hessian=mix @ mix.T), 0.01)
 

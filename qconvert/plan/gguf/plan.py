@@ -20,7 +20,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
-from qconvert.plan.algorithms import algorithms_of, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
@@ -61,9 +61,11 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
-    made_by = _made_by(model, recipe, importance)
-    if said := algorithms_of(tensors):
-        made_by["qconvert.algorithm"] = text(said)
+    with_sample = made_with(tensors, statistics.sample)
+    made_by = {
+        **_made_by(model, recipe, importance),
+        **{key: text(value) for key, value in with_sample.items()},
+    }
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
     grown = larger(tensors, model.checkpoint.tensors)
     return Plan(

@@ -27,7 +27,7 @@ from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
-from qconvert.plan.algorithms import algorithms_of, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
@@ -99,7 +99,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
         **statistics_digest(importance, statistics),
-        **({"qconvert.algorithm": said} if (said := algorithms_of(tensors)) else {}),
+        **made_with(tensors, statistics.sample),
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
