@@ -62,6 +62,7 @@ def cost(plan: Plan) -> str:
     if plan.sample is None or not taken:
         return ""
     return (
-        f"feedback for {taken} weights: the model runs on the calibration's {plan.sample.size} "
-        "tokens, several times as long as calibrating took (--no-feedback leaves that out)"
+        f"{plan.target.path.name}: feedback for {taken} weights; the model runs on the "
+        f"calibration's {plan.sample.size} tokens, several times as long as calibrating took "
+        "(--no-feedback leaves that out)"
     )

@@ -49,7 +49,7 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
         with linear_algebra_on(cores):
             helped = quantize_by_block(walks, tasks, store, watcher, threads)
         for line in about(helped, walks):
-            watcher.note(line)
+            watcher.note(f"{plan.target.path.name}: {line}")
         yield replace(with_made(plan, store), helped=helped)
         store.delete()
 
