@@ -14,7 +14,7 @@ import typer
 
 from qconvert import __version__
 from qconvert.cli import render
-from qconvert.cli.calibrate import calibrate
+from qconvert.cli.calibrate import MayCalibrate, calibrate
 from qconvert.cli.compare import compare
 from qconvert.cli.doctor import doctor
 from qconvert.cli.evaluate import evaluate
@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(calibrate)
-app.command()(quantize)
+app.command(cls=MayCalibrate)(quantize)
 app.command()(export)
 app.command()(evaluate)
 app.command()(compare)

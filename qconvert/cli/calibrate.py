@@ -1,17 +1,33 @@
 """`qconvert calibrate`: run a model over a sample of text and keep what its layers saw."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from qconvert.cli import options, render
-from qconvert.errors import UsageError, shorten
+from qconvert.errors import QconvertError, UsageError, shorten
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
+    from qconvert.checkpoint import Checkpoint
+    from qconvert.plan.recipe import Recipe
     from qconvert.text.types import Sample
+
+
+class MayCalibrate(TyperCommand):
+    """The command, of which `--calibrate` may stand without a text."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        said = []
+        for arg, following in zip(args, [*args[1:], "--"], strict=True):
+            said.append(arg)
+            if arg == "--calibrate" and following.startswith("-") and following != "-":
+                said.append("self")
+        return super().parse_args(ctx, said)
 
 
 def calibrate(
@@ -60,13 +76,10 @@ def calibrate(
       qconvert calibrate ./model --tokens 262144 --window 2048 --device cuda
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
-    from qconvert.calibration.capture import capture
-    from qconvert.calibration.work import keep_sample
     from qconvert.checkpoint import open_checkpoint
     from qconvert.containers.folder import check_place
     from qconvert.forward.device import choose_device, choose_dtype
     from qconvert.run.executor import default_threads
-    from qconvert.text.sample import draw_sample
 
     if output is not None:
         options.check_output(output)
@@ -77,41 +90,154 @@ def calibrate(
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     check_place(path)
-    writes_itself = set(data or ["self"]) == {"self"}
-    with render.watching(quiet, "tokens", render.KEPT if writes_itself else render.ANEW) as watcher:
+    wanted = Wanted(tuple(data or ()), tokens, window, seed, place)
+    sample = draw(checkpoint, path, wanted, quiet=quiet)
+    made = run(checkpoint, path, sample, place, dtype, threads or default_threads(), quiet=quiet)
+    show(made, as_json=as_json, quiet=quiet)
 
-        def draw(kept: Path | None = None) -> "Sample":
+
+@dataclass(frozen=True)
+class Wanted:
+    """A sample that is asked for.
+
+    Attributes:
+        data: as `qconvert.text.sources` describes; nothing stands for "self".
+        device: where a model runs that writes it.
+    """
+
+    data: tuple[str, ...] = ()
+    tokens: int = 65536
+    window: int = 512
+    seed: int = 0
+    device: str = "cpu"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the model writes all of it, which takes long."""
+        return set(self.data or ["self"]) == {"self"}
+
+
+def draw(checkpoint: "Checkpoint", path: Path, wanted: Wanted, *, quiet: bool) -> "Sample":
+    """The sample for the calibration at a path."""
+    from qconvert.calibration.work import keep_sample
+    from qconvert.text.sample import draw_sample
+
+    lost = render.KEPT if wanted.is_written else render.ANEW
+    with render.watching(quiet, "tokens", lost) as watcher:
+
+        def drawn(kept: Path | None = None) -> "Sample":
             return draw_sample(
-                data or (),
+                wanted.data,
                 checkpoint,
-                tokens=tokens,
-                window=window,
-                seed=seed,
+                tokens=wanted.tokens,
+                window=wanted.window,
+                seed=wanted.seed,
                 watcher=watcher,
-                device="cpu" if place == "mps" else place,
+                device="cpu" if wanted.device == "mps" else wanted.device,
                 kept=kept,
             )
 
-        about = (tokens, window, seed, place)
-        sample = keep_sample(checkpoint, path, about, draw) if writes_itself else draw()
+        about = (wanted.tokens, wanted.window, wanted.seed, wanted.device)
+        return keep_sample(checkpoint, path, about, drawn) if wanted.is_written else drawn()
+
+
+def run(
+    checkpoint: "Checkpoint",
+    path: Path,
+    sample: "Sample",
+    device: str,
+    dtype: str,
+    threads: int,
+    *,
+    quiet: bool,
+) -> "Captured":
+    """Run the model over a sample, and write the calibration."""
+    from qconvert.calibration.capture import capture
+
     with render.watching(quiet, "tokens") as watcher:
-        captured = capture(
+        return capture(
             checkpoint,
             sample,
             path,
-            device=place,
+            device=device,
             dtype=dtype,
-            threads=threads or default_threads(),
+            threads=threads,
             watcher=watcher,
         )
-    show(captured, as_json=as_json, quiet=quiet)
 
 
-def default_path(source: str) -> Path:
-    """NAME.calib.safetensors in the current directory."""
+def with_calibration(
+    checkpoint: "Checkpoint",
+    asked: tuple["Recipe", ...],
+    data: list[str],
+    device: str,
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> tuple["Recipe", ...]:
+    """The outputs with a calibration that is beside the first of them, and made if it is not."""
+    from dataclasses import replace
+
+    if any(one.calibration for one in asked):
+        raise UsageError("-c names a calibration, and --calibrate makes one", "give one of them")
+    place = asked[0].path(checkpoint.source).parent
+    path = default_path(checkpoint.source, place)
+    if dry_run and not path.exists():
+        if not quiet:
+            render.say(f"would calibrate first: {path}; types may need it, and it may change some")
+        return asked
+    if not dry_run:
+        if asked[0].folder is not None:
+            place.mkdir(exist_ok=True)
+        _ensure(checkpoint, path, tuple(data), device, quiet=quiet)
+    return tuple(replace(one, calibration=path) for one in asked)
+
+
+def _ensure(
+    checkpoint: "Checkpoint", path: Path, data: tuple[str, ...], device: str, *, quiet: bool
+) -> None:
+    """Have a calibration at a path: the one that is there, if it is of this model and sample."""
+    import numpy as np
+
+    from qconvert.containers.folder import check_place
+    from qconvert.forward.device import choose_device
+    from qconvert.model.open import open_model
+    from qconvert.run.executor import default_threads
+    from qconvert.text.sample import WRITTEN
+
+    place = choose_device(device)
+    check_place(path)
+    longest = open_model(checkpoint).config.get("max_position_embeddings")
+    window = min(Wanted.window, longest) if isinstance(longest, int) else Wanted.window
+    wanted = Wanted(data, window=window, device=place)
+    found = _found(checkpoint, path)
+    is_there = found is not None and wanted.is_written and found.source == WRITTEN
+    if not is_there:
+        sample = draw(checkpoint, path, wanted, quiet=quiet)
+        is_there = found is not None and np.array_equal(found.tokens, sample.tokens)
+    if not is_there:
+        run(checkpoint, path, sample, place, "auto", default_threads(), quiet=quiet)
+    elif not quiet:
+        render.say(f"up to date: {path}")
+
+
+def _found(checkpoint: "Checkpoint", path: Path) -> "Sample | None":
+    """The sample of a calibration of this model that is there."""
+    from qconvert.calibration.file import check_calibration, read_calibration
+
+    try:
+        found = read_calibration(path)
+        check_calibration(found, checkpoint)
+    except QconvertError:
+        return None
+    return found.sample
+
+
+def default_path(source: str, folder: Path | None = None) -> Path:
+    """NAME.calib.safetensors, in the current directory if no folder is named."""
     from qconvert.plan.recipe import model_name
 
-    return Path(f"{model_name(source)}.calib.safetensors")
+    return (folder or Path()) / f"{model_name(source)}.calib.safetensors"
 
 
 def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:

@@ -131,7 +131,8 @@ def _is_calibration(path: Path) -> bool:
 def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
-    from qconvert.run.quantize import Run, plan_outputs
+    from qconvert.run.quantize import plan_outputs
+    from qconvert.run.types import Run
 
     output = recipe.output
     if output is not None:

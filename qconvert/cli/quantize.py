@@ -47,6 +47,14 @@ def quantize(
         ),
     ] = None,
     calibration: options.Calibration = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[TEXT]",
+            help="Calibrate first, on a text as `qconvert calibrate --data` takes it; without one "
+            "the model writes its own. The file stays beside the output. Repeatable.",
+        ),
+    ] = None,
     importance: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Importance of weights from here, not from -c."),
@@ -130,6 +138,22 @@ def quantize(
         bool, typer.Option("--embeddings", help="Safetensors: quantize the embeddings too.")
     ] = False,
     max_shard_size: options.MaxShardSize = None,
+    under: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="An output of at most this size, 4GB or 500M: each tensor gets the type that "
+            "loses least for its bytes.",
+        ),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=32, metavar="N", help="The same in bits for each weight."),
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE,TYPE", help="Among which these choose: q3_k,iq4_xs,q6_k ..."),
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="All of these options from a YAML file."),
@@ -158,6 +182,8 @@ def quantize(
       qconvert quantize ./model -t q4_k_m --override 'blk.*.ffn_down.weight=q6_k' --dry-run
       qconvert quantize ./model -t w8a8 --smooth auto -c model.calib.safetensors -o model-w8a8/
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w4a16 -o out/
+      qconvert quantize ./model -c model.calib.safetensors --under 4GB -o model-4GB.gguf
+      qconvert quantize ./model --calibrate notes.txt -t q4_k_m
     """
     from qconvert.algorithms.ranges import ESTIMATORS
     from qconvert.containers.sizes import parse_size
@@ -188,21 +214,34 @@ def quantize(
         "lm_head": lm_head or None,
         "embeddings": embeddings or None,
         "max_shard_size": parse_size(max_shard_size, "--max-shard-size"),
+        "under": parse_size(under, "--under"),
+        "bits": bits,
+        "types": _types(types),
     }
     said = {name: value for name, value in given.items() if value is not None}
+    _check_budget(type_ or [], said)
     asked = _placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
     from qconvert.run.executor import default_threads
-    from qconvert.run.quantize import Run, plan_outputs
+    from qconvert.run.quantize import plan_outputs
+    from qconvert.run.types import Run
 
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    if calibrate:
+        from qconvert.cli.calibrate import with_calibration
+
+        asked = with_calibration(checkpoint, asked, calibrate, device, dry_run=dry_run, quiet=quiet)
     with render.watching(quiet) as watcher:
         run = Run(threads or default_threads(), watcher, device, dry_run)
         planned = plan_outputs(checkpoint, asked, run)
     if save_recipe is not None:
-        _save(asked, save_recipe, checkpoint.source, quiet=quiet)
+        made = [one.recipe for one in planned]
+        _save(made, save_recipe, checkpoint.source, quiet=quiet)
     outcome.write(planned, threads, device=device, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
+
+ANY = "q8_0"
+"""The type of a GGUF file with a budget, until its tensors' types are chosen."""
 
 GROUP_SIZES = ("32", "64", "128", "channel")
 
@@ -213,7 +252,8 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
     from qconvert.plan.safetensors.schemes import find_type
 
     if recipe is None:
-        outputs = tuple(Recipe(name) for name in dict.fromkeys(map(find_type, types)))
+        names = types or ([ANY] if {"under", "bits"} & said.keys() else [])
+        outputs = tuple(Recipe(name) for name in dict.fromkeys(map(find_type, names)))
     else:
         from qconvert.plan.document import options_of, read_document
 
@@ -268,6 +308,26 @@ def _override(text: str) -> tuple[str, str]:
     from qconvert.plan.overrides import split_override
 
     return split_override(text)
+
+
+def _check_budget(types: Sequence[str], said: dict[str, Any]) -> None:
+    from qconvert.plan.safetensors.schemes import is_scheme
+
+    if "under" in said and "bits" in said:
+        raise UsageError("--under and --bits are two budgets", "give one of them")
+    wrong = [name for name in types if not is_scheme(name)]
+    if {"under", "bits"} & said.keys() and wrong:
+        raise UsageError(
+            f"with a budget each tensor's type is chosen, so -t {wrong[0]:.40} has no meaning",
+            f"name the types to choose among: --types {wrong[0]:.40},...",
+        )
+
+
+def _types(text: str | None) -> tuple[str, ...] | None:
+    """The types that `--types` lists."""
+    from qconvert.plan.document import find_any
+
+    return None if text is None else tuple(find_any(name.strip()) for name in text.split(","))
 
 
 def _one_of(option: str, value: str | None, choices: Sequence[str]) -> str | None:

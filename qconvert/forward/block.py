@@ -53,6 +53,7 @@ class Block:
     is_done: bool = False
     _observe: Observe | None = field(default=None, repr=False)
     _until: tuple[str, ...] = ()
+    _give: Observe | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for module in {id(line.module): line.module for line in self.linears.values()}.values():
@@ -62,6 +63,7 @@ class Block:
                 module.forward = partial(_experts_forward, self, module, fused)
             else:
                 module.register_forward_pre_hook(partial(_before, self, names["weight"]))
+                module.register_forward_hook(partial(_after, self, names["weight"]))
         self._pending: tuple[Any, tuple[str, ...]] | None = None
 
     def batches(self, windows: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -97,6 +99,7 @@ class Block:
         until: tuple[str, ...] = (),
         attended: dict[Any, Any] | None = None,
         gradients: bool = False,
+        give: Observe | None = None,
     ) -> Any:
         """What the block makes of hidden states [windows, window, hidden].
 
@@ -106,11 +109,13 @@ class Block:
             attended: what attention gave: used where it is there, kept where it is not. For the
                 same hidden states, as long as the weights in front of it stay.
             gradients: keep what is needed to derive the output by what wants a gradient.
+            give: called after each product, with the names of all weights in its module, what it
+                gave [..., rows], and the number of the matrix.
         """
         import torch
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
-        self._observe, self._until = observe, until
+        self._observe, self._until, self._give = observe, until, give
         self._attend_with(attended)
         try:
             with torch.set_grad_enabled(gradients):
@@ -119,7 +124,7 @@ class Block:
         except _DoneError:
             return None
         finally:
-            self._observe, self._pending, self._until = None, None, ()
+            self._observe, self._pending, self._until, self._give = None, None, (), None
             self._attend_with(None)
         return out[0] if isinstance(out, tuple) else out
 
@@ -165,6 +170,7 @@ class Block:
             set_parameter(self.module, name, parameter.to("meta"))
         for line in self.linears.values():
             line.module._forward_pre_hooks.clear()
+            line.module._forward_hooks.clear()
             line.module.__dict__.pop("forward", None)
         release_freed_memory()
 
@@ -206,6 +212,11 @@ def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> t
     return (inputs(names, args[0]), *args[1:]) if inputs else None
 
 
+def _after(block: Block, names: tuple[str, ...], module: Any, args: tuple, out: Any) -> None:
+    if block._give is not None:
+        block._give(names, out, 0)
+
+
 def _experts_forward(
     block: Block,
     module: Any,
@@ -214,7 +225,8 @@ def _experts_forward(
     chosen: Any,
     weights: Any,
 ) -> Any:
-    return run_experts(module, names, block.see, hidden, chosen, weights, block.walk.inputs)
+    inputs, give = block.walk.inputs, block._give
+    return run_experts(module, names, block.see, hidden, chosen, weights, inputs, give)
 
 
 def _check_finite(block: Block, out: Any) -> None:

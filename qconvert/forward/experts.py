@@ -14,6 +14,9 @@ from typing import Any
 See = Callable[[tuple[str, ...], Any, int], None]
 """Called with GGUF names of weights, their input [tokens, columns], and the expert's number."""
 
+Give = Callable[[tuple[str, ...], Any, int], None]
+"""Called with the same names, what the product gave [tokens, rows], and the expert's number."""
+
 Inputs = Callable[[tuple[str, ...], Any], Any]
 """Called with GGUF names of weights and their input [..., columns]; gives what is multiplied in its
 place."""
@@ -33,6 +36,7 @@ def run_experts(
     chosen: Any,
     weights: Any,
     inputs: Inputs | None = None,
+    give: Give | None = None,
 ) -> Any:
     """What a layer of experts gives.
 
@@ -44,6 +48,7 @@ def run_experts(
         chosen: int64 [tokens, experts per token].
         weights: of the chosen, the same shape.
         inputs: changes what is multiplied, or None.
+        give: called after each product, or None.
     """
     import torch
 
@@ -63,12 +68,17 @@ def run_experts(
             see(names[0], x, expert)
         if inputs:
             x = inputs(names[0], x)
-        gate, up = linear(x, module.gate_up_proj[expert]).chunk(2, dim=-1)
+        both = linear(x, module.gate_up_proj[expert])
+        if give:
+            give(names[0], both, expert)
+        gate, up = both.chunk(2, dim=-1)
         inner = module.act_fn(gate) * up
         if see:
             see(names[1], inner, expert)
         if inputs:
             inner = inputs(names[1], inner)
         y = linear(inner, module.down_proj[expert])
+        if give:
+            give(names[1], y, expert)
         out.index_add_(0, tokens, (y * weights.reshape(-1)[places, None]).to(out.dtype))
     return out

@@ -16,7 +16,8 @@ from qconvert.model.mapping import EMBEDDING
 
 
 class Head:
-    """The output projection of a model, in memory.
+    """The output projection of a model, in memory: `module` is transformers' own, of so many
+    `rows`.
 
     Args:
         source: where the parameters come from.
@@ -41,13 +42,14 @@ class Head:
         self._inputs = inputs
         self._names = (source.output,)
         self._model = skeleton.model
-        head = self._model.get_submodule(skeleton.head)
+        head = self.module = self._model.get_submodule(skeleton.head)
         for name, parameter in list(head.named_parameters()):
             stored = f"{skeleton.head}.{name}"
             if name == "weight" and source.output == EMBEDDING:
                 stored = _embedding(skeleton)
             values = read_parameter(source, stored, tuple(parameter.shape), dtype)
             set_parameter(head, name, values.to(device))
+        self.rows = int(head.weight.shape[0])
         self._stub = _Stub()
         before = torch.nn.Module()
         before.forward = self._stub
@@ -61,13 +63,16 @@ class Head:
         import torch
 
         values = torch.from_numpy(hidden).to(self.device, getattr(torch, self.dtype))
-        if self._inputs:
-            values = self._inputs(self._names, values)
-        self._stub.hidden = values[None]
         with torch.no_grad():
-            logits = self._model(input_ids=self._ids, use_cache=False).logits
-        found: np.ndarray = logits[0].float().cpu().numpy()
+            logits = self.logits(values)
+        found: np.ndarray = logits.float().cpu().numpy()
         return found
+
+    def logits(self, hidden: Any) -> Any:
+        """The same of a tensor on the device, in the head's type, that may be derived."""
+        values = self._inputs(self._names, hidden) if self._inputs else hidden
+        self._stub.hidden = values[None]
+        return self._model(input_ids=self._ids, use_cache=False).logits[0]
 
 
 class _Stub:

@@ -1,9 +1,10 @@
 """Hidden states on the disk: what goes into a block and what comes out of it.
 
-Two files take turns: block N reads file N % 2 and writes the other, so that what it reads stays
-until it is done. They are mapped into memory a batch at a time.
+Files take turns, two of them mostly: block N reads file N % 2 and writes the other, so that what it
+reads stays until it is done. With a file for each block all of them stay. They are mapped into
+memory a batch at a time.
 
-    NAME-0, NAME-1    [windows, window, hidden] of the model's type, row-major
+    NAME-0, NAME-1 ...    [windows, window, hidden] of the model's type, row-major
 """
 
 import os
@@ -21,19 +22,21 @@ BITS = {"bfloat16": np.int16, "float16": np.int16, "float32": np.int32}
 
 @dataclass(frozen=True)
 class States:
-    """The two files.
+    """The files.
 
     Attributes:
         folder: where they are.
         shape: windows, tokens of a window, and the model's width.
         dtype: torch's name of the type.
         name: of the files, up to the number.
+        files: that take turns.
     """
 
     folder: Path
     shape: tuple[int, int, int]
     dtype: str
     name: str = "states"
+    files: int = 2
 
     @property
     def nbytes(self) -> int:
@@ -42,7 +45,7 @@ class States:
         return windows * window * hidden * np.dtype(BITS[self.dtype]).itemsize
 
     def create(self, hint: str = TEMPORARY) -> None:
-        """Make both files, with their full size; what they hold already stays.
+        """Make the files, with their full size; what they hold already stays.
 
         Args:
             hint: what to do where there is no room.
@@ -52,7 +55,7 @@ class States:
         """
         try:
             present = sum(path.stat().st_size for path in self._paths if path.exists())
-            check_free(self.folder, 2 * self.nbytes - present, hint, "hidden states")
+            check_free(self.folder, self.files * self.nbytes - present, hint, "hidden states")
             for path in self._paths:
                 take_room(path, self.nbytes)
         except OSError as error:
@@ -64,7 +67,7 @@ class States:
             path.unlink(missing_ok=True)
 
     def exist(self) -> bool:
-        """Whether both files are there, with their full size."""
+        """Whether all files are there, with their full size."""
         return all(path.is_file() and path.stat().st_size == self.nbytes for path in self._paths)
 
     def read(self, block: int, start: int, stop: int) -> Any:
@@ -82,11 +85,11 @@ class States:
             os.fsync(file.fileno())
 
     @property
-    def _paths(self) -> tuple[Path, Path]:
-        return self._path(0), self._path(1)
+    def _paths(self) -> tuple[Path, ...]:
+        return tuple(map(self._path, range(self.files)))
 
     def _path(self, block: int) -> Path:
-        return self.folder / f"{self.name}-{block % 2}"
+        return self.folder / f"{self.name}-{block % self.files}"
 
     def _map(self, block: int, start: int, stop: int, mode: Any) -> Any:
         import torch

@@ -52,12 +52,16 @@ class Stubs:
         if skeleton.head:
             set_module(self.model, skeleton.head, Catch())
 
-    def run(self, ids: Any, last: Any = None) -> Any:
+    def run(self, ids: Any, last: Any = None, *, gradients: bool = False) -> Any:
         """What comes out behind the last block and norm; `last` stands for what the last block
-        gives."""
+        gives.
+
+        Args:
+            gradients: keep what is needed to derive it by `last`.
+        """
         import torch
 
         self.seen, self.last, self.caught = [], last, None
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             out = self.model(input_ids=ids, use_cache=False)
         return out.last_hidden_state if self.caught is None else self.caught

@@ -68,7 +68,8 @@ class Place:
         dtype: "auto", "bf16", "f32" or "f16".
         threads: of torch on the CPU; None leaves it as it is.
         batch: windows at once; None chooses.
-        states: the name of the two files.
+        states: the name of the files.
+        kept: the hidden states of all blocks stay, in a file for each.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Place:
     threads: int | None = None
     batch: int | None = None
     states: str = "states"
+    kept: bool = False
 
 
 class Walk:
@@ -122,7 +124,8 @@ class Walk:
         self.inputs = inputs
         self.batch = place.batch or max(1, BATCH_TOKENS[self.device] // tokens.shape[1])
         shape = (*tokens.shape, self._width())
-        self.states = States(place.folder, shape, self.dtype, place.states)
+        files = len(self.skeleton.blocks) + 1 if place.kept else 2
+        self.states = States(place.folder, shape, self.dtype, place.states, files)
         self._check_positions()
         rest = self.skeleton.parameters_beside_blocks()
         self._stubs = Stubs(self.skeleton)
@@ -137,7 +140,7 @@ class Walk:
         for index in range(self.begin, len(self)):
             if index == 0:
                 self._embed()
-            block = self._load(index)
+            block = self.load(index)
             advise(self.source, self._parameters(index + 1))
             yield block
             if not block.is_done:
@@ -179,8 +182,13 @@ class Walk:
     def last_hidden(self) -> Iterator[Any]:
         """What comes out behind the last block and norm: [windows, window, hidden], by batch."""
         for start, stop in self.batches():
-            hidden = self.states.read(len(self), start, stop).to(self.device)
-            yield self._stubs.run(self._ids(start, stop), last=hidden)
+            yield self.behind(self.states.read(len(self), start, stop).to(self.device), start)
+
+    def behind(self, hidden: Any, start: int, *, gradients: bool = False) -> Any:
+        """What the last norm makes of what comes out of the last block, [windows, window, hidden]
+        from the window `start` on."""
+        ids = self.numbers(start, start + len(hidden))
+        return self._stubs.run(ids, last=hidden, gradients=gradients)
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """First and last + 1 of the windows of each batch."""
@@ -191,16 +199,29 @@ class Walk:
     def arguments(self, index: int, windows: int) -> tuple[tuple, dict]:
         """What the model passes to a block beside the hidden states, for so many windows."""
         if windows not in self._arguments:
-            self._stubs.run(self._ids(0, windows))
+            self._stubs.run(self.numbers(0, windows))
             self._arguments[windows] = self._stubs.seen
         return self._arguments[windows][index]
 
+    def load(self, index: int) -> "Block":
+        """A block with its weights; `unload` it before the next one."""
+        module = self.skeleton.blocks[index]
+        prefix = f"{self.skeleton.blocks_name}.{index}."
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        for name, shape in shapes.items():
+            values = read_parameter(self.source, prefix + name, shape, self.dtype)
+            set_parameter(module, name, values.to(self.device))
+        check_unchanged(self.model.checkpoint)  # before anything is made of what was read
+        module.to(self.device)
+        return Block(self, index, module, find_linears(self.source, prefix, module))
+
     def _embed(self) -> None:
         for start, stop in self.batches():
-            self._stubs.run(self._ids(start, stop))
+            self._stubs.run(self.numbers(start, stop))
             self.states.write(0, start, self._stubs.first)
 
-    def _ids(self, start: int, stop: int) -> Any:
+    def numbers(self, start: int, stop: int) -> Any:
+        """The numbers of some windows' tokens among the rows that the embedding has here."""
         import torch
 
         return torch.from_numpy(self._compact[start:stop]).to(self.device)
@@ -237,14 +258,3 @@ class Walk:
             return []
         prefix = f"{self.skeleton.blocks_name}.{index}."
         return [prefix + name for name, _ in self.skeleton.blocks[index].named_parameters()]
-
-    def _load(self, index: int) -> "Block":
-        module = self.skeleton.blocks[index]
-        prefix = f"{self.skeleton.blocks_name}.{index}."
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        for name, shape in shapes.items():
-            values = read_parameter(self.source, prefix + name, shape, self.dtype)
-            set_parameter(module, name, values.to(self.device))
-        check_unchanged(self.model.checkpoint)  # before anything is made of what was read
-        module.to(self.device)
-        return Block(self, index, module, find_linears(self.source, prefix, module))

@@ -71,6 +71,7 @@ PathField = Annotated[Path, BeforeValidator(_path)]
 SizeField = Annotated[int, BeforeValidator(_size)]
 SmoothField = Annotated[float | Literal["auto"], BeforeValidator(_smooth)]
 TypeField = Annotated[str, AfterValidator(lambda name: _spelled(find_type, name))]
+TypesField = Annotated[str, AfterValidator(lambda name: _spelled(find_any, name))]
 FormatField = Annotated[str, AfterValidator(lambda name: _spelled(find_format, name))]
 PatternField = Annotated[str, AfterValidator(lambda pattern: _pattern(pattern))]
 
@@ -106,6 +107,9 @@ class Settings(BaseModel):
     lm_head: bool = False
     embeddings: bool = False
     max_shard_size: SizeField | None = None
+    under: SizeField | None = None
+    bits: float | None = Field(default=None, gt=0, le=32)
+    types: tuple[TypesField, ...] = Field(default=(), strict=False)
 
 
 class Output(Settings):
@@ -212,6 +216,8 @@ def _faults_of(
     for name in own:
         if not concerns(name, type_):
             yield (*where, name), f"has no meaning for {type_}", _whose(name)
+    if all_.keys() >= {"under", "bits"}:
+        yield (*where, "bits"), "under and bits are two budgets", "give one of them"
     find = find_scheme if is_scheme(type_) else find_format
     for pattern, value in all_.get("overrides", {}).items():
         if value.lower() == KEEP and is_scheme(type_):
@@ -234,6 +240,15 @@ def _spelled(find: Any, name: str) -> str:
         return str(find(name)).lower()
     except QconvertError as error:
         raise ValueError(f"{error.message}; {error.hint}") from error
+
+
+def find_any(name: str) -> str:
+    """A format of GGUF or a scheme, as overrides and `types` have them, in small letters.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return find_scheme(name) if is_scheme(name) else find_format(name).lower()
 
 
 def _pattern(pattern: str) -> str:

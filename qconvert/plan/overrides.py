@@ -45,6 +45,11 @@ def split_override(text: str) -> tuple[str, str]:
     return pattern, name
 
 
+def literal(name: str) -> str:
+    """The pattern that matches this name and no other."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
 def matcher(pattern: str) -> Callable[[str], bool]:
     """A predicate on tensor names.
 

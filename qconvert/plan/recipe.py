@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from qconvert.containers.sizes import write_size
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import EstimatorName
 from qconvert.plan.gguf.file_types import FileType, find_file_type
@@ -56,6 +57,10 @@ class Recipe:
         embeddings: safetensors: quantize the token embeddings too.
         max_shard_size: safetensors: bytes that a shard may have.
 
+        under: GGUF, wNa16: bytes that the output may have; each tensor's type is chosen for that.
+        bits: the same in bits for each weight, over all of them.
+        types: among which that is done.
+
     Where several speak of one tensor of a GGUF file: `keep`, then `output_type` and
     `embedding_type`, then `overrides`, then `pure`, then the mixture.
     """
@@ -91,6 +96,14 @@ class Recipe:
     embeddings: bool = False
     max_shard_size: int | None = None
 
+    under: int | None = None
+    bits: float | None = None
+    types: tuple[str, ...] = ()
+
+    @property
+    def has_budget(self) -> bool:
+        return self.under is not None or self.bits is not None
+
     @property
     def file_type(self) -> FileType:
         """GGUF: the base format and its mixture.
@@ -110,6 +123,9 @@ class Recipe:
             return self.output
         name = model_name(source)
         ending = self.type if is_scheme(self.type) else f"{self.type.upper()}.gguf"
+        if self.has_budget:
+            size = f"{self.bits:g}bpw" if self.under is None else f"{write_size(self.under)}B"
+            ending = f"{self.type}-{size}" if is_scheme(self.type) else f"{size}.gguf"
         return (self.folder or Path()) / f"{name}-{ending}"
 
 
@@ -126,6 +142,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
+
+BUDGET: tuple[Kind, ...] = ("gguf", "weight-only")
 
 CONCERNS: dict[str, tuple[Kind, ...]] = {
     "pure": ("gguf",),
@@ -146,6 +164,9 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "lm_head": SAFETENSORS,
     "embeddings": SAFETENSORS,
     "max_shard_size": SAFETENSORS,
+    "under": BUDGET,
+    "bits": BUDGET,
+    "types": BUDGET,
 }
 """The kinds of types that an option concerns; what is not listed concerns all."""
 

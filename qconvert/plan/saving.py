@@ -13,7 +13,7 @@ from qconvert.plan.document import Document, Output
 from qconvert.plan.recipe import DEFAULTS, Recipe, concerns
 
 PATHS = ("output", "folder", "calibration", "importance")
-SIZES = ("split_max_size", "max_shard_size")
+SIZES = ("split_max_size", "max_shard_size", "under")
 WIDTH = 96
 
 

@@ -103,7 +103,7 @@ class Plan:
         target: what is written.
         nbytes: of the weights; of a GGUF file all, unsplit.
         notices: what the user should know.
-        work: a folder of what was found on the way; of no more use when the output is complete.
+        works: folders of what was found on the way; of no more use when the output is complete.
         sample: int [windows, window], the tokens for algorithms that have the model run.
         helped: where they have run, by tensor, the share of its matrices for which that helped.
     """
@@ -114,7 +114,7 @@ class Plan:
     target: Target
     nbytes: int
     notices: tuple[str, ...] = ()
-    work: Path | None = None
+    works: tuple[Path, ...] = ()
     sample: np.ndarray | None = None
     helped: Mapping[str, float] = field(default_factory=dict)
 

@@ -46,7 +46,8 @@ from qconvert.report.types import (
     Report,
     Row,
 )
-from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
 from qconvert.text.prompts import Prompt, default_prompts, read_prompts
 
 MODELS, MEASURED = "models", ".measured"

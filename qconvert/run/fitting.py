@@ -112,8 +112,8 @@ def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> t
     """What a matrix of a task's tensor becomes, and whether that is the algorithm's."""
     map_ = task.tensor.map
     start = matrix * map_.shape[-2]
-    peak = _peak(bench.checkpoint, task.tensor)
-    x = _prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
+    peak = peak_of(bench.checkpoint, task.tensor)
+    x = prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
     with linear_algebra_on(1):
         streamed = _streamed(bench, task, x, start, peak)
         if task.algorithm == NEAREST or about is None:
@@ -171,12 +171,12 @@ def linear_algebra_on(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _peak(checkpoint: Checkpoint, tensor: TensorPlan) -> float:
+def peak_of(checkpoint: Checkpoint, tensor: TensorPlan) -> float:
     """The largest absolute value over a tensor's peers; 0 without any."""
-    rows = (_prepared(checkpoint, peer, 0, peer.map.rows) for peer in tensor.peers)
+    rows = (prepared(checkpoint, peer, 0, peer.map.rows) for peer in tensor.peers)
     return max((float(np.abs(x).max(initial=0)) for x in rows), default=0.0)
 
 
-def _prepared(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> Weights:
+def prepared(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> Weights:
     rows = assemble(tensor.map, checkpoint.tensors, start, stop)
     return np.ascontiguousarray(tensor.coding.prepare(rows, start))

@@ -33,8 +33,8 @@ def write_outputs(
         works = [(plan, stack.enter_context(plan.target.making())) for plan in made]
         results = write_files(works, threads, watcher)
     for plan in plans:
-        if plan.work is not None:
-            shutil.rmtree(plan.work, ignore_errors=True)
+        for folder in plan.works:
+            shutil.rmtree(folder, ignore_errors=True)
     return [
         replace(
             result,

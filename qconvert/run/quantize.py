@@ -4,7 +4,7 @@ recipes -> statistics (the model works on the sample again where these take it) 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,14 @@ from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.directory import check_directory
 from qconvert.containers.folder import work_folder
 from qconvert.errors import PlanError, UsageError
-from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model, open_model
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan
+from qconvert.run.budget import budget_of, within_budget
+from qconvert.run.types import Run
 
 if TYPE_CHECKING:
     from qconvert.run.activations.prepare import Activations
@@ -36,22 +37,6 @@ FEWEST_WINDOWS = 2
 
 ACTIVATION_RANGE = "mse"
 """The usual estimator of static activations' ranges."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How the model is run again, where a plan needs that.
-
-    Attributes:
-        threads: cores to use.
-        device: "auto", "cpu", "cuda" or "mps".
-        dry: only plan; what would be measured is left out.
-    """
-
-    threads: int
-    watcher: Watcher
-    device: str = "auto"
-    dry: bool = False
 
 
 def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) -> list[Plan]:
@@ -73,9 +58,34 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
         statistics = Statistics(_importance(recipe, measured), notices=notices, sample=sample)
         if is_scheme(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
+        if recipe.has_budget:
+            recipe = _within_budget(model, recipe, statistics, measured, run)
         plan = make_plan(model, recipe, statistics)
-        plans.append(replace(plan, work=work_folder(smoothing_of(plan.target.path))))
+        works = (smoothing_of(plan.target.path), budget_of(plan.target.path))
+        plans.append(replace(plan, works=tuple(map(work_folder, works))))
     return plans
+
+
+def _within_budget(
+    model: Model,
+    recipe: Recipe,
+    statistics: Statistics,
+    measured: Mapping[Path, Measured],
+    run: Run,
+) -> Recipe:
+    """With a type for each tensor.
+
+    Raises:
+        PlanError: there is no calibration with tokens, or the budget is too small.
+    """
+    found = measured.get(recipe.calibration) if recipe.calibration else None
+    if not isinstance(found, Calibration):
+        raise PlanError(
+            "a budget needs a calibration of this model with its tokens: what each tensor loses is "
+            "measured on them",
+            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
+        )
+    return within_budget(model, recipe, statistics, found.sample.tokens, run)
 
 
 def _with_activations(

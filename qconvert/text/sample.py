@@ -27,6 +27,9 @@ from qconvert.text.tokenizer import Tokenizer, encode, has_tokenizer, load_token
 from qconvert.text.types import Sample
 from qconvert.text.windows import Seen, draw_windows
 
+WRITTEN = "written by the model itself"
+"""How the source is called of a sample that no text was read for."""
+
 LEAST_TEXT, PER_TOKEN = 1 << 18, 16
 """Characters that are read at first: so many, and so many for each token that is wanted."""
 
@@ -241,7 +244,7 @@ def _words(item: Item, detail: str, items: int) -> str:
     """How a source is called in the calibration file: no directories, what it was that day."""
     name = f"{item.name}/{item.config}" if item.config else item.name
     if item.kind == "self":
-        name = "written by the model itself"
+        name = WRITTEN
     weight = f"weight {item.weight:g}" if items > 1 else ""
     rest = ", ".join(filter(None, [weight, detail]))
     return f"{name} ({rest})" if rest else name

@@ -16,7 +16,8 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.plan.recipe import Recipe
 from qconvert.run import stream
 from qconvert.run.outputs import write_outputs
-from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
 
 class Printing(Silent):
     def note(self, message):

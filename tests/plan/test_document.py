@@ -129,7 +129,7 @@ def test_types_choose_among_the_outputs_and_add_to_them(read, tmp_path):
     [
         ("type: q4_k_n", "recipe.yaml:1: type: unknown type 'q4_k_n'", "did you mean q4_k_"),
         ("type: w8a9", "recipe.yaml:1: type: unknown type 'w8a9'", "w8a8"),
-        ("\ntyp: q8_0", "recipe.yaml:2: typ: unknown key", "did you mean type?"),
+        ("\ntyp: q8_0", "recipe.yaml:2: typ: unknown key", "did you mean type"),
         ("type: q8_0\ngroup-size: 32", "recipe.yaml:2: group-size: unknown key", "group_size"),
         (
             "type: w4a16\ngroup_size: 65",
@@ -242,6 +242,9 @@ VALUES = {
     "embedding_type": st.sampled_from([name.lower() for name in FORMAT_NAMES]),
     "split_max_size": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),
     "max_shard_size": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),
+    "under": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),
+    "bits": st.floats(0.5, 32),
+    "types": st.lists(st.sampled_from(["q3_k", "iq4_xs", "w4a16"]), max_size=3).map(tuple),
     "activations": st.sampled_from(["dynamic", "static"]),
     "strategy": st.sampled_from(["tensor", "channel", "block"]),
     "group_size": st.sampled_from([32, 64, 128, "channel"]),
@@ -270,6 +273,8 @@ def output_options(draw, folder: Path) -> Recipe:
             values[name] = draw(VALUES.get(name, st.booleans()))
             if name in PATHS:
                 values[name] = folder / values[name]
+    if "under" in values:
+        values.pop("bits", None)
     return Recipe(type_, **values)
 
 

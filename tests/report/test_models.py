@@ -13,7 +13,8 @@ from qconvert.errors import OutputError, UsageError
 from qconvert.machine.watcher import Silent
 from qconvert.report.models import LADDER, make_models, outputs_of
 from qconvert.run.outputs import is_current
-from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
 from qconvert.text.types import Sample
 
 TYPES = ("q8_0", "w8a16")

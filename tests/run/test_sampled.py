@@ -1,70 +1,22 @@
 """Outputs for whose weights the model runs on a calibration's tokens: what comes out is held
 against transformers' own model of the original, on tokens that nobody saw."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from captures import make_sample, run_capture
-from common import random_tokens, save_model
 from listening import Listening
+from sampled_models import divergence, quantized
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import OutputError
 from qconvert.formats.types import Seen
 from qconvert.machine.watcher import Silent
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.export import make_export_plan
-from qconvert.run.outputs import write_outputs, write_stale
-from qconvert.run.quantize import Run, plan_outputs
-
-OTHER = torch.tensor(random_tokens(8 * 64, seed=99)).reshape(8, 64)
-SAMPLE = make_sample(64, 32)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A family's model, its folder and a calibration, made once."""
-    folder = tmp_path_factory.mktemp("models")
-    found: dict[str, tuple[Any, Path, Path]] = {}
-
-    def make(family: str) -> tuple[Any, Path, Path]:
-        if family not in found:
-            model = save_model(family, folder / family, wide=True)
-            run_capture(folder / family, folder / f"{family}.safetensors", sample=SAMPLE)
-            found[family] = (model, folder / family, folder / f"{family}.safetensors")
-        return found[family]
-
-    return make
-
-
-def quantized(
-    made: Any, family: str, recipe: Recipe, watcher: Any = None, threads: int = 2
-) -> Path:
-    _, model, calibration = made(family)
-    watcher = watcher or Silent()
-    asked = replace(recipe, calibration=calibration, vocabulary=False)
-    run = Run(threads, watcher)
-    (plan,) = plan_outputs(open_checkpoint(str(model)), [asked], run)
-    (result,) = write_stale([plan], threads, watcher)
-    return result.paths[0]
-
-
-def divergence(model: Any, path: Path, folder: Path) -> float:
-    """Of the file's predictions from the model's, by transformers."""
-    if path.suffix == ".gguf":
-        exported = Recipe("auto", output=folder / "exported")
-        write_outputs([make_export_plan(open_checkpoint(str(path)), exported)], 2, Silent())
-        path = folder / "exported"
-    else:
-        path = path.parent
-    other = type(model).from_pretrained(path, dtype=torch.float32).eval()
-    with torch.no_grad():
-        own, its = (torch.log_softmax(one(OTHER).logits.double(), -1) for one in (model, other))
-    return float((own.exp() * (own - its)).sum(-1).mean())
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ _FFN = (Role.FFN_UP, Role.FFN_GATE, Role.FFN_DOWN)
 
 _ENDS = (Role.OUTPUT, Role.EMBEDDING)
 
-_NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+"""Formats that are of no use without an importance of the weights."""
 
 # What a tensor that is kept is written as; formats of ggml's blocks stay what they are.
 _KEPT = {"F64": "F32", "F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -245,7 +246,7 @@ def _check_importance(
     """The formats of fewest bits, and Q2_K inside q2_k_s, need an importance matrix; output and
     embeddings are exempt."""
     kind = recipe.file_type.name
-    needy = (*_NEED_IMPORTANCE, "Q2_K") if kind == "q2_k_s" else _NEED_IMPORTANCE
+    needy = (*NEED_IMPORTANCE, "Q2_K") if kind == "q2_k_s" else NEED_IMPORTANCE
     bare = [
         choice.name
         for choice in choices

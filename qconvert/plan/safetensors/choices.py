@@ -122,11 +122,12 @@ def _joined(
     groups: dict[tuple[str, ...], list[Weight]] = {}
     for weight in weights:
         if weight.name in wanted:
-            groups.setdefault(_layer(weight), []).append(weight)
+            groups.setdefault(layer_of(weight), []).append(weight)
     return [tuple(members) for members in groups.values()]
 
 
-def _layer(weight: Weight) -> tuple[str, ...]:
+def layer_of(weight: Weight) -> tuple[str, ...]:
+    """Equal for weights that have one scheme."""
     kind = weight.gguf.split(".")[-2]
     if weight.expert:
         return str(weight.block), "experts"

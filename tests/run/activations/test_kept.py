@@ -12,7 +12,8 @@ from qconvert.machine.watcher import Silent
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan
 from qconvert.run.outputs import write_outputs
-from qconvert.run.quantize import Run, plan_outputs
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
 
 
 class Listening(Silent):

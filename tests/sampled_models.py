@@ -1,0 +1,46 @@
+"""Models with calibrations whose tokens are there, and what comes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from captures import make_sample
+from common import random_tokens
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.machine.watcher import Silent
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
+from qconvert.run.outputs import write_outputs, write_stale
+from qconvert.run.quantize import plan_outputs
+from qconvert.run.types import Run
+
+OTHER = torch.tensor(random_tokens(8 * 64, seed=99)).reshape(8, 64)
+SAMPLE = make_sample(64, 32)
+
+
+def quantized(
+    made: Any, family: str, recipe: Recipe, watcher: Any = None, threads: int = 2
+) -> Path:
+    _, model, calibration = made(family)
+    watcher = watcher or Silent()
+    asked = replace(recipe, calibration=calibration, vocabulary=False)
+    run = Run(threads, watcher)
+    (plan,) = plan_outputs(open_checkpoint(str(model)), [asked], run)
+    (result,) = write_stale([plan], threads, watcher)
+    return result.paths[0]
+
+
+def divergence(model: Any, path: Path, folder: Path) -> float:
+    """Of the file's predictions from the model's, by transformers."""
+    if path.suffix == ".gguf":
+        exported = Recipe("auto", output=folder / "exported")
+        write_outputs([make_export_plan(open_checkpoint(str(path)), exported)], 2, Silent())
+        path = folder / "exported"
+    else:
+        path = path.parent
+    other = type(model).from_pretrained(path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        own, its = (torch.log_softmax(one(OTHER).logits.double(), -1) for one in (model, other))
+    return float((own.exp() * (own - its)).sum(-1).mean())
