@@ -21,7 +21,7 @@ def use_strips(config: Any) -> None:
 
     if getattr(config, "_attn_implementation", "") != "sdpa":
         return
-    AttentionInterface.register(NAME, remembering)
+    AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     config._attn_implementation = NAME
 
@@ -52,19 +52,6 @@ def attend(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     return attend_in_strips(query, key, value, scaling), None
-
-
-def remembering(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any
-) -> tuple[Any, None]:
-    """As `attend`; where the module has a dictionary `attended`, what is in it for the module is
-    given again, and put there otherwise."""
-    attended = module.__dict__.get("attended")
-    if attended is None:
-        return attend(module, query, key, value, attention_mask, **settings)
-    if module not in attended:
-        attended[module] = attend(module, query, key, value, attention_mask, **settings)[0]
-    return attended[module], None
 
 
 def attend_in_strips(query: Any, key: Any, value: Any, scaling: float) -> Any:

@@ -3,10 +3,10 @@
 `qconvert.forward.walk` says how it is used.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qconvert.errors import WeightError
 from qconvert.forward.experts import Inputs, are_experts, run_experts
@@ -15,11 +15,10 @@ from qconvert.forward.memory import release_freed_memory
 from qconvert.forward.skeleton import put_tensor, set_parameter
 from qconvert.forward.states import States
 
+if TYPE_CHECKING:
+    from qconvert.forward.passage import Passage
+
 Observe = Callable[[tuple[str, ...], Any, int], None]
-
-
-class _DoneError(Exception):
-    """All that was asked for is computed."""
 
 
 class Way(Protocol):
@@ -44,6 +43,7 @@ class Block:
         module: transformers'.
         linears: by the GGUF name of each weight.
         is_done: whether its output is stored.
+        passage: what its batches wait in, if they do.
     """
 
     walk: Way
@@ -52,7 +52,7 @@ class Block:
     linears: dict[str, Linear]
     is_done: bool = False
     _observe: Observe | None = field(default=None, repr=False)
-    _until: tuple[str, ...] = ()
+    passage: "Passage | None" = field(default=None, repr=False)
     _give: Observe | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,18 +96,12 @@ class Block:
         hidden: Any,
         observe: Observe | None = None,
         *,
-        until: tuple[str, ...] = (),
-        attended: dict[Any, Any] | None = None,
         gradients: bool = False,
         give: Observe | None = None,
     ) -> Any:
         """What the block makes of hidden states [windows, window, hidden].
 
         Args:
-            until: the names of weights that share an input: nothing is computed behind them, and
-                None comes back. Of experts everything is computed.
-            attended: what attention gave: used where it is there, kept where it is not. For the
-                same hidden states, as long as the weights in front of it stay.
             gradients: keep what is needed to derive the output by what wants a gradient.
             give: called after each product, with the names of all weights in its module, what it
                 gave [..., rows], and the number of the matrix.
@@ -115,45 +109,37 @@ class Block:
         import torch
 
         args, kwargs = self.walk.arguments(self.index, len(hidden))
-        self._observe, self._until, self._give = observe, until, give
-        self._attend_with(attended)
+        self._observe, self._give = observe, give
         try:
             with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
             self._flush()
-        except _DoneError:
-            return None
         finally:
-            self._observe, self._pending, self._until, self._give = None, None, (), None
-            self._attend_with(None)
+            self._observe, self._pending, self._give = None, None, None
         return out[0] if isinstance(out, tuple) else out
-
-    def _attend_with(self, attended: dict[Any, Any] | None) -> None:
-        """See `qconvert.forward.attention`."""
-        for module in self.module.modules():
-            module.attended = attended
 
     def run(
         self,
         observe: Observe | None = None,
         advance: Callable[[int], None] | None = None,
         before_write: Callable[[], None] | None = None,
-        attended: Sequence[dict[Any, Any] | None] = (),
     ) -> None:
-        """All windows through the block; what comes out goes into the next.
+        """All windows through the block, or what is left of their passage; what comes out goes into
+        the next.
 
         Args:
             observe: see the module's text.
             advance: called with the number of windows of each batch.
             before_write: called once, before hidden states of the block before are lost.
-            attended: as `forward` has it, of each batch.
 
         Raises:
             WeightError: NaN or infinity comes out.
         """
         for number, (start, hidden) in enumerate(self.batches()):
-            kept = attended[number] if attended else None
-            out = self.forward(hidden, observe, attended=kept)
+            if self.passage is not None:
+                out = self.passage.finish(number, hidden)
+            else:
+                out = self.forward(hidden, observe)
             _check_finite(self, out)
             if before_write and not start:
                 before_write()
@@ -174,22 +160,26 @@ class Block:
             line.module.__dict__.pop("forward", None)
         release_freed_memory()
 
-    def see(self, names: tuple[str, ...], x: Any, matrix: int = 0) -> None:
+    def see(self, names: tuple[str, ...], x: Any) -> None:
         """Called before a product. The same input for several weights is shown once, when the
         next one comes."""
-        if self._observe is None:
-            return
-        if matrix == 0 and self._pending is not None and self._pending[0] is x:
-            self._pending = (x, self._pending[1] + names)
-        else:
-            self._flush()
-            if len(names) and not _is_expert(self.linears[names[0]]):
-                self._pending = (x, names)
+        if self.passage is not None:
+            self.passage.arrive(names, x)
+        elif self._observe is not None:
+            if self._pending is not None and self._pending[0] is x:
+                names = self._pending[1] + names
             else:
-                self._show(names, x, matrix)
-        if self._pending is not None and self._pending[1] == self._until:
-            self._flush()
-            raise _DoneError
+                self._flush()
+            self._pending = (x, names)
+
+    def see_experts(self, names: tuple[str, ...], inputs: list[tuple[Any, int]]) -> None:
+        """Called before the products of a layer of experts."""
+        if self.passage is not None:
+            self.passage.arrive_with(names, inputs)
+            return
+        self._flush()
+        for x, matrix in inputs:
+            self._show(names, x, matrix)
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -200,10 +190,6 @@ class Block:
     def _show(self, names: tuple[str, ...], x: Any, matrix: int) -> None:
         if self._observe is not None:
             self._observe(names, x.reshape(-1, x.shape[-1]), matrix)
-
-
-def _is_expert(line: Linear) -> bool:
-    return line.parameter != "weight"
 
 
 def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> tuple | None:
@@ -226,7 +212,7 @@ def _experts_forward(
     weights: Any,
 ) -> Any:
     inputs, give = block.walk.inputs, block._give
-    return run_experts(module, names, block.see, hidden, chosen, weights, inputs, give)
+    return run_experts(module, names, block.see_experts, hidden, chosen, weights, inputs, give)
 
 
 def _check_finite(block: Block, out: Any) -> None:

@@ -1,4 +1,4 @@
-"""A layer of experts, computed one expert at a time, so that each one's inputs can be seen.
+"""A layer of experts, computed one expert at a time, so that each one's inputs can be seen before.
 
 transformers 5 holds the experts of a layer in two parameters,
 
@@ -11,8 +11,9 @@ and computes act(gate) * up. Sums are made in the order of its plain ("eager") i
 from collections.abc import Callable
 from typing import Any
 
-See = Callable[[tuple[str, ...], Any, int], None]
-"""Called with GGUF names of weights, their input [tokens, columns], and the expert's number."""
+See = Callable[[tuple[str, ...], list[tuple[Any, int]]], None]
+"""Called with GGUF names of weights, and with the input of each expert that has any, [tokens,
+columns], and its number."""
 
 Give = Callable[[tuple[str, ...], Any, int], None]
 """Called with the same names, what the product gave [tokens, rows], and the expert's number."""
@@ -31,7 +32,7 @@ def are_experts(module: Any) -> bool:
 def run_experts(
     module: Any,
     names: tuple[tuple[str, ...], tuple[str, ...]],
-    see: See | None,
+    see: See,
     hidden: Any,
     chosen: Any,
     weights: Any,
@@ -43,7 +44,7 @@ def run_experts(
     Args:
         module: transformers'.
         names: the GGUF names of the weights in `gate_up_proj` and in `down_proj`.
-        see: called before each product, or None.
+        see: called before the products of all experts.
         hidden: [tokens, hidden].
         chosen: int64 [tokens, experts per token].
         weights: of the chosen, the same shape.
@@ -56,29 +57,27 @@ def run_experts(
     out = torch.zeros_like(hidden)
     order = torch.argsort(chosen.reshape(-1), stable=True)
     counts = torch.bincount(chosen.reshape(-1), minlength=len(module.down_proj)).tolist()
-    begin = 0
-    for expert, count in enumerate(counts):
-        if not count or expert >= len(module.down_proj):
-            continue
-        places = order[begin : begin + count]
-        begin += count
-        tokens = places // chosen.shape[-1]
-        x = hidden[tokens]
-        if see:
-            see(names[0], x, expert)
-        if inputs:
-            x = inputs(names[0], x)
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    places = {
+        expert: order[end - count : end]
+        for expert, (count, end) in enumerate(zip(counts, ends, strict=True))
+        if count and expert < len(module.down_proj)
+    }
+    tokens = {expert: place // chosen.shape[-1] for expert, place in places.items()}
+    see(names[0], [(hidden[own], expert) for expert, own in tokens.items()])
+    inner = {}
+    for expert, own in tokens.items():
+        x = inputs(names[0], hidden[own]) if inputs else hidden[own]
         both = linear(x, module.gate_up_proj[expert])
         if give:
             give(names[0], both, expert)
         gate, up = both.chunk(2, dim=-1)
-        inner = module.act_fn(gate) * up
-        if see:
-            see(names[1], inner, expert)
-        if inputs:
-            inner = inputs(names[1], inner)
-        y = linear(inner, module.down_proj[expert])
+        inner[expert] = module.act_fn(gate) * up
+    see(names[1], [(x, expert) for expert, x in inner.items()])
+    for expert, x in inner.items():
+        y = linear(inputs(names[1], x) if inputs else x, module.down_proj[expert])
         if give:
             give(names[1], y, expert)
-        out.index_add_(0, tokens, (y * weights.reshape(-1)[places, None]).to(out.dtype))
+        weight = weights.reshape(-1)[places[expert], None]
+        out.index_add_(0, tokens[expert], (y * weight).to(out.dtype))
     return out

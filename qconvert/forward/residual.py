@@ -5,7 +5,7 @@ stream behind a point of the block is what it was at the point before, plus a mu
 layer's output. Points are what goes into the block and into its norms, and what comes out.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,22 +69,6 @@ def _factor(difference: Any, output: Any) -> float:
     own, other = ((each * each).sum(dim=-1).flatten() for each in (output, difference))
     cosine = product / (own * other).clamp(min=1e-30).sqrt()
     return float((product / own).median()) if float(cosine.median()) > ALIKE else 0.0
-
-
-@contextmanager
-def streams_at(block: Block, points: Collection[str]) -> Iterator[dict[str, Any]]:
-    """By point, what went into it when the block ran last."""
-    modules = {point: block.module.get_submodule(point) for point in points}
-    with _seen_by(modules, inputs=True) as seen:
-        yield seen
-
-
-@contextmanager
-def outputs_of(block: Block, names: Collection[str]) -> Iterator[dict[str, Any]]:
-    """By weight, what its layer gave when the block ran last."""
-    modules = {name: block.linears[name].module for name in names}
-    with _seen_by(modules, inputs=False) as seen:
-        yield seen
 
 
 @contextmanager

@@ -15,8 +15,9 @@ A run that is taken up begins with the last block that is complete: what goes in
 the disk, since a block's output takes the place of the input of the block before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ from qconvert.formats.types import Arrays
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
+from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
-from qconvert.run.fitting import NEAREST, Bench, Task, about_matrix, make_matrix
-from qconvert.run.observation import Attended, Original, observe, run_original
+from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
+from qconvert.run.observation import Pair, observe, side_by_side
+from qconvert.run.smoothing import TOKENS, Joint, divided, divisors, joints, multiplied
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
@@ -85,6 +88,7 @@ def quantize_by_block(
     store: Store,
     watcher: Watcher,
     threads: int = 1,
+    norms: Mapping[str, TensorPlan] | None = None,
 ) -> dict[str, float]:
     """Walk to the end; all that is made is in the store then.
 
@@ -97,6 +101,7 @@ def quantize_by_block(
         tasks: by the GGUF names of weights in blocks; the others stay as they are.
         store: of an identity that says the walks', and all that the tasks depend on.
         threads: rows that are quantized at once.
+        norms: tensors that may change with the weights behind them; see `qconvert.run.smoothing`.
 
     Raises:
         OutputError: no room.
@@ -111,10 +116,12 @@ def quantize_by_block(
         bench = Bench(walks.quantized.model.checkpoint, executor)
         for block, beside in walks:
             here = {name: tasks[name] for name in block.linears if name in tasks}
-            original = run_original(beside)
-            attended = _quantize(bench, store, block, original, here, walks.shown)
-            store.put(_mark(block.index), {})
-            block.run(attended=attended)
+            places = joints(walks.quantized.model, block.index, here, norms or {})
+            with side_by_side(block, beside) as pair:
+                _quantize(bench, store, pair, here, walks.shown, places)
+                store.put(_mark(block.index), {})
+                block.run()
+                beside.run()
             for walk in (walks.quantized, walks.original):
                 walk.states.sync(block.index + 1)
             watcher.advance(size, f"block {block.index + 1} of {len(walks)}")
@@ -130,42 +137,60 @@ def _mark(index: int) -> str:
 def _quantize(
     bench: Bench,
     store: Store,
-    block: Block,
-    original: Original,
+    pair: Pair,
     tasks: Mapping[str, Sequence[Task]],
     shown: int,
-) -> Attended:
+    places: Mapping[str, Joint],
+) -> None:
     """Make what the store lacks, and install all of it, one input after the other."""
-    attended: Attended = [{} for _ in block.batches()]
-    for group in original.groups:
+    import torch
+
+    for group in pair.groups:
         here = {name: tasks[name] for name in group if name in tasks}
         missing = [task for of in here.values() for task in of if task.name not in store]
         both = (Moments(), Moments())
+        joint = places.get(group[0])
+        if joint is not None and {*joint.weights} != {*group}:
+            joint = None  # something else has the same input
+        unseen: list[Any] = []
         if any(task.algorithm != NEAREST for task in missing):
-            both = observe(block, original, group, attended, shown)
-        writer = original.writers.get(group[0])
-        _make_group(bench, store, group[0], missing, both, writer.factor if writer else 1.0)
+            both = observe(pair, group, shown, unseen if joint else None)
+        writer = pair.writers.get(group[0])
+        factor = writer.factor if writer else 1.0
+        about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both, factor=factor))
+        divisor = None
+        if joint:
+            x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
+            tasks_here = [task for of in here.values() for task in of]
+            divisor = divisors(bench, store, joint, tasks_here, about(0), x)
+        _make_group(bench, store, missing, about, divisor)
         for name, of in here.items():
-            block.install(name, _rows_made(of, store))
-    return attended
+            rows = _rows_made(of, store)
+            pair.block.install(name, rows if divisor is None else rows / torch.from_numpy(divisor))
 
 
 def _make_group(
     bench: Bench,
     store: Store,
-    name: str,
     tasks: Sequence[Task],
-    both: tuple[Moments, Moments],
-    factor: float,
+    about: Callable[[int], About | None],
+    divisor: np.ndarray | None,
 ) -> None:
-    """Make weights that share their input, that of the named weight, and put them into the
-    store."""
+    """Make weights that share their input, and put them into the store.
+
+    Args:
+        about: of the input, by matrix.
+        divisor: by what the input's channels are divided; None for nothing.
+    """
     made: dict[str, list[tuple[Arrays, bool]]] = {task.name: [] for task in tasks}
     for matrix in sorted({task.first + k for task in tasks for k in range(task.matrices)}):
-        about = about_matrix(bench, name, matrix, both, factor)
+        seen = about(matrix)
+        if divisor is not None and seen is not None:
+            seen = divided(seen, divisor)
         for task in tasks:
             if task.first <= matrix < task.first + task.matrices:
-                made[task.name].append(make_matrix(bench, task, matrix - task.first, about))
+                own = task if divisor is None else multiplied(task, divisor)
+                made[task.name].append(make_matrix(bench, own, matrix - task.first, seen))
     for task in tasks:
         pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
         names = [slot.name for slot in task.tensor.slots]

@@ -15,7 +15,7 @@ from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.plan.algorithms import cost, first_matrix, format_to_fit, gguf_name
-from qconvert.plan.types import Plan
+from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import Walks, open_walks, quantize_by_block
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import Task, linear_algebra_on
@@ -47,7 +47,7 @@ def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Ite
     walks = open_walks(open_model(plan.checkpoint), plan.sample, Place(work_folder(path), device))
     with open_store(path, _identity(plan, walks, cores)) as store:
         with linear_algebra_on(cores):
-            helped = quantize_by_block(walks, tasks, store, watcher, threads)
+            helped = quantize_by_block(walks, tasks, store, watcher, threads, norms_of(plan))
         for line in about(helped, walks):
             watcher.note(f"{plan.target.path.name}: {line}")
         yield replace(with_made(plan, store), helped=helped)
@@ -76,6 +76,15 @@ def tasks_of(plan: Plan) -> dict[str, list[Task]]:
             task = Task(tensor, format_, tensor.algorithm, first_matrix(tensor))
             tasks.setdefault(gguf_name(tensor), []).append(task)
     return tasks
+
+
+def norms_of(plan: Plan) -> dict[str, TensorPlan]:
+    """The norms of a GGUF file that are stored in float32, by name."""
+    return {
+        tensor.name: tensor
+        for tensor in plan.tensors
+        if tensor.format == "F32" and "norm." in tensor.name and len(tensor.shape) == 1
+    }
 
 
 def _identity(plan: Plan, walks: Walks, cores: int) -> str:

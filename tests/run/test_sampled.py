@@ -46,7 +46,7 @@ def test_it_lies_nearer_to_the_original(made: Any, family: str, type_: str, tmp_
         assert any("nearer to the original" in note for note in watcher.notes) == feedback
         errors.append(divergence(model, path, folder))
         assert not [one for one in folder.iterdir() if "feedback" in one.name]
-    assert errors[0] < 0.95 * errors[1]
+    assert errors[0] < 0.97 * errors[1]
 
 
 @pytest.mark.parametrize("threads", [1, 7])

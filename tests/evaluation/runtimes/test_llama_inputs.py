@@ -13,9 +13,10 @@ from packages import write_smollm2
 from qconvert.checkpoint import open_checkpoint
 from qconvert.evaluation.divergence.evaluate import Choices, evaluate
 from qconvert.evaluation.runtimes import torch_blocks as torch_runtime
-from qconvert.evaluation.runtimes.llama_inputs import input_type, llama_inputs, round_input
+from qconvert.evaluation.runtimes.llama_inputs import llama_inputs
 from qconvert.evaluation.runtimes.settings import Settings
 from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
+from qconvert.formats.ggml.inputs import input_type, round_input
 from qconvert.text.perplexity_windows import make_windows
 
 TOKENS = np.array(random_tokens(40), np.int32)

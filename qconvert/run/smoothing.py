@@ -1,0 +1,198 @@
+"""Inputs that llama.cpp rounds, divided by channel so that they round better.
+
+llama.cpp's CPU code rounds what goes into a product to 8 bits, 256 numbers with one scale
+(`qconvert.formats.ggml.inputs`). Where a few channels are many times larger than the others, little
+is left of these, and in a file of 6 bits that costs more than the rounding of the weights. A norm
+in front of the product can take up a division of its channels, and the columns of the weights the
+multiplication; the model's function stays, and a norm is stored in float32 all the same.
+
+Several divisors are tried on tokens that nothing was fitted to, with the inputs rounded as
+llama.cpp does and some rows of the weights quantized; the best is taken if it beats none at all.
+
+Sources: G. Xiao et al., "SmoothQuant", arXiv 2211.10438; J. Lin et al., "AWQ", arXiv 2306.00978
+(divisors that are powers of an input's size).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qconvert.algorithms import ALGORITHMS
+from qconvert.calibration.moments import Drift
+from qconvert.containers.store import Store
+from qconvert.formats.ggml.inputs import input_type, round_input
+from qconvert.formats.quantize import quantize
+from qconvert.formats.types import Seen
+from qconvert.model.folding import folds
+from qconvert.model.open import Model
+from qconvert.plan.blocks import Blocks, Factors
+from qconvert.plan.types import TensorPlan
+from qconvert.run.fitting import About, Bench, Task, linear_algebra_on, prepared
+
+TOKENS = 1024
+"""On which divisors are tried."""
+
+ROWS = 64
+"""Of each weight that are quantized for that."""
+
+GAIN = 0.95
+"""Of the error without any, what has to be left at most."""
+
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Joint:
+    """An input that can be divided.
+
+    Attributes:
+        makers: a norm's weight, and its bias where it has one, as they are planned.
+        weights: the GGUF names of what the input is multiplied with.
+        rounded: what the input is rounded to, "Q8_K" or "Q8_0".
+    """
+
+    makers: tuple[TensorPlan, ...]
+    weights: tuple[str, ...]
+    rounded: str
+
+
+def joints(
+    model: Model, block: int, tasks: Mapping[str, Sequence[Task]], norms: Mapping[str, TensorPlan]
+) -> dict[str, Joint]:
+    """The inputs of a block that can be divided, by the first weight.
+
+    Args:
+        tasks: how weights are quantized; where one of an input's is not, it stays.
+        norms: tensors in float32, by name; none where what reads the file does not round.
+    """
+    found = {}
+    for fold in folds(model.family.folds, block, {*tasks, *norms}):
+        maker = f"{fold.maker}.weight"
+        names = tuple(f"{stem}.weight" for stem in fold.weights)
+        own = [task for name in names for task in tasks.get(name, ())]
+        if not fold.is_norm or fold.routers or maker not in norms or len(own) != len(names):
+            continue
+        codings = [task.tensor.coding for task in own]
+        kinds = {input_type(c.format) for c in codings if isinstance(c, Blocks)}
+        if len(kinds) == 1 and kinds <= {"Q8_K", "Q8_0"}:
+            both = (norms[name] for name in (maker, f"{fold.maker}.bias") if name in norms)
+            found[names[0]] = Joint(tuple(both), names, kinds.pop())
+    return found
+
+
+def divisors(
+    bench: Bench, store: Store, joint: Joint, tasks: Sequence[Task], about: About | None, x: Any
+) -> np.ndarray | None:
+    """By what an input's channels are divided, float32 [columns]; None for nothing that helps. It
+    is in the store then, with the norm as it becomes.
+
+    Args:
+        tasks: of the joint's weights.
+        about: of the input.
+        x: tokens that nothing was fitted to, [tokens, columns].
+    """
+    mark = f"divisors of {joint.weights[0]}"
+    if mark not in store:
+        best = None if about is None else _best(bench, joint, tasks, about, x)
+        if best is not None:
+            for maker in joint.makers:
+                own = prepared(bench.checkpoint, maker, 0, maker.map.rows)
+                divided = (own.reshape(-1) / best).astype(np.float32)
+                store.put(maker.name, {maker.slots[0].name: divided})
+        store.put(mark, {mark: np.empty(0, np.float32) if best is None else best})
+    found = np.array(store.get(mark)[mark])
+    return found if found.size else None
+
+
+def divided(about: About, divisor: np.ndarray) -> About:
+    """What was observed of inputs, had they been divided."""
+
+    def seen(one: Seen) -> Seen:
+        both = np.outer(divisor, divisor)
+        return one._replace(
+            square=one.square / divisor**2,
+            mean=None if one.mean is None else one.mean / divisor,
+            hessian=None if one.hessian is None else one.hessian / both,
+            factor=None if one.factor is None else one.factor * divisor,
+        )
+
+    def drift(one: Drift | None) -> Drift | None:
+        if one is None:
+            return None
+        stream = None if one.stream is None else one.stream / divisor
+        return Drift(one.cross / np.outer(divisor, divisor), stream)
+
+    return replace(
+        about,
+        seen=seen(about.seen),
+        smooth=seen(about.smooth),
+        drift=drift(about.drift),
+        unseen=seen(about.unseen),
+        unseen_drift=drift(about.unseen_drift),
+    )
+
+
+def multiplied(task: Task, divisor: np.ndarray) -> Task:
+    """A task whose weights are multiplied by what their input is divided by."""
+    coding = task.tensor.coding
+    assert isinstance(coding, Blocks)
+    changed = replace(
+        coding,
+        factors=Factors(divisor),
+        importance=None if coding.importance is None else coding.importance / divisor**2,
+        means=None if coding.means is None else coding.means / divisor,
+    )
+    return replace(task, tensor=replace(task.tensor, coding=changed))
+
+
+def _tried(size: np.ndarray) -> Iterator[np.ndarray]:
+    """Divisors, each with 1 as its geometric mean.
+
+    Args:
+        size: of each channel, its root mean square over the median.
+    """
+    for power in (0.2, 0.35, 0.5):
+        yield size**power
+    for least, power in ((2, 0.5), (2, 1.0), (4, 1.0), (8, 1.0)):
+        yield np.maximum(size / least, 1) ** power
+
+
+def _best(
+    bench: Bench, joint: Joint, tasks: Sequence[Task], about: About, x: Any
+) -> np.ndarray | None:
+    size = np.sqrt(about.seen.square)
+    middle = np.median(size[size > 0]) if (size > 0).any() else 0.0
+    if not middle > 0 or not len(x):
+        return None
+    size = np.where(size > 0, size / middle, 1.0).astype(np.float64)
+    tried = [np.ones_like(size), *_tried(size)]
+    tried = [(one / np.exp(np.log(one).mean())).astype(np.float32) for one in tried]
+    weights = [_some_rows(bench, task) for task in tasks]
+
+    def error(divisor: np.ndarray) -> float:
+        """Of the outputs, relative to them, summed over the weights."""
+        import torch
+
+        y = round_input(x.float() / torch.from_numpy(divisor), joint.rounded)
+        own = divided(about, divisor).seen
+        total = 0.0
+        for task, w in zip(tasks, weights, strict=True):
+            made = quantize(task.format, w * divisor, own, None, ALGORITHMS[task.algorithm])
+            wanted = x.float() @ torch.from_numpy(w.T)
+            off = y @ torch.from_numpy(task.format.dequantize(made).T) - wanted
+            total += float(off.square().mean() / (wanted.square().mean() + TINY))
+        return total
+
+    with linear_algebra_on(1):
+        errors = list(bench.executor.map(error, tried))
+    best = int(np.argmin(errors))
+    return tried[best] if errors[best] < GAIN * errors[0] else None
+
+
+def _some_rows(bench: Bench, task: Task) -> np.ndarray:
+    """Rows of a weight, spread evenly."""
+    rows = task.tensor.map.rows
+    every = np.unique(np.linspace(0, rows - 1, min(ROWS, rows)).astype(int))
+    return np.ascontiguousarray(prepared(bench.checkpoint, task.tensor, 0, rows)[every])
