@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from qconvert.text.types import Sample
 
 
+TOKENS, WINDOW = 65536, 512
+"""Of a sample, if nothing else is said."""
+
+
 class MayCalibrate(TyperCommand):
     """The command, of which `--calibrate` may stand without a text."""
 
@@ -52,8 +56,8 @@ def calibrate(
     ] = None,
     tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="Tokens of the sample, at least.")
-    ] = 65536,
-    window: options.Window = 512,
+    ] = TOKENS,
+    window: options.Window = WINDOW,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the draw.")] = 0,
     device: options.Device = "auto",
     dtype: Annotated[
@@ -105,9 +109,9 @@ class Wanted:
         device: where a model runs that writes it.
     """
 
-    data: tuple[str, ...] = ()
-    tokens: int = 65536
-    window: int = 512
+    data: tuple[str, ...]
+    tokens: int
+    window: int
     seed: int = 0
     device: str = "cpu"
 
@@ -208,8 +212,8 @@ def _ensure(
     place = choose_device(device)
     check_place(path)
     longest = open_model(checkpoint).config.get("max_position_embeddings")
-    window = min(Wanted.window, longest) if isinstance(longest, int) else Wanted.window
-    wanted = Wanted(data, window=window, device=place)
+    window = min(WINDOW, longest) if isinstance(longest, int) else WINDOW
+    wanted = Wanted(data, TOKENS, window, device=place)
     found = _found(checkpoint, path)
     is_there = found is not None and wanted.is_written and found.source == WRITTEN
     if not is_there:

@@ -87,6 +87,10 @@ def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
         return
     for one in planned:
         print_tensors(one)
+        if one.recipe.has_budget:
+            from qconvert.cli.allocation import show_allocation
+
+            show_allocation(one)
         render.show(f"would write {one.target.path}: {summary(one, one.nbytes)}")
 
 
@@ -126,6 +130,19 @@ def plan_data(planned: "Plan") -> dict[str, Any]:
     return {"bytes": planned.nbytes, "plan": tensors}
 
 
+def gain_line(planned: "Sequence[Plan]") -> str:
+    """What a calibration would do for outputs of few bits that have none; empty for no such."""
+    from qconvert.plan.algorithms import would_gain
+
+    names = [one.target.path.name for one in planned if would_gain(one)]
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)}: made without a calibration; with one, a quarter to a half of "
+        "the divergence was left on the models that were measured: add --calibrate"
+    )
+
+
 def result_data(result: "Result") -> dict[str, Any]:
     """What a result tells besides, for JSON."""
     return {
@@ -155,6 +172,8 @@ def show_results(
             for path in result.paths if one.target.path in result.paths else [one.target.path]:
                 render.show_path(path)
             render.show(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
+        if gain := gain_line(planned):
+            render.say(gain)
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:

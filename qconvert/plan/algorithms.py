@@ -66,3 +66,20 @@ def cost(plan: Plan) -> str:
         f"calibration's {plan.sample.size} tokens, several times as long as calibrating took "
         "(--no-feedback leaves that out)"
     )
+
+
+FEW_BITS = 7
+"""Of a weight: with fewer, a calibration brings an output much nearer to the original."""
+
+
+def would_gain(plan: Plan) -> bool:
+    """Whether the weights in blocks have few bits, and nothing was known of their inputs."""
+    if plan.recipe.calibration or plan.recipe.importance:
+        return False
+    fitted = [
+        tensor
+        for tensor in plan.tensors
+        if block_number(gguf_name(tensor)) >= 0 and format_to_fit(tensor) is not None
+    ]
+    weights = sum(tensor.map.elements for tensor in fitted)
+    return 8 * sum(tensor.nbytes for tensor in fitted) < FEW_BITS * weights

@@ -105,6 +105,13 @@ class Recipe:
         return self.under is not None or self.bits is not None
 
     @property
+    def budget(self) -> dict[str, str]:
+        """What the header of an output says of its budget; empty where it has none."""
+        if self.under is not None:
+            return {"qconvert.budget": f"at most {self.under} bytes"}
+        return {} if self.bits is None else {"qconvert.budget": f"{self.bits:g} bits per weight"}
+
+    @property
     def file_type(self) -> FileType:
         """GGUF: the base format and its mixture.
 

@@ -61,10 +61,10 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
-    with_sample = made_with(tensors, statistics.sample)
+    words = recipe.budget | made_with(tensors, statistics.sample)
     made_by = {
         **_made_by(model, recipe, importance),
-        **{key: text(value) for key, value in with_sample.items()},
+        **{key: text(value) for key, value in words.items()},
     }
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
     grown = larger(tensors, model.checkpoint.tensors)

@@ -98,6 +98,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     made_by = {
         "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
+        **recipe.budget,
         **statistics_digest(importance, statistics),
         **made_with(tensors, statistics.sample),
     }
