@@ -77,13 +77,12 @@ def test_a_dry_run_says_it_and_writes_nothing(run: Any, model: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("type_", "said"), [("q4_k_m", True), ("w4a16", True), ("q8_0", False)])
-def test_what_a_calibration_would_gain(
-    run: Any, model: Path, type_: str, said: bool, tmp_path: Path
-):
-    done = run("quantize", model, "-o", tmp_path / "x", "-t", type_, "--no-vocabulary")
+@pytest.mark.parametrize("type_", ["q4_k_m", "w4a16", "q8_0"])
+def test_what_a_calibration_would_gain(run: Any, model: Path, type_: str, tmp_path: Path):
+    more = () if type_ == "w4a16" else ("--no-vocabulary",)
+    done = run("quantize", model, "-o", tmp_path / "x", "-t", type_, *more)
     assert done.exit_code == 0, done.output
-    assert ("add --calibrate" in done.stderr) == said
+    assert ("add --calibrate" in done.stderr) == (type_ != "q8_0")
 
 
 def test_a_budget_is_shown_by_block_and_read_back(run: Any, model: Path, tmp_path: Path):
