@@ -32,6 +32,14 @@ def report(
         typer.Option("--output", "-o", metavar="DIR", help="The folder of the report."),
     ] = Path("report"),
     calibration: options.Calibration = None,
+    ways: Annotated[
+        bool,
+        typer.Option(
+            "--ways",
+            help="With -c: of each type also a file without it, one without feedback, and one "
+            "of the same size whose tensors' types are chosen.",
+        ),
+    ] = False,
     data: Annotated[
         str,
         typer.Option(
@@ -107,6 +115,8 @@ def report(
     wish = Wish(parse_size(under, "--under"), options.parse_share("--within", within))
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
+    if ways and calibration is None:
+        raise UsageError("--ways compares what a calibration gains", "give one with -c")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file, and a report is a folder", "name another with -o")
     asked = Asked(
@@ -114,6 +124,7 @@ def report(
         types=tuple(type_ or ()),
         folder=output,
         calibration=calibration,
+        ways=ways,
         data=data,
         tokens=tokens,
         window=window,

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from qconvert.checkpoint import fingerprint, open_checkpoint
-from qconvert.errors import QconvertError
+from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from qconvert.containers.sizes import write_size
+from qconvert.errors import PlanError, QconvertError
 from qconvert.evaluation.answers.answer import AnswerSettings, Responses
 from qconvert.evaluation.divergence import bootstrap
 from qconvert.evaluation.divergence.evaluate import Choices, evaluate
@@ -26,7 +27,9 @@ from qconvert.evaluation.runtimes.subject import BackendName, open_subject
 from qconvert.evaluation.sensitivity.measure import Sensitivity
 from qconvert.evaluation.speed.measure import Speed
 from qconvert.machine.watcher import Watcher
+from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import is_scheme
+from qconvert.plan.types import Plan
 from qconvert.report import notes
 from qconvert.report.choosing import choose
 from qconvert.report.measuring import (
@@ -38,7 +41,7 @@ from qconvert.report.measuring import (
     find_speed,
     find_windows,
 )
-from qconvert.report.models import make_models, outputs_of
+from qconvert.report.models import make_models, name_of, other_ways, outputs_of
 from qconvert.report.records import Keep, content_digest, make_folder
 from qconvert.report.request import Asked, Made
 from qconvert.report.types import (
@@ -111,7 +114,10 @@ def make(asked: Asked, watching: Watching) -> Made:
     outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
     with watching("weights") as watcher:  # before the model writes a text: what cannot be made
-        planned = plan_outputs(checkpoint, options, Run(asked.threads, watcher, asked.device))
+        run = Run(asked.threads, watcher, asked.device)
+        planned = plan_outputs(checkpoint, options, run)
+        if asked.ways:
+            planned += planned_besides(checkpoint, planned, run)
     with watching("tokens") as watcher:
         windows = find_windows(
             keep, checkpoint, mark, asked.data, asked.tokens, asked.window, watcher.note
@@ -127,6 +133,17 @@ def make(asked: Asked, watching: Watching) -> Made:
         for target in targets
     ]
     return Made(checkpoint, mark, subject, tuple(planned), tuple(files), windows, keep)
+
+
+def planned_besides(checkpoint: Checkpoint, planned: Sequence[Plan], run: Run) -> list[Plan]:
+    """The same types made in other ways; where a type cannot do without a calibration, not that."""
+    found: list[Plan] = []
+    for recipe in other_ways(planned):
+        try:
+            found += plan_outputs(checkpoint, [recipe], run)
+        except PlanError as error:
+            run.watcher.note(f"{name_of(recipe)} is left out: {error.message}")
+    return found
 
 
 def _prompts(asked: Asked) -> tuple[Prompt, ...]:
@@ -234,7 +251,7 @@ def _steps(watcher: Watcher, name: str) -> Callable[[int, int], None]:
 def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | None) -> Row:
     options, scores = made.planned[number].recipe, scored.scores
     return Row(
-        name=options.type if is_scheme(options.type) else options.type.upper(),
+        name=name_of(options),
         path=scores.path.relative_to(asked.folder).as_posix(),
         nbytes=scores.nbytes,
         bits_per_weight=scores.bits_per_weight,
@@ -246,18 +263,24 @@ def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | N
         divergence=scores.divergence,
         same_top=scores.same_top,
         rms_delta_p=scores.rms_delta_p,
-        command=command(asked, options.type),
+        command=command(asked, options),
         notices=scores.notices,
         speed=speed,
     )
 
 
-def command(asked: Asked, type_: str) -> str:
+def command(asked: Asked, recipe: Recipe) -> str:
     """What makes a file again, for a shell, in the folder where it is run."""
-    words = ["qconvert", "quantize", asked.model, "-t", type_]
-    if asked.calibration is not None:
-        words += ["-c", str(asked.calibration)]
-    if not asked.vocabulary and not is_scheme(type_):
+    words = ["qconvert", "quantize", asked.model]
+    if recipe.under is None or is_scheme(recipe.type):
+        words += ["-t", recipe.type]
+    if recipe.under is not None:
+        words += ["--under", write_size(recipe.under)]
+    if recipe.calibration is not None:
+        words += ["-c", str(recipe.calibration)]
+    if not recipe.feedback:
+        words.append("--no-feedback")
+    if not asked.vocabulary and not is_scheme(recipe.type):
         words.append("--no-vocabulary")
     return shlex.join(words)
 

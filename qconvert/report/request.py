@@ -22,6 +22,7 @@ class Asked:
         types: of the files; empty for a ladder.
         folder: of the report.
         calibration: what `qconvert calibrate` wrote.
+        ways: of each type also without it, without feedback, and with a budget of its bytes.
         data: the text; "self" for one that the model writes.
         tokens: of the text, from its beginning; None takes all.
         window: tokens of each window.
@@ -40,6 +41,7 @@ class Asked:
     types: tuple[str, ...]
     folder: Path
     calibration: Path | None = None
+    ways: bool = False
     data: str = "self"
     tokens: int | None = None
     window: int = 512

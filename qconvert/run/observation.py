@@ -24,6 +24,7 @@ class Pair:
     Attributes:
         groups: its inputs, in the order of their products.
         writers: the layers that add to the residual stream, by the name of the weight.
+        outputs: of the same layers of the original.
     """
 
     block: Block
@@ -32,6 +33,30 @@ class Pair:
     other: Passage
     groups: tuple[Group, ...]
     writers: Mapping[str, Writer]
+    outputs: "Mapping[str, Early]"
+
+
+class Early:
+    """A layer whose output is asked for before its block comes to it, and then not made again.
+
+    Args:
+        module: transformers'; its `forward` becomes this one's until its block is unloaded.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._forward = module.forward
+        self._made: dict[int, tuple[Any, Any]] = {}
+        module.forward = self._again
+
+    def early(self, x: Any) -> Any:
+        """The output of an input that waits: [tokens, columns], where the block has it."""
+        output = self._forward(x)
+        self._made[x.data_ptr()] = x, output  # with x, whose address nobody else has meanwhile
+        return output
+
+    def _again(self, x: Any) -> Any:
+        _, made = self._made.pop(x.data_ptr(), (None, None))
+        return self._forward(x) if made is None else made.view(*x.shape[:-1], -1)
 
 
 @contextmanager
@@ -43,7 +68,8 @@ def side_by_side(block: Block, beside: Block) -> Iterator[Pair]:
     beside.forward(hidden[:1], lambda names, x, matrix: groups.setdefault(names))
     points = {writer.point for writer in adding.values()} - {""}
     with passing(block, points) as own, passing(beside, points) as other:
-        yield Pair(block, beside, own, other, tuple(groups), adding)
+        outputs = {name: Early(beside.linears[name].module) for name in adding}
+        yield Pair(block, beside, own, other, tuple(groups), adding, outputs)
 
 
 def observe(
@@ -88,7 +114,7 @@ def _weights(pair: Pair, name: str, writer: Writer, y: Any, stream: Any) -> Any:
     stream behind the layer. The norm that reads the stream divides by that, so that an error counts
     relative to it; without this the few tokens with massive activations (arXiv 2402.17762) would be
     all that counts."""
-    output = pair.beside.linears[name].module.forward(y)
+    output = pair.outputs[name].early(y)
     after = stream.float() + writer.factor * output.float()
     size = after.square().mean(dim=1, keepdim=True)
     return (size + TINY).rsqrt().to(stream.dtype)
