@@ -9,7 +9,7 @@ import numpy as np
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
-from qconvert.plan.blocks import Blocks
+from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.safetensors.tensors import Quantized
 from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -46,14 +46,20 @@ def first_matrix(tensor: TensorPlan) -> int:
 
 def format_to_fit(tensor: TensorPlan) -> Format | None:
     """The format of a weight that is what its checkpoint says, quantized, and no more; None where
-    it is smoothed, stored as numbers or turned, moved, or has the range of its input beside it."""
+    it is stored as numbers or turned, moved, or has the range of its input beside it."""
     coding = tensor.coding
     if isinstance(coding, Quantized):
-        is_plain = coding.factors is None and coding.inputs is None and not coding.weight.conv1d
+        is_plain = coding.inputs is None and not coding.weight.conv1d
         return coding.format if is_plain else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
         return None
     return FORMATS[coding.format] if coding.factors is None else None
+
+
+def factors_of(tensor: TensorPlan) -> Factors | None:
+    """What a weight is multiplied with before it is quantized; None for nothing."""
+    coding = tensor.coding
+    return coding.factors if isinstance(coding, Quantized | Blocks) else None
 
 
 def cost(plan: Plan) -> str:

@@ -28,11 +28,12 @@ from qconvert.formats.types import Arrays
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
+from qconvert.plan.algorithms import factors_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
 from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
 from qconvert.run.observation import Pair, observe, side_by_side
-from qconvert.run.smoothing import TOKENS, Joint, divided, divisors, joints, multiplied
+from qconvert.run.smoothing import TOKENS, Joint, divisors, joints, multiplied
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
@@ -158,15 +159,16 @@ def _quantize(
         writer = pair.writers.get(group[0])
         factor = writer.factor if writer else 1.0
         about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both, factor=factor))
-        divisor = None
         if joint:
             x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
             tasks_here = [task for of in here.values() for task in of]
             divisor = divisors(bench, store, joint, tasks_here, about(0), x)
-        _make_group(bench, store, missing, about, divisor)
+            if divisor is not None:
+                here = {name: [multiplied(t, divisor) for t in of] for name, of in here.items()}
+        missing = [task for of in here.values() for task in of if task.name not in store]
+        _make_group(bench, store, missing, about)
         for name, of in here.items():
-            rows = _rows_made(of, store)
-            pair.block.install(name, rows if divisor is None else rows / torch.from_numpy(divisor))
+            pair.block.install(name, _rows_made(of, store))
 
 
 def _make_group(
@@ -174,23 +176,18 @@ def _make_group(
     store: Store,
     tasks: Sequence[Task],
     about: Callable[[int], About | None],
-    divisor: np.ndarray | None,
 ) -> None:
     """Make weights that share their input, and put them into the store.
 
     Args:
         about: of the input, by matrix.
-        divisor: by what the input's channels are divided; None for nothing.
     """
     made: dict[str, list[tuple[Arrays, bool]]] = {task.name: [] for task in tasks}
     for matrix in sorted({task.first + k for task in tasks for k in range(task.matrices)}):
-        seen = about(matrix)
-        if divisor is not None and seen is not None:
-            seen = divided(seen, divisor)
         for task in tasks:
             if task.first <= matrix < task.first + task.matrices:
-                own = task if divisor is None else multiplied(task, divisor)
-                made[task.name].append(make_matrix(bench, own, matrix - task.first, seen))
+                one = make_matrix(bench, task, matrix - task.first, about(matrix))
+                made[task.name].append(one)
     for task in tasks:
         pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
         names = [slot.name for slot in task.tensor.slots]
@@ -202,7 +199,8 @@ def _make_group(
 
 
 def _rows_made(tasks: Sequence[Task], store: Store) -> Any:
-    """What a weight has become, as numbers in transformers' order of rows."""
+    """What a weight has become, as numbers in transformers' order of rows, without what it was
+    multiplied with."""
     import torch
 
     ordered = sorted(tasks, key=lambda task: task.first)
@@ -214,6 +212,10 @@ def _numbers(task: Task, store: Store) -> np.ndarray:
     """float32, of the shape of its tensor as rows are read."""
     made, map_ = store.get(task.name), task.tensor.map
     x = task.format.dequantize(tuple(made[slot.name] for slot in task.tensor.slots))
+    factors = factors_of(task.tensor)
+    if factors is not None:  # the model in the walk has its norms as they were
+        x = x if factors.columns is None else x / factors.columns
+        x = x if factors.rows is None else x / factors.rows[:, None]
     if map_.order:
         groups = x.reshape(-1, len(map_.order), map_.columns)
         x = groups[:, np.argsort(map_.order)]

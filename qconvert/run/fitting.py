@@ -10,7 +10,7 @@ and the bytes of a weight may not.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
 from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.model.assemble import assemble
-from qconvert.plan.algorithms import FEEDBACK
+from qconvert.plan.algorithms import FEEDBACK, factors_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor
 
@@ -108,10 +108,39 @@ def about_matrix(
     return About(made[0], made[-1], drift, other, unseen_drift, factor)
 
 
+def divided(about: About, divisor: np.ndarray) -> About:
+    """What was observed of inputs, had their channels been divided: float32 [columns]."""
+
+    def seen(one: Seen) -> Seen:
+        both = np.outer(divisor, divisor)
+        return one._replace(
+            square=one.square / divisor**2,
+            mean=None if one.mean is None else one.mean / divisor,
+            hessian=None if one.hessian is None else one.hessian / both,
+            factor=None if one.factor is None else one.factor * divisor,
+        )
+
+    def drift(one: Drift | None) -> Drift | None:
+        if one is None:
+            return None
+        stream = None if one.stream is None else one.stream / divisor
+        return Drift(one.cross / np.outer(divisor, divisor), stream)
+
+    return replace(
+        about,
+        seen=seen(about.seen),
+        smooth=seen(about.smooth),
+        drift=drift(about.drift),
+        unseen=seen(about.unseen),
+        unseen_drift=drift(about.unseen_drift),
+    )
+
+
 def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> tuple[Arrays, bool]:
     """What a matrix of a task's tensor becomes, and whether that is the algorithm's."""
     map_ = task.tensor.map
     start = matrix * map_.shape[-2]
+    about = about and _as_multiplied(about, task, start)
     peak = peak_of(bench.checkpoint, task.tensor)
     x = prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
     with linear_algebra_on(1):
@@ -124,6 +153,31 @@ def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> t
         made = _made(bench, task.format, target, about.seen, peak or None, algorithm)
         best = guarded(task.format, x, made, streamed, about.unseen, wanted)
     return best, best is made
+
+
+def _as_multiplied(about: About, task: Task, start: int) -> About:
+    """What was observed, for the rows from `start` on of a weight that is multiplied before it is
+    quantized: its columns by what its input is divided by, its rows by what is divided behind
+    it."""
+    factors = factors_of(task.tensor)
+    if factors is None:
+        return about
+    if factors.columns is not None:
+        about = divided(about, factors.columns)
+    if factors.rows is not None:
+        rows = factors.rows[start : start + task.tensor.map.shape[-2], None]
+        about = replace(
+            about,
+            drift=_with_rows(about.drift, rows),
+            unseen_drift=_with_rows(about.unseen_drift, rows),
+        )
+    return about
+
+
+def _with_rows(drift: Drift | None, rows: np.ndarray) -> Drift | None:
+    if drift is None or drift.stream is None:
+        return drift
+    return drift._replace(stream=drift.stream * rows)
 
 
 def _target(x: Weights, about: About, wanted: np.ndarray | None) -> Weights:

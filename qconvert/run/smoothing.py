@@ -20,16 +20,14 @@ from typing import Any
 import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
-from qconvert.calibration.moments import Drift
 from qconvert.containers.store import Store
 from qconvert.formats.ggml.inputs import input_type, round_input
 from qconvert.formats.quantize import quantize
-from qconvert.formats.types import Seen
 from qconvert.model.folding import folds
 from qconvert.model.open import Model
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.types import TensorPlan
-from qconvert.run.fitting import About, Bench, Task, linear_algebra_on, prepared
+from qconvert.run.fitting import About, Bench, Task, divided, linear_algebra_on, prepared
 
 TOKENS = 1024
 """On which divisors are tried."""
@@ -104,34 +102,6 @@ def divisors(
         store.put(mark, {mark: np.empty(0, np.float32) if best is None else best})
     found = np.array(store.get(mark)[mark])
     return found if found.size else None
-
-
-def divided(about: About, divisor: np.ndarray) -> About:
-    """What was observed of inputs, had they been divided."""
-
-    def seen(one: Seen) -> Seen:
-        both = np.outer(divisor, divisor)
-        return one._replace(
-            square=one.square / divisor**2,
-            mean=None if one.mean is None else one.mean / divisor,
-            hessian=None if one.hessian is None else one.hessian / both,
-            factor=None if one.factor is None else one.factor * divisor,
-        )
-
-    def drift(one: Drift | None) -> Drift | None:
-        if one is None:
-            return None
-        stream = None if one.stream is None else one.stream / divisor
-        return Drift(one.cross / np.outer(divisor, divisor), stream)
-
-    return replace(
-        about,
-        seen=seen(about.seen),
-        smooth=seen(about.smooth),
-        drift=drift(about.drift),
-        unseen=seen(about.unseen),
-        unseen_drift=drift(about.unseen_drift),
-    )
 
 
 def multiplied(task: Task, divisor: np.ndarray) -> Task:
