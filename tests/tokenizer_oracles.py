@@ -17,7 +17,7 @@ from common import silence_llama
 from gguf import GGUFWriter
 
 from qconvert.checkpoint.metadata import Metadata
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
+from qconvert.model.tokenizers.tokenizer import read_tokenizer
 
 _DATA = json.loads(Path(__file__).with_name("tokenizer_texts.json").read_bytes())
 
@@ -124,6 +124,49 @@ def byte_spelling() -> dict[int, str]:
     return spelling | {byte: chr(0x100 + number) for number, byte in enumerate(unseen)}
 
 
+TOKENS = ("<s>", "</s>", "<|eot_id|>", "<|eom_id|>", "<|stop|>", "<|pause|>", "<fim_prefix>")
+IDS = {text: 256 + number for number, text in enumerate(TOKENS)}
+
+
+def tokenizer_json(*texts: str, **changes: Any) -> dict[str, Any]:
+    """A byte-level tokenizer.json with those special tokens from id 256 on, and one merge."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [
+        {"id": 256 + number, "content": text, **flags, "special": True}
+        for number, text in enumerate(texts)
+    ]
+    vocabulary = {text: byte for byte, text in byte_spelling().items()}
+    for text in [*texts, "hi"]:
+        vocabulary[text] = len(vocabulary)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {**level, "use_regex": True},
+        "post_processor": None,
+        "decoder": level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [["h", "i"]]},
+    } | changes
+
+
+def template(before: list[str], after: list[str], ids: dict[str, int]) -> dict[str, Any]:
+    def token(text: str) -> dict[str, Any]:
+        return {"SpecialToken": {"id": text, "type_id": 0}}
+
+    def sequence(name: str) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": 0}}
+
+    single = [*map(token, before), sequence("A"), *map(token, after)]
+    tokens = {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in ids}
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, sequence("B")],
+        "special_tokens": tokens,
+    }
+
+
 def _put_before(tokenizer: Any, text: str) -> None:
     from tokenizers import processors
 
@@ -162,6 +205,22 @@ def train_sentencepiece(path: Path, kind: str, **settings: Any) -> Path:
     return path
 
 
+def tokenizer_metadata(
+    path: Path, config: Mapping[str, Any], architecture: str = "llama"
+) -> Metadata:
+    """The `tokenizer.*` keys of a directory."""
+    return read_tokenizer(path, config, architecture).metadata
+
+
+def ids_of(directory: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    metadata = tokenizer_metadata(directory, config or {}, "llama")
+    return {
+        key.removeprefix("tokenizer.ggml.").removesuffix("_token_id"): field.value
+        for key, field in metadata.items()
+        if key.endswith(("_token_id", "add_bos_token", "add_eos_token"))
+    }
+
+
 def auto_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
@@ -169,8 +228,8 @@ def auto_tokenizer(path: Path) -> Any:
 
 
 @contextmanager
-def llama_tokenizer(metadata: Metadata, path: Path, architecture: str = "llama") -> Iterator[Any]:
-    """A function from text to llama.cpp's ids, with special tokens added and recognised."""
+def llama_vocabulary(metadata: Metadata, path: Path, architecture: str = "llama") -> Iterator[Any]:
+    """llama.cpp's vocabulary of those keys."""
     import llama_cpp
 
     write_vocabulary(metadata, path, architecture)
@@ -179,7 +238,16 @@ def llama_tokenizer(metadata: Metadata, path: Path, architecture: str = "llama")
     parameters.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
     assert model, "llama.cpp refuses the vocabulary"
-    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    try:
+        yield llama_cpp.llama_model_get_vocab(model)
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+@contextmanager
+def llama_tokenizer(metadata: Metadata, path: Path, architecture: str = "llama") -> Iterator[Any]:
+    """A function from text to llama.cpp's ids, with special tokens added and recognised."""
+    import llama_cpp
 
     def ids(text: str, add_special: bool = True) -> list[int]:
         data = text.encode()
@@ -190,10 +258,17 @@ def llama_tokenizer(metadata: Metadata, path: Path, architecture: str = "llama")
         assert count >= 0
         return list(space[:count])
 
-    try:
+    with llama_vocabulary(metadata, path, architecture) as vocabulary:
         yield ids
-    finally:
-        llama_cpp.llama_model_free(model)
+
+
+def llama_ends(metadata: Metadata, path: Path) -> set[int]:
+    """The ids at which llama.cpp ends a generation."""
+    import llama_cpp
+
+    with llama_vocabulary(metadata, path) as vocabulary:
+        count = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        return {n for n in range(count) if llama_cpp.llama_vocab_is_eog(vocabulary, n)}
 
 
 def write_vocabulary(metadata: Metadata, path: Path, architecture: str = "llama") -> None:

@@ -21,7 +21,7 @@ from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts, unknown_to
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
-from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
+from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
 from qconvert.model.types import Family, Rows, TensorMap
 from qconvert.model.weights import Weight, weights_of_directory, weights_of_file
 
@@ -132,17 +132,21 @@ class Model:
         checkpoint = self.checkpoint
         if self._family is None:
             return checkpoint.metadata
-        path, config, name = checkpoint.path, checkpoint.config, self.architecture
         self._family.limits(self.settings)
-        tokenizer = {"tokenizer.ggml.model": text("no_vocab")}
-        if has_tokenizer(path):
-            tokenizer = tokenizer_metadata(path, config, name)
         return {
-            **general_metadata(path, checkpoint.source, name, self.tensors),
+            **general_metadata(checkpoint.path, checkpoint.source, self.architecture, self.tensors),
             **self._family.metadata(self.settings),
-            **pooling_metadata(path, self._family),
-            **tokenizer,
+            **pooling_metadata(checkpoint.path, self._family),
+            **self._tokenizer.metadata,
         }
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """Of a directory."""
+        path, config = self.checkpoint.path, self.checkpoint.config
+        if not has_tokenizer(path):
+            return Tokenizer({"tokenizer.ggml.model": text("no_vocab")}, (NO_TOKENIZER,))
+        return read_tokenizer(path, config, self.architecture)
 
     @property
     def has_vocabulary(self) -> bool:
@@ -158,8 +162,8 @@ class Model:
     def notices(self) -> tuple[str, ...]:
         """What is lost on the way to GGUF."""
         infos = self.checkpoint.tensors.values()
-        no_tokenizer = () if self.has_vocabulary else (NO_TOKENIZER,)
         if self._family is None:
+            no_tokenizer = () if self.has_vocabulary else (NO_TOKENIZER,)
             plain = {"F32", "F16", "BF16", "F64"}
             return (*notice_quantized({info.dtype for info in infos} - plain), *no_tokenizer)
         return (
@@ -168,7 +172,7 @@ class Model:
             *card_notices(self.checkpoint.path),
             *_notice_left_out(self.left_out),
             *notice_quantized({info.dtype for info in infos if info.codes}),
-            *no_tokenizer,
+            *self._tokenizer.notices,
         )
 
     @cached_property

@@ -82,11 +82,11 @@ SMALL = {
 
 def _tokenizers(folder: Path) -> Iterator[Reader]:
     from qconvert.checkpoint.types import Checkpoint
-    from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
+    from qconvert.model.tokenizers.tokenizer import read_tokenizer
     from qconvert.text.tokenizer import encode, load_tokenizer
 
     def convert(path: Path, **config: Any) -> Callable[[], object]:
-        return lambda: tokenizer_metadata(path, config, "llama")
+        return lambda: read_tokenizer(path, config, "llama")
 
     def load(path: Path) -> Callable[[], object]:
         checkpoint = Checkpoint("huggingface", "m", path)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from speaking_models import save_speaking_model
+from tokenizer_oracles import tokenizer_metadata
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.export_kinds import MOST_CHARACTERS, merges_by_score
 from qconvert.model.tokenizers.stored import Stored
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 from qconvert.text.tokenizer import encode, load_tokenizer
 
 

@@ -15,6 +15,7 @@ from tokenizer_oracles import (
     llama_tokenizer,
     revealing_directory,
     save,
+    tokenizer_metadata,
 )
 
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -25,7 +26,6 @@ from qconvert.model.tokenizers.pretokenizers import (
     Pretokenizer,
     find_pretokenizer,
 )
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 BYTES_GPT2 = {**BYTES, "use_regex": True}

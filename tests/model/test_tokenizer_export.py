@@ -13,6 +13,7 @@ from tokenizer_oracles import (
     llama_tokenizer,
     revealing_directory,
     save,
+    tokenizer_metadata,
     train_sentencepiece,
 )
 
@@ -27,7 +28,6 @@ from qconvert.model.tokenizers.pretokenizers import (
     Pretokenizer,
 )
 from qconvert.model.tokenizers.stored import read_stored
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 MORE = {

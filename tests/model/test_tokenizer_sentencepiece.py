@@ -13,11 +13,11 @@ from tokenizer_oracles import (
     differences,
     llama_tokenizer,
     save,
+    tokenizer_metadata,
     train_sentencepiece,
 )
 
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 
 LLAMA = {
     "vocab_size": 1000,

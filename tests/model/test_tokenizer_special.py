@@ -5,63 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizer_oracles import auto_tokenizer, byte_spelling, llama_tokenizer, save
+from tokenizer_oracles import (
+    IDS,
+    TOKENS,
+    auto_tokenizer,
+    ids_of,
+    llama_tokenizer,
+    save,
+    template,
+    tokenizer_json,
+    tokenizer_metadata,
+)
 
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
-from qconvert.model.tokenizers.tokenizer import has_tokenizer, tokenizer_metadata
-
-TOKENS = ("<s>", "</s>", "<|eot_id|>", "<|eom_id|>", "<|stop|>", "<|pause|>", "<fim_prefix>")
-
-
-def tokenizer_json(*texts: str, **changes: Any) -> dict[str, Any]:
-    """A byte-level tokenizer.json with those special tokens from id 256 on, and one merge."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [
-        {"id": 256 + number, "content": text, **flags, "special": True}
-        for number, text in enumerate(texts)
-    ]
-    vocabulary = {text: byte for byte, text in byte_spelling().items()}
-    for text in [*texts, "hi"]:
-        vocabulary[text] = len(vocabulary)
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {**level, "use_regex": True},
-        "post_processor": None,
-        "decoder": level,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": [["h", "i"]]},
-    } | changes
-
-
-def template(before: list[str], after: list[str], ids: dict[str, int]) -> dict[str, Any]:
-    def token(text: str) -> dict[str, Any]:
-        return {"SpecialToken": {"id": text, "type_id": 0}}
-
-    def sequence(name: str) -> dict[str, Any]:
-        return {"Sequence": {"id": name, "type_id": 0}}
-
-    single = [*map(token, before), sequence("A"), *map(token, after)]
-    tokens = {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in ids}
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, sequence("B")],
-        "special_tokens": tokens,
-    }
-
-
-def ids_of(directory: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    metadata = tokenizer_metadata(directory, config or {}, "llama")
-    return {
-        key.removeprefix("tokenizer.ggml.").removesuffix("_token_id"): field.value
-        for key, field in metadata.items()
-        if key.endswith(("_token_id", "add_bos_token", "add_eos_token"))
-    }
-
-
-IDS = {text: 256 + number for number, text in enumerate(TOKENS)}
+from qconvert.model.tokenizers.tokenizer import has_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -110,23 +67,6 @@ def test_two_tokens_before_a_text_are_refused(tmp_path: Path) -> None:
     directory = save(tmp_path, tokenizer_json(*TOKENS, post_processor=processor), {})
     with pytest.raises(UnsupportedError, match="puts 2 tokens before"):
         tokenizer_metadata(directory, {}, "llama")
-
-
-def test_ends_of_a_generation_are_kept(tmp_path: Path) -> None:
-    """llama.cpp knows <|eot_id|> and <|eom_id|> by their texts, but not these two."""
-    directory = save(tmp_path, tokenizer_json(*TOKENS), {"eos_token": "</s>"})
-    generation = {"eos_token_id": [257, 258, 260, 261]}
-    (directory / "generation_config.json").write_text(json.dumps(generation))
-    found = ids_of(directory)
-    assert (found["eos"], found["eot"], found["eom"]) == (257, 260, 261)
-
-
-def test_the_end_of_a_turn_is_the_one_that_its_text_says(tmp_path: Path) -> None:
-    directory = save(tmp_path, tokenizer_json(*TOKENS), {"eos_token": "</s>"})
-    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 258]}))
-    found = ids_of(directory)
-    assert (found["eos"], found["eot"], found["eom"]) == (257, 258, 259)
-    assert found["fim_pre"] == 262
 
 
 def test_a_tokenizer_that_names_no_tokens_gets_them_from_the_configurations(tmp_path: Path) -> None:
@@ -179,7 +119,6 @@ def test_a_text_model_inside_a_larger_one_gives_the_size(tmp_path: Path) -> None
         {"added_tokens": [3]},
         {"added_tokens": [{"id": 2**40, "content": "x"}]},
         {"added_tokens": [{"id": 1, "content": ""}]},
-        {"added_tokens": [{"id": 1, "content": "x"}, {"id": 2, "content": "x"}]},
         {"post_processor": {"type": "TemplateProcessing"}},
         {"post_processor": {"type": "TemplateProcessing", "single": [{}, {}], "pair": []}},
         {"post_processor": {"type": "RobertaProcessing", "sep": 1, "cls": 2}},

@@ -7,10 +7,9 @@ from typing import Any
 import gguf
 import pytest
 from packages import minilm_archive
-from tokenizer_oracles import auto_tokenizer, corpus, differences, save
+from tokenizer_oracles import auto_tokenizer, corpus, differences, save, tokenizer_metadata
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.tokenizers.tokenizer import tokenizer_metadata
 
 NAMES = {
     "unk_token": "[UNK]",

@@ -94,15 +94,13 @@ def _vocabulary(
     merges = [f"{left} {right}" for left, right in pairs if " " not in left and " " not in right]
     if _strips_mask(files):
         name = {"gpt-2": "jina-v2-de"}.get(name, name)
-    return Vocabulary("gpt2", name, tokens, types, ids, merges=merges)
+    return Vocabulary("gpt2", name, tokens, types, ids, added, merges=merges)
 
 
 def _strips_mask(files: TokenizerFiles) -> bool:
     """RoBERTa's `<mask>` takes the space before it; llama.cpp does so under Jina's names."""
     mask = content(files.config.get("mask_token"))
-    return mask == "<mask>" and any(
-        token.lstrip and token.content == mask for token in files.added.values()
-    )
+    return mask == "<mask>" and any(token.lstrip and token.content == mask for token in files.added)
 
 
 def _check_reachable(

@@ -14,7 +14,7 @@ All of it is hostile until checked: what has the wrong shape raises `CheckpointE
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ from qconvert.checkpoint.files import check_depth, read_small
 from qconvert.errors import CheckpointError
 
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+ADDED = "the list of added tokens"
 
 
 @dataclass(frozen=True)
 class AddedToken:
     """A token that the tokenizer looks for before it splits the text.
 
+    Its id follows from the order in which tokens are added (`vocabulary.all_added`).
+
     Attributes:
         special: it steers the model and is hidden when text is decoded.
         lstrip: it swallows the spaces to its left.
     """
 
-    id: int
     content: str
     special: bool
     lstrip: bool = False
@@ -47,10 +49,10 @@ class TokenizerFiles:
         path: the model's directory.
         tokenizer: `tokenizer.json`; empty where there is none.
         config: `tokenizer_config.json`, with the special tokens of `special_tokens_map.json`
-            where it has none itself.
+            where it is of an older form.
         generation: `generation_config.json`.
         model_config: `config.json`, or the part of it that describes the text model.
-        added: added tokens by id.
+        added: added tokens, in transformers' order.
     """
 
     path: Path
@@ -58,7 +60,7 @@ class TokenizerFiles:
     config: Mapping[str, Any]
     generation: Mapping[str, Any]
     model_config: Mapping[str, Any]
-    added: Mapping[int, AddedToken] = field(default_factory=dict)
+    added: tuple[AddedToken, ...] = ()
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -74,9 +76,8 @@ def read_files(path: Path, config: Mapping[str, Any]) -> TokenizerFiles:
     """
     tokenizer = read_json(path / "tokenizer.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
-    for name, value in read_json(path / "special_tokens_map.json").items():
-        if tokenizer_config.get(name) is None:
-            tokenizer_config[name] = value
+    if "added_tokens_decoder" not in tokenizer_config:
+        tokenizer_config.update(read_json(path / "special_tokens_map.json"))
     text_config = config.get("text_config")
     return TokenizerFiles(
         path=path,
@@ -134,6 +135,19 @@ def named_tokens(files: TokenizerFiles) -> dict[str, str]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def further_special(config: Mapping[str, Any]) -> list[str]:
+    """Special tokens without one of the usual names: those of multimodal models, say."""
+    listed = config.get("additional_special_tokens")
+    extra = config.get("extra_special_tokens")
+    named = [value for key, value in config.items() if key.endswith("_token")]
+    if isinstance(extra, Mapping):
+        named += extra.values()
+    elif extra:
+        listed = extra
+    texts = map(content, [*named, *(listed if isinstance(listed, list) else [])])
+    return [text for text in texts if text]
+
+
 def token_id(value: object, where: str) -> int:
     """An id of the vocabulary, checked."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**24:
@@ -143,29 +157,30 @@ def token_id(value: object, where: str) -> int:
 
 def _added_tokens(
     path: Path, tokenizer: Mapping[str, Any], config: Mapping[str, Any]
-) -> dict[int, AddedToken]:
-    found: dict[int, AddedToken] = {}
+) -> tuple[AddedToken, ...]:
+    """As transformers 5 adds them: those of tokenizer.json as they stand there, then by id those of
+    the older files. A text is added once, with the flags that are said last."""
+    found: dict[str, AddedToken] = {}
     listed = tokenizer.get("added_tokens") or []
     if not isinstance(listed, list):
         raise CheckpointError("tokenizer.json's 'added_tokens' is no list")
     for entry in listed:
-        _add(found, entry.get("id") if isinstance(entry, Mapping) else None, entry)
-    for key, entry in block(config, "added_tokens_decoder").items():
-        _add(found, int(key) if key.isdecimal() else key, entry)
-    known = {token.content for token in found.values()}
-    special = {content(config.get(f"{name}_token")) for name in SPECIAL_NAMES}
-    for text, number in read_json(path / "added_tokens.json").items():
-        if text not in known:
-            identity = token_id(number, "added_tokens.json")
-            found[identity] = AddedToken(identity, text, text in special)
-    return found
+        token_id(entry.get("id") if isinstance(entry, Mapping) else None, ADDED)
+        _add(found, entry)
+    decoder = block(config, "added_tokens_decoder")
+    numbers = {token_id(int(key) if key.isdecimal() else key, ADDED): key for key in decoder}
+    for _, key in sorted(numbers.items()):
+        _add(found, decoder[key])
+    if "added_tokens_decoder" not in config:
+        older = read_json(path / "added_tokens.json")
+        special = set(further_special(config))
+        for text in sorted(older, key=lambda text: token_id(older[text], "added_tokens.json")):
+            found.setdefault(text, AddedToken(text, text in special))
+    return tuple(found.values())
 
 
-def _add(found: dict[int, AddedToken], number: object, entry: object) -> None:
+def _add(found: dict[str, AddedToken], entry: object) -> None:
     text = content(entry)
     if not isinstance(entry, Mapping) or not text:
         raise CheckpointError(f"the tokenizer has an added token without text: {entry!r}")
-    identity = token_id(number, "the list of added tokens")
-    found[identity] = AddedToken(
-        identity, text, bool(entry.get("special")), bool(entry.get("lstrip"))
-    )
+    found[text] = AddedToken(text, bool(entry.get("special")), bool(entry.get("lstrip")))

@@ -65,7 +65,7 @@ def _read(files: TokenizerFiles, data: bytes) -> Vocabulary:
     scored = [(text, score) for text, score, _ in pieces]
     vocabulary = unigram_vocabulary(files, scored, unknown[0], preparation)
     for number, (text, _, kind) in enumerate(pieces[: len(vocabulary.types)]):
-        if vocabulary.tokens[number] == text and number not in files.added:
+        if vocabulary.tokens[number] == text and number not in vocabulary.added:
             vocabulary.types[number] = kind
     return vocabulary
 

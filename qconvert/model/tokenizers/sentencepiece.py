@@ -63,6 +63,7 @@ def read_sentencepiece_bpe(files: TokenizerFiles) -> Vocabulary:
         tokens,
         types,
         ids,
+        added,
         scores=scores,
         extra={"tokenizer.ggml.add_space_prefix": flag(prefix)},
     )
@@ -85,6 +86,8 @@ def vocabulary_of_pieces(
     tokens, types = lay_out(ids, added, size)
     scores = [LOWEST] * size
     for number, (text, score, kind) in enumerate(pieces[:size]):
+        if ids[text] != number:
+            continue  # the same text comes again
         scores[number] = score
         if number not in added:
             types[number] = kind
@@ -99,6 +102,7 @@ def vocabulary_of_pieces(
         tokens,
         types,
         ids,
+        added,
         scores=scores,
         extra={"tokenizer.ggml.add_space_prefix": flag(prefix)},
     )

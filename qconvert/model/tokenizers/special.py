@@ -1,7 +1,6 @@
 """Special tokens: their ids, and which of them are put around a text.
 
-llama.cpp puts at most one token before a text (`bos`) and one after it (`eos`), and ends a
-generation at `eos`, `eot`, `eom` and at a list of texts that it knows by heart.
+llama.cpp puts at most one token before a text (`bos`) and one after it (`eos`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,10 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.tokenizers.ends import as_ids, ends_of_generation, shown, stopping_ids
 from qconvert.model.tokenizers.files import (
     SPECIAL_NAMES,
+    AddedToken,
     TokenizerFiles,
     block,
     named_tokens,
@@ -35,23 +36,6 @@ KEYS = {
     "fim_sep": "tokenizer.ggml.fim_sep_token_id",
 }
 
-# Tokens that end a turn, the likelier first.
-_END_OF_TURN = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "<EOT>",
-    "[EOT]",
-)
-_END_OF_MESSAGE = "<|eom_id|>"
-# Further texts at which llama.cpp ends a generation without being told.
-_KNOWN_ENDS = frozenset(
-    {*_END_OF_TURN, _END_OF_MESSAGE, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"}
-    | {"<|return|>", "<|call|>", "<turn|>", "_<EOT>", "[EOS]"}
-)
-
 _FILL_IN_THE_MIDDLE = {
     "fim_pre": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<PRE>", "\u2581<PRE>"),
     "fim_suf": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "<SUF>", "\u2581<SUF>"),
@@ -64,36 +48,58 @@ _FILL_IN_THE_MIDDLE = {
 Affixes = tuple[int | None, int | None, bool]
 
 
-def special_tokens(files: TokenizerFiles, vocabulary: Vocabulary) -> Metadata:
-    """The ids of special tokens, and the flags that say which are put around a text.
+def special_tokens(files: TokenizerFiles, vocabulary: Vocabulary) -> tuple[Metadata, list[str]]:
+    """The ids of special tokens and the flags that say which are put around a text; and what of
+    the checkpoint's tokens GGUF does not say, a line for each.
 
     Raises:
         UnsupportedError: more is put around a text than llama.cpp can.
     """
+    size = len(vocabulary.tokens)
     ids = dict(vocabulary.ids)
-    ids.update({token.content: token.id for token in files.added.values()})
-    found = _named_ids(files, ids)
-    before, after, separated = affixes(files, vocabulary, found)
-    stops = [found.get("eos"), *_generation_ends(files)]
+    ids.update({token.content: number for number, token in vocabulary.added.items()})
+    named = _named_ids(files, ids)
+    before, after, separated = affixes(files, vocabulary, named)
+    found = dict(named)
     if before is not None:
         found["bos"] = before
     if after is not None:
         found["eos"] = after
     elif vocabulary.model == "bert" and "sep" in found:
         found.setdefault("eos", found["sep"])
-    size = len(vocabulary.tokens)
-    ends = [stop for stop in stops if stop is not None and stop < size]
-    found.update(_ends_of_turns(vocabulary.tokens, ends, found.get("eos"), ids))
+    notices = _beyond(vocabulary.added, found, size)
+    ids = {text: number for text, number in ids.items() if number < size}
+    found = {name: number for name, number in found.items() if number < size}
+    stops = [*([named["eos"]] if "eos" in named else []), *stopping_ids(files)]
+    ends, more = ends_of_generation(vocabulary, found, stops, ids)
+    found.update(ends)
     for name, texts in _FILL_IN_THE_MIDDLE.items():
         numbers = [ids[text] for text in texts if text in ids]
         if numbers:
             found[name] = numbers[0]
-    metadata = {KEYS[name]: u32(number) for name, number in found.items() if number < size}
-    metadata["tokenizer.ggml.add_bos_token"] = flag(before is not None)
-    metadata["tokenizer.ggml.add_eos_token"] = flag(after is not None)
+    metadata = {KEYS[name]: u32(number) for name, number in found.items()}
+    metadata["tokenizer.ggml.add_bos_token"] = flag(before is not None and before < size)
+    metadata["tokenizer.ggml.add_eos_token"] = flag(after is not None and after < size)
     if separated:
         metadata["tokenizer.ggml.add_sep_token"] = flag(True)
-    return metadata
+    return metadata, [*notices, *more]
+
+
+def _beyond(added: Mapping[int, AddedToken], named: Mapping[str, int], size: int) -> list[str]:
+    """What has no row in the embedding, so that no runtime can compute with it."""
+    lost = [token.content for number, token in sorted(added.items()) if number >= size]
+    notices = []
+    if lost:
+        notices.append(
+            f"{len(lost)} added tokens have no row in the embedding of {size} and are left out: "
+            + shown(lost)
+        )
+    names = [f"{name} {number}" for name, number in named.items() if number >= size]
+    if names:
+        notices.append(
+            f"special tokens beyond the embedding of {size} rows are left out: {', '.join(names)}"
+        )
+    return notices
 
 
 def affixes(files: TokenizerFiles, vocabulary: Vocabulary, named: Mapping[str, int]) -> Affixes:
@@ -198,35 +204,8 @@ def _named_ids(files: TokenizerFiles, ids: Mapping[str, int]) -> dict[str, int]:
                 found[name] = ids[named[name]]
             continue
         for source in (files.generation, files.model_config):
-            numbers = _as_ids(source.get(f"{name}_token_id"))
+            numbers = as_ids(source.get(f"{name}_token_id"))
             if numbers:
                 found[name] = numbers[0]
                 break
-    return found
-
-
-def _generation_ends(files: TokenizerFiles) -> list[int]:
-    return _as_ids(files.generation.get("eos_token_id")) or _as_ids(
-        files.model_config.get("eos_token_id")
-    )
-
-
-def _as_ids(value: object) -> list[int]:
-    numbers = value if isinstance(value, list) else [value]
-    return [number for number in numbers if type(number) is int and number >= 0]
-
-
-def _ends_of_turns(
-    tokens: Sequence[str], ends: Sequence[int], eos: int | None, ids: Mapping[str, int]
-) -> dict[str, int]:
-    """`eot` and `eom`: first the ends that llama.cpp would not find by itself."""
-    unknown = [end for end in ends if end != eos and tokens[end] not in _KNOWN_ENDS]
-    turns = [ids[text] for text in _END_OF_TURN if text in ids]
-    messages = [ids[_END_OF_MESSAGE]] if _END_OF_MESSAGE in ids else []
-    unknown = list(dict.fromkeys(unknown))
-    found: dict[str, int] = {}
-    if unknown or turns:
-        found["eot"] = (unknown or turns)[0]
-    if unknown[1:] or messages:
-        found["eom"] = (unknown[1:] or messages)[0]
     return found

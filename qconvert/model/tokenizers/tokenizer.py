@@ -12,7 +12,7 @@ llama.cpp (src/llama-vocab.cpp, gguf-py/gguf/constants.py).
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qconvert.checkpoint.metadata import Metadata, f32s, i32s, text, texts
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -27,8 +27,15 @@ from qconvert.model.tokenizers.vocabulary import Vocabulary, check_texts
 from qconvert.model.tokenizers.wordpiece import read_wordpiece
 
 
-def tokenizer_metadata(path: Path, config: Mapping[str, Any], architecture: str) -> Metadata:
-    """All `tokenizer.*` keys of a checkpoint.
+class Tokenizer(NamedTuple):
+    """A tokenizer as GGUF has it: all `tokenizer.*` keys, and what they do not say."""
+
+    metadata: Metadata
+    notices: tuple[str, ...]
+
+
+def read_tokenizer(path: Path, config: Mapping[str, Any], architecture: str) -> Tokenizer:
+    """The tokenizer of a checkpoint.
 
     Args:
         path: the model's directory.
@@ -53,9 +60,10 @@ def tokenizer_metadata(path: Path, config: Mapping[str, Any], architecture: str)
     if vocabulary.model == "gpt2":
         metadata["tokenizer.ggml.merges"] = texts(vocabulary.merges)
     metadata.update(vocabulary.extra)
-    metadata.update(special_tokens(files, vocabulary))
+    special, notices = special_tokens(files, vocabulary)
+    metadata.update(special)
     metadata.update(chat_templates(files))
-    return metadata
+    return Tokenizer(metadata, tuple(notices))
 
 
 def has_tokenizer(path: Path) -> bool:

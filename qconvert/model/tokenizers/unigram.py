@@ -64,13 +64,14 @@ def unigram_vocabulary(
     """
     prefix, merged, charsmap = preparation
     ids = {text: number for number, (text, _) in enumerate(pieces)}
-    added = all_added(files, ids)
+    added = all_added(files, ids, len(pieces))
     size = vocabulary_size(files, [*range(len(pieces)), *added])
     tokens, types = lay_out(ids, added, size)
     mark_bytes_and_unknown(tokens, types, pieces[unknown][0])
     scores = [LOWEST] * size
-    for number, (_, score) in enumerate(pieces[:size]):
-        scores[number] = score
+    for number in ids.values():
+        if number < size:
+            scores[number] = pieces[number][1]
     extra: Metadata = {
         "tokenizer.ggml.add_space_prefix": flag(prefix),
         "tokenizer.ggml.remove_extra_whitespaces": flag(merged),
@@ -80,7 +81,7 @@ def unigram_vocabulary(
         extra["tokenizer.ggml.precompiled_charsmap"] = Field(
             GGUFValueType.ARRAY, charsmap, GGUFValueType.UINT8
         )
-    return Vocabulary("t5", "default", tokens, types, ids, scores=scores, extra=extra)
+    return Vocabulary("t5", "default", tokens, types, ids, added, scores=scores, extra=extra)
 
 
 def _pieces(vocab: Any) -> list[tuple[str, float]]:

@@ -12,7 +12,12 @@ from gguf import TokenType
 
 from qconvert.checkpoint.metadata import Field, Metadata, u32
 from qconvert.errors import CheckpointError
-from qconvert.model.tokenizers.files import AddedToken, TokenizerFiles, named_tokens
+from qconvert.model.tokenizers.files import (
+    AddedToken,
+    TokenizerFiles,
+    further_special,
+    named_tokens,
+)
 from qconvert.model.tokenizers.files import token_id as checked_id
 
 NORMAL = int(TokenType.NORMAL)
@@ -45,6 +50,7 @@ class Vocabulary:
         scores: by id; empty where the model has none.
         merges: "left right" by rank; empty where the model has none.
         ids: texts as the checkpoint spells them -> ids.
+        added: added tokens by id; those beyond `tokens` have no weights.
         extra: further keys that belong to this kind of tokenizer.
     """
 
@@ -53,6 +59,7 @@ class Vocabulary:
     tokens: list[str]
     types: list[int]
     ids: Mapping[str, int]
+    added: Mapping[int, AddedToken]
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
     extra: Metadata = field(default_factory=dict)
@@ -76,15 +83,29 @@ def segments(files: TokenizerFiles) -> Field:
     return u32(checked_id(1 if size is None else size, "config.json's type_vocab_size"))
 
 
-def all_added(files: TokenizerFiles, ids: Mapping[str, int]) -> dict[int, AddedToken]:
-    """Added tokens, and the special tokens that only the configuration names."""
-    added = dict(files.added)
-    known = {token.content: token for token in added.values()}
+def all_added(
+    files: TokenizerFiles, ids: Mapping[str, int], count: int | None = None
+) -> dict[int, AddedToken]:
+    """Added tokens by id, and the special tokens that only the configuration names.
+
+    As in the tokenizers library, whatever ids the files state: a text that the model has keeps the
+    model's id, and others follow the last one.
+
+    Args:
+        ids: the model's own tokens.
+        count: how many these are, where one text may come several times.
+    """
+    tokens = {token.content: token for token in files.added}
     for text in named_tokens(files).values():
-        number = known[text].id if text in known else ids.get(text)
-        if number is not None:
-            lstrip = text in known and known[text].lstrip
-            added[number] = AddedToken(number, text, True, lstrip)
+        tokens[text] = AddedToken(text, True, text in tokens and tokens[text].lstrip)
+    for text in further_special(files.config):
+        tokens.setdefault(text, AddedToken(text, True))
+    following = len(ids) if count is None else count
+    added: dict[int, AddedToken] = {}
+    for text, token in tokens.items():
+        number = ids.get(text, following)
+        added[number] = token
+        following = max(following, number + 1)
     return added
 
 

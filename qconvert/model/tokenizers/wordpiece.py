@@ -56,7 +56,9 @@ def read_wordpiece(files: TokenizerFiles) -> Vocabulary:
             tokens[number] = text[len(CONTINUATION) :] if continues else SPACE + text
         if text == unknown:
             types[number] = UNKNOWN
-    return Vocabulary("bert", "default", tokens, types, ids, extra=_extra(files, lower, strip))
+    return Vocabulary(
+        "bert", "default", tokens, types, ids, added, extra=_extra(files, lower, strip)
+    )
 
 
 def _extra(files: TokenizerFiles, lower: bool, strip: bool) -> Metadata:
