@@ -22,6 +22,8 @@ from qconvert.errors import CheckpointError, UnsupportedError
 # In transformers' order of preference.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+TIED = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
+"""Of a tied model an index may name both, though one is stored; what is missing the model tells."""
 
 
 def open_directory(path: Path, source: str) -> Checkpoint:
@@ -166,7 +168,7 @@ def _read_index(directory: Path, name: str) -> dict[str, TensorInfo]:
                     "index and shards are of different checkpoints, or one was edited",
                 )
             tensors[tensor.name] = tensor
-    absent = next((key for key in weight_map if key not in tensors), None)
+    absent = next((k for k in weight_map if k not in tensors and not k.endswith(TIED)), None)
     if absent is not None:
         raise CheckpointError(
             f"{shards[weight_map[absent]]}: tensor {absent!r:.200} is missing, though {name} "

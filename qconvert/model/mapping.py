@@ -52,7 +52,7 @@ def map_tensors(
     sizes = sizes_by_block(family.name, family.metadata(settings))
     sources = _sources(tensors)
     if settings.get("tie_word_embeddings") is True:
-        _drop_repeated_output(sources, family.rules(settings))
+        _tie_output(sources, family.rules(settings))
     constants = family.constants(settings).items()
     mapped = [TensorMap(name, value.shape, value=value) for name, value in constants]
     for name, rules in in_file_order(family.rules(settings), sizes(0)["blocks"]):
@@ -74,14 +74,29 @@ def _sources(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return sources
 
 
-def _drop_repeated_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
+def _tie_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
     """Leave out a stored output projection that is the embedding once more. One of other values
-    counts, whatever the configuration says: transformers computes with what is stored."""
+    counts, whatever the configuration says: transformers computes with what is stored. One that is
+    stored alone is the embedding."""
     names = [bare_name(rule.hf) for rule in rules if rule.gguf == EMBEDDING]
     embedding = next((sources[name] for name in names if name in sources), None)
     output = sources.get(OUTPUT)
-    if output is not None and embedding is not None and have_equal_values(output, embedding):
+    if output is not None and embedding is None:
+        sources[names[0]] = sources.pop(OUTPUT)
+    elif output is not None and embedding is not None and have_equal_values(output, embedding):
         del sources[OUTPUT]
+
+
+def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Where a tied model has the embedding under the name of the output projection alone: that
+    name -> the embedding's own."""
+    settings, sources = text_config(family, config), _sources(tensors)
+    names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
+    if settings.get("tie_word_embeddings") is not True or names[EMBEDDING] in sources:
+        return {}
+    norm = names["output_norm.weight"]
+    root = sources[norm].name.removesuffix(norm)
+    return {sources[OUTPUT].name: root + names[EMBEDDING]} if OUTPUT in sources else {}
 
 
 def bare_name(name: str) -> str:

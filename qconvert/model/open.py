@@ -18,7 +18,14 @@ from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.common import text_config
 from qconvert.model.general import card_notices, general_metadata
-from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, map_tensors, predicts, unknown_to
+from qconvert.model.mapping import (
+    EMBEDDING,
+    OUTPUT_WEIGHT,
+    map_tensors,
+    predicts,
+    tied_name,
+    unknown_to,
+)
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
@@ -66,8 +73,11 @@ class Model:
         """
         if self._family is None:
             return describe(self.checkpoint)
-        infos = self.checkpoint.tensors.values()
-        stored = tuple(TensorMap(i.name, i.shape, (Rows(i.name, 0, i.rows),)) for i in infos)
+        names = tied_name(self._family, self.checkpoint.config, self.checkpoint.tensors)
+        stored = tuple(
+            TensorMap(names.get(i.name, i.name), i.shape, (Rows(i.name, 0, i.rows),))
+            for i in self.checkpoint.tensors.values()
+        )
         return Description(
             self._family, dict(self.checkpoint.config), stored, self.checkpoint.notices
         )

@@ -110,13 +110,14 @@ def weights_of_directory(
     templates = _templates(family.rules(text_config(family, description.config)))
     fused = any(_is_fused(info, uses) for info in checkpoint.tensors.values())
     weights: list[Weight] = []
-    for info in checkpoint.tensors.values():
-        if tied and info.name.endswith(OUTPUT):
+    for info, stored in zip(checkpoint.tensors.values(), description.tensors, strict=True):
+        if tied and stored.name.endswith(OUTPUT):
             continue
         if _is_fused(info, uses):
             weights += _single_experts(info, uses[info.name], templates)
         else:
-            weights.append(_as_stored(info, uses.get(info.name, []), templates if fused else {}))
+            known = templates if fused else {}
+            weights.append(_as_stored(stored, info, uses.get(info.name, []), known))
     return tuple(weights)
 
 
@@ -151,17 +152,18 @@ def _is_fused(info: TensorInfo, uses: Mapping[str, list[_Use]]) -> bool:
     return len(info.shape) == 3 and any(use.expert for use in uses.get(info.name, []))
 
 
-def _as_stored(info: TensorInfo, uses: list[_Use], templates: Mapping[str, str]) -> Weight:
-    rows = (Rows(info.name, 0, info.rows),)
+def _as_stored(
+    stored: TensorMap, info: TensorInfo, uses: list[_Use], templates: Mapping[str, str]
+) -> Weight:
     if not uses:
-        return Weight(TensorMap(info.name, info.shape, rows), Role.OTHER, info.dtype)
+        return Weight(stored, Role.OTHER, info.dtype)
     use, gguf = uses[0], uses[0].map
-    name = info.name
+    name = stored.name
     if role_of(gguf.name) is Role.ROUTER:  # beside fused experts it goes by another name
-        name = _renamed(gguf.name, info.name, templates) or name
+        name = _renamed(gguf.name, name, templates) or name
     height = gguf.shape[-2] if len(gguf.shape) > 2 else 0
     return Weight(
-        TensorMap(name, info.shape, rows),
+        replace(stored, name=name),
         role_of(gguf.name),
         info.dtype,
         gguf.name,
