@@ -2,8 +2,9 @@
 and what to do with it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from qconvert.errors import UnsupportedError
 
@@ -15,11 +16,18 @@ MERGE = (
 PYTORCH = "load it with transformers where it can be read, and save_pretrained writes safetensors"
 WEIGHTS = "name the model's directory, or its .safetensors file"
 
+THEIRS = (
+    "start from the same model in Hugging Face's form (config.json and model*.safetensors), or "
+    "make it with the conversion script of the family in transformers"
+)
+MERGED = "merge it into its base model with peft: merge_and_unload, then save_pretrained"
+
 ADAPTER = "adapter_config.json"
 
 FILES = (
     (ADAPTER, "a PEFT adapter", MERGE),
     ("adapter_model.*", "a PEFT adapter", MERGE),
+    ("pytorch_lora_weights.*", "a LoRA adapter", MERGE),
     ("model_index.json", "a diffusers pipeline", "name the text model's folder in it"),
     ("tf_model.h5", "a TensorFlow checkpoint", PYTORCH),
     ("*.h5", "a TensorFlow checkpoint", PYTORCH),
@@ -31,7 +39,8 @@ FILES = (
     ("openvino_model.xml", "an OpenVINO model", ORIGINAL),
     ("rust_model.ot", "a checkpoint of rust-bert", PYTORCH),
     ("*.nemo", "a NeMo checkpoint", "convert it with NeMo's own scripts first"),
-    ("consolidated.*", "weights as their makers train them", PYTORCH),
+    ("consolidated*.safetensors", "weights in Mistral's own format", THEIRS),
+    ("consolidated.*", "weights as their makers train them", THEIRS),
     ("*.distcp", "a distributed training checkpoint", "gather it into safetensors first"),
     ("optimizer.*", "the state of an optimizer", WEIGHTS),
     ("scheduler.pt", "the state of a training", WEIGHTS),
@@ -41,18 +50,25 @@ FILES = (
 """Patterns of file names, the surest first."""
 
 TENSORS = (
-    (".weight.absmax", "weights of bitsandbytes (4 bits)"),
-    (".SCB", "weights of bitsandbytes (8 bits)"),
-    (".g_idx", "weights of GPTQ"),
-    (".qweight", "weights of GPTQ or AWQ"),
-    (".weight_packed", "packed integer codes"),
-    (".W_q", "weights of HQQ"),
-    (".codebooks", "weights of AQLM"),
-    (".biases", "weights of MLX"),
+    ("*.lora_[AB].*", "a PEFT adapter", MERGED),
+    ("*.lora_embedding_[AB]*", "a PEFT adapter", MERGED),
+    ("*.lora_magnitude_vector*", "a PEFT adapter", MERGED),
+    ("*.lora_[ab]", "an adapter of MLX", "merge it into its base model with mlx_lm.fuse"),
+    ("*[._]lora[._]down.*", "a LoRA adapter", MERGED),
+    ("*.attention.wq.weight", "weights in their makers' own format", THEIRS),
+    ("*.weight.absmax", "weights of bitsandbytes (4 bits)", ORIGINAL),
+    ("*.SCB", "weights of bitsandbytes (8 bits)", ORIGINAL),
+    ("*.g_idx", "weights of GPTQ", ORIGINAL),
+    ("*.qweight", "weights of GPTQ or AWQ", ORIGINAL),
+    ("*.weight_packed", "packed integer codes", ORIGINAL),
+    ("*.W_q", "weights of HQQ", ORIGINAL),
+    ("*.codebooks", "weights of AQLM", ORIGINAL),
+    ("*.biases", "weights of MLX", ORIGINAL),
 )
-"""How the names of tensors end that no model in full has."""
+"""Patterns of tensors' names that no model in full has."""
 
-MODULES = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_magnitude_vector")
+WHOLE = ("state_dict", "model_state_dict", "model", "module", "weights")
+"""Under which names trainers keep the weights in what they save."""
 
 
 def foreign_files(names: Iterable[str]) -> tuple[str, str] | None:
@@ -64,22 +80,37 @@ def foreign_files(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
+def foreign_state(state: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """What a pickled dictionary is that is none of tensors, and what to do; None where nothing is
+    known."""
+    if {"state", "param_groups"} <= state.keys():
+        return "the state of an optimizer", WEIGHTS
+    if {"last_epoch", "_step_count"} <= state.keys():
+        return "the state of a training", WEIGHTS
+    weights = next((key for key in WHOLE if isinstance(state.get(key), Mapping)), None)
+    if weights is not None:
+        return (
+            f"the state of a training, with the weights under {weights!r}",
+            f"save those alone: torch.load(file)[{weights!r}], as model.safetensors",
+        )
+    return None
+
+
+def foreign_tensors(names: Iterable[str]) -> tuple[str, str] | None:
+    """What tensors of these names are, and what to do; None where nothing is known."""
+    held = list(names)
+    for pattern, what, hint in TENSORS:
+        found = next((name for name in held if fnmatchcase(name, pattern)), None)
+        if found is not None:
+            return f"{what}: tensor {found!r:.200}", hint
+    return None
+
+
 def check_tensors(where: object, names: Iterable[str]) -> None:
     """Refuse tensors that are codes of another program, or an adapter's.
 
     Raises:
         UnsupportedError: they are.
     """
-    held = list(names)
-    adapter = next((name for name in held if any(part in name for part in MODULES)), None)
-    if adapter is not None:
-        raise UnsupportedError(
-            f"{where} holds a PEFT adapter: tensor {adapter!r:.200}",
-            "merge it into its base model with peft: merge_and_unload, then save_pretrained",
-        )
-    for ending, what in TENSORS:
-        found = next((name for name in held if name.endswith(ending)), None)
-        if found is not None:
-            raise UnsupportedError(
-                f"{where} holds {what}, and these are not read: tensor {found!r:.200}", ORIGINAL
-            )
+    if found := foreign_tensors(names):
+        raise UnsupportedError(f"{where} holds {found[0]}", found[1])

@@ -13,8 +13,9 @@ from glob import escape
 from pathlib import Path
 
 from qconvert.checkpoint.files import read_json_object, reason
+from qconvert.checkpoint.foreign import ADAPTER, foreign_files
 from qconvert.checkpoint.gguf import SHARD
-from qconvert.errors import CheckpointError, HubError
+from qconvert.errors import CheckpointError, HubError, QconvertError, UnsupportedError
 
 # Beside the weights: configuration, tokenizer, chat templates, pooling of sentence encoders.
 WANTED = (
@@ -53,11 +54,12 @@ def fetch(
 
     Raises:
         HubError: the repository, revision or file cannot be had.
+        UnsupportedError: it holds what is no model; nothing of it is downloaded.
     """
     with _bars(sys.stderr.isatty() if progress is None else progress):
         try:
             snapshot = _fetch(repo, file, revision, headers_only)
-        except CheckpointError:
+        except QconvertError:
             raise
         except Exception as error:
             # The library lets its transport's exceptions through, and these change with it.
@@ -125,14 +127,16 @@ def _select(repo: str, names: Sequence[str]) -> tuple[list[str], str]:
     """The small files, and the file of weights or the index of its shards."""
     found = (n for name in WEIGHTS for n in (name, name + ".index.json") if n in names)
     weights = next(found, None)
-    if weights is None:
-        ggufs = [name for name in names if name.endswith(".gguf")]
-        if ggufs:
-            more = f" and {len(ggufs) - 8} more" if len(ggufs) > 8 else ""
-            raise HubError(
-                f"{repo} has GGUF files alone: {', '.join(ggufs[:8])}{more}",
-                f"name one: {repo}:{ggufs[0]}",
-            )
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if weights is None and ggufs:
+        more = f" and {len(ggufs) - 8} more" if len(ggufs) > 8 else ""
+        raise HubError(
+            f"{repo} has GGUF files alone: {', '.join(ggufs[:8])}{more}",
+            f"name one: {repo}:{ggufs[0]}",
+        )
+    if weights is None or ADAPTER in names:
+        if told := foreign_files(names):
+            raise UnsupportedError(f"{repo} holds {told[0]}, which is not read", told[1])
         raise HubError(f"{repo} has neither {' nor '.join(WEIGHTS)}", "name another repository")
     beside = [
         name

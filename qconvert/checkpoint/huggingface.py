@@ -22,6 +22,7 @@ from qconvert.errors import CheckpointError, UnsupportedError
 # In transformers' order of preference.
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 TIED = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
 """Of a tied model an index may name both, though one is stored; what is missing the model tells."""
 
@@ -34,6 +35,8 @@ def open_directory(path: Path, source: str) -> Checkpoint:
         UnsupportedError: its weights are of a kind that is not read.
     """
     _check_adapter(path)
+    if not (path / "config.json").exists():
+        _check_weights(path)
     config = read_config(path)
     check_method(quantization_of(config))
     return _checkpoint(path, source, config, read_weights(path))
@@ -43,6 +46,13 @@ def _check_adapter(path: Path) -> None:
     """transformers would load the base model and this on top of it, whatever else is here."""
     if (path / ADAPTER).exists():
         raise UnsupportedError(*_foreign(path, [ADAPTER]))
+
+
+def _check_weights(path: Path) -> None:
+    """Weights that say what they are, and that there is no configuration for a reason."""
+    for name in SINGLE:
+        if (path / name).exists():
+            check_tensors(path, _read(inside(path, name, path)))
 
 
 def _foreign(path: Path, names: Iterable[str]) -> tuple[str, str] | tuple[()]:
@@ -63,9 +73,10 @@ def read_weights(path: Path) -> dict[str, TensorInfo]:
             return _read(inside(path, name, path))
         if (path / (name + INDEX)).exists():
             return _read_index(path, name + INDEX)
-    if told := _foreign(path, _entries(path)):
+    files = [name for name in _entries(path) if name.endswith(FILES) and not foreign_files([name])]
+    if not files and (told := _foreign(path, _entries(path))):
         raise UnsupportedError(*told)
-    raise CheckpointError(*_no_weights(path))
+    raise CheckpointError(*_no_weights(path, files))
 
 
 def open_weights(path: Path, source: str) -> Checkpoint:
@@ -75,9 +86,12 @@ def open_weights(path: Path, source: str) -> Checkpoint:
             raise CheckpointError(
                 f"{path} is one shard of several", f"name the directory: {path.parent}"
             )
+    tensors = _read(path)
+    if not (path.parent / "config.json").exists():
+        check_tensors(path, tensors)
     config = read_config(path.parent)
     check_method(quantization_of(config))
-    return _checkpoint(path.parent, source, config, _read(path))
+    return _checkpoint(path.parent, source, config, tensors)
 
 
 def _checkpoint(
@@ -192,10 +206,8 @@ def _entries(path: Path) -> list[str]:
         raise CheckpointError(f"{path}: {reason(error)}") from error
 
 
-def _no_weights(path: Path) -> tuple[str, str]:
-    names = _entries(path)
+def _no_weights(path: Path, files: list[str]) -> tuple[str, str]:
     message = f"{path} has no {' or '.join(SINGLE)} and no index of shards"
-    files = [n for n in names if n.endswith((".safetensors", ".gguf", ".bin"))]
     if any("-of-" in name for name in files):
         return message, "the index (*.index.json) of the shards is missing: fetch it"
     if files:

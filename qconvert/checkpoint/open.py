@@ -25,8 +25,8 @@ def open_checkpoint(
     """Open a checkpoint, reading headers alone.
 
     Args:
-        model: a directory, a .gguf file (of several shards, the first), a .safetensors or .bin
-            file with a config.json beside it, or a hub id: org/name, org/name@revision,
+        model: a directory, a .gguf file (of several shards, the first), a .safetensors, .bin,
+            .pt or .pth file with a config.json beside it, or a hub id: org/name, org/name@revision,
             org/name:file.gguf. A path that exists goes before a hub id.
         progress: show downloads on standard error; None does so on a terminal.
         headers_only: do not download weights that will not be read.
@@ -113,7 +113,7 @@ def _open(name: str, path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint", f"name its directory: {path.parent}")
     if path.suffix != ".gguf" and (found := foreign_files([path.name])):
         raise UnsupportedError(f"{path} is {found[0]}, which is not read", found[1])
-    if path.suffix in (".safetensors", ".bin"):
+    if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
         return open_weights(path, name)
     file_size(path)
     if path.suffix == ".gguf" or read_bytes_at(path, 0, 4) == b"GGUF":

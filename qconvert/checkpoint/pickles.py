@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.checkpoint.files import check_tensor, file_size, read_bytes_at, reason
+from qconvert.checkpoint.foreign import foreign_state
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.checkpoint.unpickle import Tensor, unpickle
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -133,6 +134,8 @@ def _read_legacy(path: Path, size: int) -> dict[str, TensorInfo]:
 def _tensors(path: Path, state: Any, extents: Mapping[str, Extent]) -> dict[str, TensorInfo]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no dictionary of tensors", RESAVE)
+    if found := foreign_state(state):
+        raise UnsupportedError(f"{path} holds {found[0]}, which is not read", found[1])
     result = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor) or not isinstance(name, str):

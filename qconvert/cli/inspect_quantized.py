@@ -178,9 +178,11 @@ def inputs_text(inputs: "ActivationFormat | None") -> str:
 
 def show_tensors_alone(source: str, path: Path, *, as_json: bool, tensors: bool) -> None:
     """A safetensors file without a config.json beside it."""
+    from qconvert.checkpoint.foreign import foreign_tensors
     from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 
     found = read_safetensors(path)
+    known = foreign_tensors(found)
     sizes: dict[str, tuple[int, int]] = {}
     for tensor in found.values():
         count, nbytes = sizes.get(tensor.dtype, (0, 0))
@@ -199,14 +201,18 @@ def show_tensors_alone(source: str, path: Path, *, as_json: bool, tensors: bool)
                 "dtypes": dtypes_data(sizes),
                 "metadata": metadata,
                 "tensors": tensors_data(found.values()),
+                "problems": list(known or ()),
             }
         )
         return
+    untold = "a safetensors file; without a config.json beside it nothing says of what"
     facts = {
-        "what": "a safetensors file; without a config.json beside it nothing says of what",
+        "what": known[0] if known else untold,
         "tensors": f"{len(found)}, {elements} elements, {human_bytes(total)} ({total} bytes)",
         "dtypes": dtypes_text(sizes),
     }
     show_facts(source, facts | {key: value[:200] for key, value in metadata.items()})
     if tensors:
         show_tensors(found.values())
+    if known:
+        render.say(known[1])

@@ -58,6 +58,22 @@ def single(value: float) -> dict[str, bytes]:
     return {**files, "model.fp16.safetensors": b"never fetched", "tf_model.h5": b"never fetched"}
 
 
+FOREIGN = {
+    "adapter": {"adapter_config.json": b"{}", "adapter_model.safetensors": weights(a=1)},
+    "merged": {"adapter_config.json": b"{}", **single(5)},
+    "flax": {"config.json": CONFIG, "flax_model.msgpack": b"x"},
+    "tensorflow": {"config.json": CONFIG, "tf_model.h5": b"x"},
+    "mistral": {"params.json": b"{}", "consolidated.safetensors": weights(a=1)},
+}
+WORDS = {
+    "adapter": "PEFT adapter",
+    "merged": "PEFT adapter",
+    "flax": "Flax",
+    "tensorflow": "TensorFlow",
+    "mistral": "Mistral's own format",
+}
+
+
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     repos = {
@@ -66,6 +82,7 @@ def hub() -> Iterator[Hub]:
         "org/gated": Repo({"main": single(3)}, gated=True),
         "org/versions": Repo({"main": single(1), "v1.0": single(2), "refs-pr-1": single(4)}),
         "org/ggufs": Repo({"main": {"a-Q4_K.gguf": b"GGUF", "b.gguf": b"GGUF", "README.md": b""}}),
+        **{f"org/{name}": Repo({"main": files}) for name, files in FOREIGN.items()},
         "org/nothing": Repo({"main": {"README.md": b""}}),
         "org/lacking": Repo({"main": {**sharded(), "model-00002-of-00002.safetensors": b""}}),
     }
@@ -179,6 +196,16 @@ def test_what_the_hub_cannot_give_is_said_in_one_line(
         assert got["hint"], model
     assert errors == ""
     assert not [name for name in hub.downloads() if name.endswith((".safetensors", ".gguf"))]
+
+
+def test_what_is_no_model_is_named_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    results, _ = run_all(hub, tmp_path, [f"org/{name}" for name in FOREIGN])
+    for name, got in zip(FOREIGN, results, strict=True):
+        assert got["error"] == "UnsupportedError"
+        assert f"org/{name} holds" in got["message"]
+        assert WORDS[name] in got["message"]
+        assert got["hint"]
+    assert hub.downloads() == []
 
 
 def test_a_gguf_file_is_named_behind_its_repository(hub: Hub, tmp_path: Path) -> None:

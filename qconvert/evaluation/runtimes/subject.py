@@ -80,7 +80,7 @@ def open_subject(path: str, backend: BackendName = "auto", settings: Settings = 
     kind = identify(place)
     if kind == "quantized":
         return _quantized(path, source, place, backend, settings)
-    if kind != "checkpoint":
+    if kind not in ("checkpoint", "tensors"):  # whose fault is named when they are opened
         raise UsageError(f"{path} is no model, and cannot be evaluated", "name a model")
     checkpoint = open_path(source, place)
     _refuse_encoder(checkpoint)
