@@ -1,11 +1,13 @@
 """Which weights are made with what a sample shows of their inputs, and in which format."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 
+from qconvert.containers.sizes import human_bytes
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
@@ -15,6 +17,9 @@ from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan, TensorPlan
 
 FEEDBACK = "feedback"
+
+LIBRARIES, SLACK = 1_000_000_000, 1.5
+"""Bytes; and what the allocator keeps beside what is in use."""
 
 
 def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
@@ -69,9 +74,21 @@ def cost(plan: Plan) -> str:
         return ""
     return (
         f"{plan.target.path.name}: feedback for {taken} weights; the model runs on the "
-        f"calibration's {plan.sample.size} tokens, several times as long as calibrating took "
-        "(--no-feedback leaves that out)"
+        f"calibration's {plan.sample.size} tokens, several times as long as calibrating took, in "
+        f"about {human_bytes(memory(plan))} of memory (--no-feedback leaves that out)"
     )
+
+
+def memory(plan: Plan) -> int:
+    """About how many bytes it takes: the activations of two blocks that wait in front of the widest
+    product, the second moments of its inputs, and what libraries take by themselves."""
+    columns = [tensor.map.columns for tensor in plan.tensors if tensor.algorithm]
+    if plan.sample is None or not columns:
+        return 0
+    widest, usual = max(columns), Counter(columns).most_common(1)[0][0]
+    waiting = 2 * plan.sample.size * (3 * usual + widest) * 2
+    moments = 8 * 4 * widest**2  # two sets of H and C, and factors in float64 on the way
+    return LIBRARIES + int(SLACK * waiting) + moments
 
 
 FEW_BITS = 7

@@ -1,6 +1,7 @@
 """Outputs for whose weights the model runs on a calibration's tokens: what comes out is held
 against transformers' own model of the original, on tokens that nobody saw."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,25 @@ def test_a_calibration_that_misleads_does_no_harm(
         (tmp_path / name).mkdir()
         errors.append(divergence(model, file, tmp_path / name))
     assert errors[1] < 1.02 * errors[0]
+
+
+def test_what_it_takes_is_told_before(made: Any, tmp_path: Path):
+    """Of this small model hardly more than what libraries take; of one of 8 billion parameters
+    what its blocks' activations and second moments take."""
+    from qconvert.plan.algorithms import LIBRARIES, memory
+
+    _, model, calibration = made("llama")
+    recipe = Recipe("q4_k_m", output=tmp_path / "x.gguf", calibration=calibration, vocabulary=False)
+    watcher = Listening()
+    (plan,) = plan_outputs(open_checkpoint(str(model)), [recipe], Run(2, watcher))
+    assert LIBRARIES < memory(plan) < 1.1 * LIBRARIES
+    quantized(made, "llama", recipe, watcher)
+    assert any("about 1.0" in note and "GB of memory" in note for note in watcher.notes)
+    wide = [
+        replace(tensor, map=replace(tensor.map, shape=(4096, columns)))
+        for tensor in plan.tensors
+        if tensor.algorithm
+        for columns in (4096, 4096, 14336)
+    ]
+    large = replace(plan, tensors=tuple(wide), sample=np.zeros((128, 512), np.int32))
+    assert 10e9 < memory(large) < 25e9
