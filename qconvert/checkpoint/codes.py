@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from qconvert.checkpoint.foreign import ORIGINAL
+from qconvert.checkpoint.foreign import ORIGINAL, UNGATHERED
 from qconvert.checkpoint.layers import PARTS, Layer, find_layers
 from qconvert.checkpoint.rows import NUMPY, read_rows
 from qconvert.checkpoint.types import Codes, TensorInfo
@@ -76,10 +76,20 @@ def join_codes(
                 ORIGINAL,
             )
         elif last in PARTS and last not in ("weight", *INPUTS):
+            _check_filled(stem, tensors)
             raise UnsupportedError(f"how {stem}.weight is stored is not known", ORIGINAL)
         elif last not in (*INPUTS, *CACHES):
             found[name] = info
     return found
+
+
+def _check_filled(layer: str, tensors: Mapping[str, TensorInfo]) -> None:
+    """Codes or scales without elements are none of any kind."""
+    for name in (f"{layer}.{part}" for part in PARTS):
+        if name in tensors and not tensors[name].elements:
+            raise CheckpointError(
+                f"{name} is empty (shape {list(tensors[name].shape)})", UNGATHERED
+            )
 
 
 def _upright(info: TensorInfo) -> TensorInfo:
@@ -97,6 +107,7 @@ def _join(
 ) -> TensorInfo:
     from qconvert.formats.safetensors.layouts import format_of
 
+    _check_filled(layer.name, tensors)
     if len(layer.shape) != 2 or 0 in layer.shape:
         raise UnsupportedError(f"how {layer.name}.weight is stored is not known", ORIGINAL)
     rows, columns = layer.shape

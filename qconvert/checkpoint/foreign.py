@@ -21,6 +21,10 @@ THEIRS = (
     "make it with the conversion script of the family in transformers"
 )
 MERGED = "merge it into its base model with peft: merge_and_unload, then save_pretrained"
+UNGATHERED = (
+    "DeepSpeed leaves such tensors behind where weights were not gathered before they were saved: "
+    "make the checkpoint again with its zero_to_fp32.py"
+)
 
 ADAPTER = "adapter_config.json"
 

@@ -92,6 +92,8 @@ class PartialFile:
         Raises:
             OutputError: the disk is full or fails; what is marked stays for the next run.
         """
+        if not memoryview(data).nbytes:
+            return  # such a view cannot be cast
         view = memoryview(data).cast("B")
         try:
             while view:

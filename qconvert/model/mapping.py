@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
+from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
@@ -81,9 +82,11 @@ def _tie_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
     names = [bare_name(rule.hf) for rule in rules if rule.gguf == EMBEDDING]
     embedding = next((sources[name] for name in names if name in sources), None)
     output = sources.get(OUTPUT)
-    if output is not None and embedding is None:
+    if output is None:
+        return
+    if embedding is None or (output.elements and not embedding.elements):
         sources[names[0]] = sources.pop(OUTPUT)
-    elif output is not None and embedding is not None and have_equal_values(output, embedding):
+    elif not output.elements or have_equal_values(output, embedding):
         del sources[OUTPUT]
 
 
@@ -92,7 +95,8 @@ def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo])
     name -> the embedding's own."""
     settings, sources = text_config(family, config), _sources(tensors)
     names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
-    if settings.get("tie_word_embeddings") is not True or names[EMBEDDING] in sources:
+    stored = sources.get(names[EMBEDDING])
+    if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
         return {}
     norm = names["output_norm.weight"]
     root = sources[norm].name.removesuffix(norm)
@@ -139,6 +143,8 @@ def _make(
     for rule in rules:
         infos = _find(rule, sources, sizes(0)["experts"])
         if infos:
+            if empty := next((info for info in infos if not info.elements), None):
+                raise _empty(empty)
             shape = expected_shape(family, name, sizes)
             if rule.transpose:
                 return _transposed(name, rule, infos[0], shape)
@@ -282,6 +288,10 @@ def _missing(name: str) -> PlanError:
         f"the checkpoint has no tensor {name}",
         hint="a shard may be missing, or config.json may belong to another model",
     )
+
+
+def _empty(info: TensorInfo) -> PlanError:
+    return PlanError(f"{info.name} is empty (shape {list(info.shape)})", UNGATHERED)
 
 
 def _misshapen(info: TensorInfo, shape: tuple[int, ...]) -> PlanError:

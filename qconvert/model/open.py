@@ -14,6 +14,7 @@ from gguf import GGUFValueType
 from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
+from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.common import text_config
@@ -77,15 +78,27 @@ class Model:
         stored = tuple(
             TensorMap(names.get(i.name, i.name), i.shape, (Rows(i.name, 0, i.rows),))
             for i in self.checkpoint.tensors.values()
+            if i.elements
         )
         return Description(
-            self._family, dict(self.checkpoint.config), stored, self.checkpoint.notices
+            self._family, dict(self.checkpoint.config), stored, self._checkpoint_notices
         )
 
     @cached_property
     def unknown(self) -> tuple[str, ...]:
-        """Those of `left_out` that the family does not know."""
-        return unknown_to(self._family, self.left_out) if self._family else ()
+        """Those of `left_out` that the family does not know, and that hold anything."""
+        return unknown_to(self._family, self._filled) if self._family else ()
+
+    @cached_property
+    def _filled(self) -> tuple[str, ...]:
+        """Those of `left_out` that hold anything."""
+        return tuple(name for name in self.left_out if self.checkpoint.tensors[name].elements)
+
+    @property
+    def _checkpoint_notices(self) -> tuple[str, ...]:
+        empty = [info.name for info in self.checkpoint.tensors.values() if not info.elements]
+        told = (f"empty tensors are left out: {shorten(empty)}",)
+        return (*self.checkpoint.notices, *(told if empty else ()))
 
     @property
     def family(self) -> Family:
@@ -178,9 +191,9 @@ class Model:
             return (*notice_quantized({info.dtype for info in infos} - plain), *no_tokenizer)
         return (
             *caveats(self._family, self.settings),
-            *self.checkpoint.notices,
+            *self._checkpoint_notices,
             *card_notices(self.checkpoint.path),
-            *_notice_left_out(self.left_out),
+            *_notice_left_out(self._filled),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *self._tokenizer.notices,
         )
@@ -206,11 +219,16 @@ def open_model(checkpoint: Checkpoint) -> Model:
     """What a checkpoint means.
 
     Raises:
-        UnsupportedError: an unknown family.
+        UnsupportedError: an unknown family, or a GGUF file with tensors that hold nothing.
         PlanError: tensors are missing or do not fit the configuration.
         CheckpointError: the configuration cannot be read, or a GGUF file holds no model.
     """
     if checkpoint.container == "gguf":
+        if empty := [info.name for info in checkpoint.tensors.values() if not info.elements]:
+            raise UnsupportedError(
+                f"{checkpoint.source} holds empty tensors: {shorten(empty)}",
+                "convert the original model again",
+            )
         tensors = tuple(
             TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
             for info in checkpoint.tensors.values()

@@ -110,7 +110,8 @@ def weights_of_directory(
     templates = _templates(family.rules(text_config(family, description.config)))
     fused = any(_is_fused(info, uses) for info in checkpoint.tensors.values())
     weights: list[Weight] = []
-    for info, stored in zip(checkpoint.tensors.values(), description.tensors, strict=True):
+    for stored in description.tensors:
+        info = checkpoint.tensors[stored.parts[0].source]
         if tied and stored.name.endswith(OUTPUT):
             continue
         if _is_fused(info, uses):

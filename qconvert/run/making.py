@@ -57,6 +57,8 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
     plan, slab, peak = job
     tensor, coding, sources = slab.tensor, slab.tensor.coding, plan.checkpoint.tensors
     name, allowed = tensor.name, plan.recipe.allow_nan
+    if not slab.weights:
+        return Made((np.empty(0, np.uint8),) * len(tensor.slots))
     stored = None
     if coding.moved:
         stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)

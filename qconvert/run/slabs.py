@@ -25,8 +25,12 @@ class Slab:
 
 
 def cut(tensor: TensorPlan) -> Iterator[Slab]:
-    """Slabs at whole groups of reordered rows and whole steps, none over two matrices."""
+    """Slabs at whole groups of reordered rows and whole steps, none over two matrices. An
+    empty tensor is one slab."""
     rows, columns = tensor.map.rows, tensor.map.columns
+    if not rows * columns:
+        yield Slab(tensor, 0, rows)
+        return
     group = max(len(tensor.map.order), tensor.coding.row_step, 1)
     step = max(SLAB_WEIGHTS // (columns * group), 1) * group
     if tensor.map.transpose:

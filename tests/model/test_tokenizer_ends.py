@@ -120,7 +120,7 @@ def test_named_tokens_and_affixes_beyond_the_vocabulary_are_left_out_and_named(
     tokenizer = tokenizer_json("<s>", "</s>", post_processor=processor)
     save(tmp_path, tokenizer, {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<|late|>"})
     found = read(tmp_path, vocab_size=259)
-    lost = "1 added tokens have no row in the embedding of 259 and are left out: '<|late|>'"
+    lost = "added tokens without a row in the embedding of 259 are left out: '<|late|>'"
     assert found.notices[0] == lost
     assert "eos 300" in found.notices[1]
     assert "pad 259" in found.notices[1]

@@ -91,8 +91,7 @@ def _beyond(added: Mapping[int, AddedToken], named: Mapping[str, int], size: int
     notices = []
     if lost:
         notices.append(
-            f"{len(lost)} added tokens have no row in the embedding of {size} and are left out: "
-            + shown(lost)
+            f"added tokens without a row in the embedding of {size} are left out: {shown(lost)}"
         )
     names = [f"{name} {number}" for name, number in named.items() if number >= size]
     if names:
