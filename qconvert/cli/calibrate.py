@@ -27,7 +27,7 @@ class MayCalibrate(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         said = []
-        for arg, following in zip(args, [*args[1:], "--"], strict=True):
+        for arg, following in zip(args, [*args[1:], "--"], strict=False):
             said.append(arg)
             if arg == "--calibrate" and following.startswith("-") and following != "-":
                 said.append("self")
