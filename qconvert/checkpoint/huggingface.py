@@ -73,8 +73,9 @@ def read_weights(path: Path) -> dict[str, TensorInfo]:
             return _read(inside(path, name, path))
         if (path / (name + INDEX)).exists():
             return _read_index(path, name + INDEX)
-    files = [name for name in _entries(path) if name.endswith(FILES) and not foreign_files([name])]
-    if not files and (told := _foreign(path, _entries(path))):
+    names = _entries(path)
+    files = [name for name in names if name.endswith(FILES) and not foreign_files([name])]
+    if not files and (told := _foreign(path, names)):
         raise UnsupportedError(*told)
     raise CheckpointError(*_no_weights(path, files))
 

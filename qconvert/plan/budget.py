@@ -97,13 +97,14 @@ class Menu:
                 if all(type_ in self.candidates[name] for name in members)
             ]
             made = []
+            known = [
+                dict(zip(self.candidates[name], losses[name], strict=True))
+                for name in members
+                if name in losses
+            ]
             for type_ in types:
                 nbytes = sum(self.candidates[name][type_].nbytes for name in members)
-                loss = sum(
-                    _loss(self.candidates[name], losses.get(name), type_) for name in members
-                )
-                made.append(Option(type_, nbytes, loss))
-            known = any(name in losses for name in members)
+                made.append(Option(type_, nbytes, sum(one[type_] for one in known)))
             found[first] = made if known else [max(made, key=lambda one: one.nbytes)]
         return found
 
@@ -142,12 +143,6 @@ class Menu:
             sizes[base] = sizes.get(base, 0) + option.nbytes
         most = max(sizes, key=lambda base: (sizes[base], base))
         return next((kind.name for kind in FILE_TYPES.values() if kind.base == most), "q8_0")
-
-
-def _loss(
-    candidates: Mapping[str, TensorPlan], losses: Sequence[float] | None, type_: str
-) -> float:
-    return losses[list(candidates).index(type_)] if losses is not None else 0.0
 
 
 def menu(model: Model, recipe: Recipe, statistics: Statistics) -> Menu:

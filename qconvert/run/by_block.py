@@ -161,11 +161,11 @@ def _quantize(
         about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both, factor=factor))
         if joint:
             x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
-            tasks_here = [task for of in here.values() for task in of]
-            divisor = divisors(bench, store, joint, tasks_here, about(0), x)
+            every = [task for of in here.values() for task in of]
+            divisor = divisors(bench, store, joint, every, about(0), x)
             if divisor is not None:
                 here = {name: [multiplied(t, divisor) for t in of] for name, of in here.items()}
-        missing = [task for of in here.values() for task in of if task.name not in store]
+                missing = [multiplied(task, divisor) for task in missing]
         _make_group(bench, store, missing, about)
         for name, of in here.items():
             pair.block.install(name, _rows_made(of, store))

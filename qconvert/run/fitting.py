@@ -108,17 +108,24 @@ def about_matrix(
     return About(made[0], made[-1], drift, other, unseen_drift, factor)
 
 
-def divided(about: About, divisor: np.ndarray) -> About:
-    """What was observed of inputs, had their channels been divided: float32 [columns]."""
+def spread(rows: int, most: int) -> np.ndarray:
+    """The numbers of some rows, spread evenly: all, or so many."""
+    return np.unique(np.linspace(0, rows - 1, min(most, rows)).astype(int))
 
-    def seen(one: Seen) -> Seen:
-        both = np.outer(divisor, divisor)
-        return one._replace(
-            square=one.square / divisor**2,
-            mean=None if one.mean is None else one.mean / divisor,
-            hessian=None if one.hessian is None else one.hessian / both,
-            factor=None if one.factor is None else one.factor * divisor,
-        )
+
+def seen_divided(seen: Seen, divisor: np.ndarray) -> Seen:
+    """What was seen of inputs, had their channels been divided: float32 [columns]."""
+    both = np.outer(divisor, divisor)
+    return seen._replace(
+        square=seen.square / divisor**2,
+        mean=None if seen.mean is None else seen.mean / divisor,
+        hessian=None if seen.hessian is None else seen.hessian / both,
+        factor=None if seen.factor is None else seen.factor * divisor,
+    )
+
+
+def _divided(about: About, divisor: np.ndarray) -> About:
+    """The same of all that was observed."""
 
     def drift(one: Drift | None) -> Drift | None:
         if one is None:
@@ -128,10 +135,10 @@ def divided(about: About, divisor: np.ndarray) -> About:
 
     return replace(
         about,
-        seen=seen(about.seen),
-        smooth=seen(about.smooth),
+        seen=seen_divided(about.seen, divisor),
+        smooth=seen_divided(about.smooth, divisor),
         drift=drift(about.drift),
-        unseen=seen(about.unseen),
+        unseen=seen_divided(about.unseen, divisor),
         unseen_drift=drift(about.unseen_drift),
     )
 
@@ -163,7 +170,7 @@ def _as_multiplied(about: About, task: Task, start: int) -> About:
     if factors is None:
         return about
     if factors.columns is not None:
-        about = divided(about, factors.columns)
+        about = _divided(about, factors.columns)
     if factors.rows is not None:
         rows = factors.rows[start : start + task.tensor.map.shape[-2], None]
         about = replace(

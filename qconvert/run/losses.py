@@ -45,7 +45,7 @@ from qconvert.model.types import TensorMap
 from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.fitting import linear_algebra_on, peak_of, prepared
+from qconvert.run.fitting import linear_algebra_on, peak_of, prepared, spread
 
 ROWS = 128
 """Of each matrix, that are quantized."""
@@ -86,14 +86,11 @@ class Observed:
             return
         if product.start >= shown:
             for name, slopes in product.slopes.items():
-                rows = spread(slopes.shape[1])
+                rows = spread(slopes.shape[1], ROWS)
                 made = slopes[:, rows].float().T @ product.x.float()
                 self.gradients.setdefault((name, product.matrix), []).append(made)
             return
-        size = sum(s.float().square().sum(dim=1, keepdim=True) for s in product.slopes.values())
-        weight = (size / (size.mean() + TINY)).sqrt()
-        x = (product.x * weight).to(product.x.dtype)
-        self.shown.observe(product.names, x, product.matrix)
+        _observe_weighted(self.shown, product)
 
     def forget(self) -> None:
         """Begin with another block."""
@@ -117,15 +114,14 @@ class AtHead:
     def add(self, product: Product, shown: int) -> None:
         (square,) = (slopes.float().square() for slopes in product.slopes.values())
         self.slopes = self.slopes + square.sum(dim=0).double()
-        size = square.sum(dim=1, keepdim=True)
-        moments = self.shown if product.start < shown else self.unseen
-        weight = (size / (size.mean() + TINY)).sqrt()
-        moments.observe(product.names, (product.x * weight).to(product.x.dtype), product.matrix)
+        _observe_weighted(self.shown if product.start < shown else self.unseen, product)
 
 
-def spread(rows: int) -> np.ndarray:
-    """Some rows of so many, spread evenly."""
-    return np.unique(np.linspace(0, rows - 1, min(ROWS, rows)).astype(int))
+def _observe_weighted(moments: Moments, product: Product) -> None:
+    """Inputs, each token weighted by the size of its gradient."""
+    size = sum(s.float().square().sum(dim=1, keepdim=True) for s in product.slopes.values())
+    weight = (size / (size.mean() + TINY)).sqrt()
+    moments.observe(product.names, (product.x * weight).to(product.x.dtype), product.matrix)
 
 
 def measure_losses(
@@ -229,8 +225,7 @@ class _Bench:
                 continue
             with linear_algebra_on(1):
                 fitted = factored(about)
-            rows = spread(height)
-            # `spread` counts transformers' rows; a tensor may have them in another order.
+            rows = spread(height, ROWS)  # of transformers'; a tensor may have another order
             places = _places(map_, rows)
             x = prepared(self.walk.model.checkpoint, each[0], own * height, (own + 1) * height)
             offs = self._offs(each, x[places], own * height, fitted)

@@ -27,7 +27,15 @@ from qconvert.model.folding import folds
 from qconvert.model.open import Model
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.types import TensorPlan
-from qconvert.run.fitting import About, Bench, Task, divided, linear_algebra_on, prepared
+from qconvert.run.fitting import (
+    About,
+    Bench,
+    Task,
+    linear_algebra_on,
+    prepared,
+    seen_divided,
+    spread,
+)
 
 TOKENS = 1024
 """On which divisors are tried."""
@@ -97,8 +105,8 @@ def divisors(
         if best is not None:
             for maker in joint.makers:
                 own = prepared(bench.checkpoint, maker, 0, maker.map.rows)
-                divided = (own.reshape(-1) / best).astype(np.float32)
-                store.put(maker.name, {maker.slots[0].name: divided})
+                changed = (own.reshape(-1) / best).astype(np.float32)
+                store.put(maker.name, {maker.slots[0].name: changed})
         store.put(mark, {mark: np.empty(0, np.float32) if best is None else best})
     found = np.array(store.get(mark)[mark])
     return found if found.size else None
@@ -132,6 +140,8 @@ def _tried(size: np.ndarray) -> Iterator[np.ndarray]:
 def _best(
     bench: Bench, joint: Joint, tasks: Sequence[Task], about: About, x: Any
 ) -> np.ndarray | None:
+    import torch
+
     size = np.sqrt(about.seen.square)
     middle = np.median(size[size > 0]) if (size > 0).any() else 0.0
     if not middle > 0 or not len(x):
@@ -140,22 +150,21 @@ def _best(
     tried = [np.ones_like(size), *_tried(size)]
     tried = [(one / np.exp(np.log(one).mean())).astype(np.float32) for one in tried]
     weights = [_some_rows(bench, task) for task in tasks]
+    x = x.float()
 
     def error(divisor: np.ndarray) -> float:
         """Of the outputs, relative to them, summed over the weights."""
-        import torch
-
-        y = round_input(x.float() / torch.from_numpy(divisor), joint.rounded)
-        own = divided(about, divisor).seen
+        y = round_input(x / torch.from_numpy(divisor), joint.rounded)
+        own = seen_divided(about.seen, divisor)
         total = 0.0
-        for task, w in zip(tasks, weights, strict=True):
+        for task, w, wanted in zip(tasks, weights, outputs, strict=True):
             made = quantize(task.format, w * divisor, own, None, ALGORITHMS[task.algorithm])
-            wanted = x.float() @ torch.from_numpy(w.T)
             off = y @ torch.from_numpy(task.format.dequantize(made).T) - wanted
             total += float(off.square().mean() / (wanted.square().mean() + TINY))
         return total
 
     with linear_algebra_on(1):
+        outputs = [x @ torch.from_numpy(w.T) for w in weights]
         errors = list(bench.executor.map(error, tried))
     best = int(np.argmin(errors))
     return tried[best] if errors[best] < GAIN * errors[0] else None
@@ -164,5 +173,5 @@ def _best(
 def _some_rows(bench: Bench, task: Task) -> np.ndarray:
     """Rows of a weight, spread evenly."""
     rows = task.tensor.map.rows
-    every = np.unique(np.linspace(0, rows - 1, min(ROWS, rows)).astype(int))
-    return np.ascontiguousarray(prepared(bench.checkpoint, task.tensor, 0, rows)[every])
+    own = prepared(bench.checkpoint, task.tensor, 0, rows)
+    return np.ascontiguousarray(own[spread(rows, ROWS)])
