@@ -21,14 +21,19 @@ SAMPLE = make_sample(64, 32)
 
 
 def quantized(
-    made: Any, family: str, recipe: Recipe, watcher: Any = None, threads: int = 2
+    made: Any,
+    family: str,
+    recipe: Recipe,
+    watcher: Any = None,
+    threads: int = 2,
+    device: str = "auto",
 ) -> Path:
     _, model, calibration = made(family)
     watcher = watcher or Silent()
     asked = replace(recipe, calibration=calibration, vocabulary=False)
-    run = Run(threads, watcher)
+    run = Run(threads, watcher, device)
     (plan,) = plan_outputs(open_checkpoint(str(model)), [asked], run)
-    (result,) = write_stale([plan], threads, watcher)
+    (result,) = write_stale([plan], threads, watcher, device)
     return result.paths[0]
 
 

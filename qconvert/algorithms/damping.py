@@ -5,8 +5,6 @@ itself. A share of the diagonal's mean, as GPTQ has it, would be that of a few c
 are thousands of times larger than the others', and drown these.
 """
 
-import numpy as np
-
 from qconvert.formats.types import Seen
 
 SHARE = 0.02
@@ -30,7 +28,7 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
     import torch
 
     assert seen.hessian is not None
-    hessian = torch.from_numpy(np.asarray(seen.hessian, np.float64))
+    hessian = seen.hessian.double()
     diagonal = hessian.diagonal().clone()
     live = diagonal > 0
     if seen.tokens:
@@ -44,8 +42,8 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
             upper = lower.flip(0, 1)
-            eye = torch.eye(len(upper), dtype=upper.dtype)
+            eye = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
             factor = torch.linalg.solve_triangular(upper, eye, upper=True)
-            return seen._replace(factor=factor.float().numpy())
+            return seen._replace(factor=factor.float())
         share *= 2
     return seen

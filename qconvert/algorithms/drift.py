@@ -44,24 +44,22 @@ class Corrections(NamedTuple):
 
 def asked(x: Weights, drift: Drift, factor: float) -> tuple[Any, Any]:
     """What a layer should give besides, as its second moments with the inputs: W C for the drift of
-    the input, and R / factor for that of the stream or None; torch float32 [rows, columns].
+    the input, and R / factor for that of the stream or None; torch float32 [rows, columns], on the
+    device of the drift.
 
     Args:
         factor: by what the layer's output is multiplied before it is added to the stream.
     """
     import torch
 
-    of_input = torch.from_numpy(x) @ torch.from_numpy(drift.cross)
-    if drift.stream is None:
-        return of_input, None
-    return of_input, torch.from_numpy(drift.stream) / factor
+    of_input = torch.from_numpy(x).to(drift.cross.device) @ drift.cross
+    return of_input, None if drift.stream is None else drift.stream / factor
 
 
-def besides(x: Weights, drift: Drift, factor: float) -> np.ndarray:
-    """Both together, float32 [rows, columns]."""
+def besides(x: Weights, drift: Drift, factor: float) -> Any:
+    """Both together."""
     of_input, of_stream = asked(x, drift, factor)
-    both: np.ndarray = (of_input if of_stream is None else of_input + of_stream).numpy()
-    return both
+    return of_input if of_stream is None else of_input + of_stream
 
 
 def corrections(x: Weights, seen: Seen, drift: Drift, factor: float) -> Corrections:
@@ -71,15 +69,12 @@ def corrections(x: Weights, seen: Seen, drift: Drift, factor: float) -> Correcti
         seen: with its factor.
         factor: as `asked` has it.
     """
-    import torch
-
-    assert seen.factor is not None
-    upper = torch.from_numpy(seen.factor)
+    upper = seen.factor
     parts = (part if part is None else part @ upper.T @ upper for part in asked(x, drift, factor))
     return Corrections(*parts)
 
 
-def best_strength(made: Corrections, unseen: Seen, wanted: np.ndarray) -> Strength:
+def best_strength(made: Corrections, unseen: Seen, wanted: Any) -> Strength:
     """The strengths that are best for tokens that the corrections were not made from, from 0 to 1.
 
     The error of what the layer gives is a quadratic form of both.
@@ -89,12 +84,10 @@ def best_strength(made: Corrections, unseen: Seen, wanted: np.ndarray) -> Streng
     """
     import torch
 
-    hessian = torch.from_numpy(np.asarray(unseen.hessian, np.float32))
     parts = [part for part in made if part is not None]
-    bent = [part @ hessian for part in parts]
+    bent = [part @ unseen.hessian for part in parts]
     curve = np.array([[float((a * b).sum(dtype=torch.float64)) for a in parts] for b in bent])
-    target = torch.from_numpy(wanted)
-    slope = np.array([float((a * target).sum(dtype=torch.float64)) for a in parts])
+    slope = np.array([float((a * wanted).sum(dtype=torch.float64)) for a in parts])
     best = _least(curve, slope)
     return Strength(best[0], best[1] if len(best) > 1 else 0.0)
 
@@ -111,8 +104,8 @@ def retargeted(x: Weights, made: Corrections, strength: Strength) -> Weights:
     """The weight that a quantized model should have in the place of x, float32 [rows, columns]."""
     import torch
 
-    moved = torch.from_numpy(x) + strength.input * made.input
+    moved = torch.from_numpy(x).to(made.input.device) + strength.input * made.input
     if made.stream is not None:
         moved += strength.stream * made.stream
-    found: np.ndarray = moved.contiguous().numpy()
+    found: np.ndarray = moved.contiguous().cpu().numpy()
     return found

@@ -33,14 +33,14 @@ def feedback(format_: Format, x: Weights, seen: Seen | None, peak: float | None)
     if seen is None or seen.factor is None or not x.size:
         return nearest(format_, x, seen, peak)
     columns = x.shape[1]
-    factor = torch.from_numpy(seen.factor)
-    importance = np.square(1 / seen.factor.diagonal())
-    w = torch.from_numpy(x.copy())
+    factor = seen.factor
+    importance = np.square(1 / factor.diagonal().cpu().numpy())
+    w = torch.from_numpy(x.copy()).to(factor.device)
     span = format_.span(columns)
     made: list[Coded] = []
     for start in range(0, columns, span):
         stop = min(start + span, columns)
-        own = w[:, start:stop].contiguous()
+        own = w[:, start:stop].cpu().contiguous()
         params = format_.fit(own.numpy(), Seen(importance[start:stop]), peak)
         grid = format_.grid(params)
         if grid is None:
@@ -54,6 +54,8 @@ def feedback(format_: Format, x: Weights, seen: Seen | None, peak: float | None)
 
 def _round(w: Any, factor: Any, span: tuple[int, int], grid: Grid) -> np.ndarray:
     """The codes of a span of columns; those behind it take up its errors.
+
+    Columns are rounded on the CPU; products are where the factor is.
 
     Args:
         w: float32 [rows, columns], changed from the span on.
@@ -71,8 +73,8 @@ def _round(w: Any, factor: Any, span: tuple[int, int], grid: Grid) -> np.ndarray
     codes = np.empty((len(w), stop - start), np.uint8)
     for begin in range(start, stop, PIECE):
         end = min(begin + PIECE, stop)
-        own = w[:, begin:end].contiguous()
-        triangle = factor[begin:end, begin:end].contiguous().numpy()
+        own = w[:, begin:end].cpu().contiguous()
+        triangle = factor[begin:end, begin:end].cpu().contiguous().numpy()
         made = np.empty((len(w), end - begin), np.uint8)
         round_with_feedback(
             own.numpy(),
@@ -86,7 +88,7 @@ def _round(w: Any, factor: Any, span: tuple[int, int], grid: Grid) -> np.ndarray
             made,
         )
         codes[:, begin - start : end - start] = made
-        w[:, end:] -= own @ factor[begin:end, end:]
+        w[:, end:] -= own.to(w.device) @ factor[begin:end, end:]
     return codes.view(kind)
 
 
@@ -97,9 +99,9 @@ def _round_together(
     import torch
 
     start, stop = span
-    own = w[:, start:stop].contiguous()
-    codes = format_.round(own.numpy(), params)
-    back = torch.from_numpy(format_.dequantize(format_.pack(codes, params)))
+    own = w[:, start:stop]
+    codes = format_.round(own.cpu().contiguous().numpy(), params)
+    back = torch.from_numpy(format_.dequantize(format_.pack(codes, params))).to(w.device)
     triangle = factor[start:stop, start:stop]
     errors = torch.linalg.solve_triangular(triangle, own - back, upper=True, left=False)
     w[:, stop:] -= errors @ factor[start:stop, stop:]

@@ -9,34 +9,27 @@ Where a layer's surroundings have drifted, it should give d besides (`qconvert.a
     E |(W' - W) x - d|^2 = trace((W' - W) H (W' - W)^T) - 2 trace((W' - W)^T E d x^T) + E |d|^2
 """
 
+from typing import Any
+
 import numpy as np
 
-from qconvert.formats.types import Arrays, Format, Seen, Weights
+from qconvert.formats.types import Seen
 
 
-def guarded(
-    format_: Format,
-    x: Weights,
-    made: Arrays,
-    base: Arrays,
-    unseen: Seen | None,
-    besides: np.ndarray | None = None,
-) -> Arrays:
-    """What an algorithm has made of a weight, where it beats the base; else the base.
+def helps(made: np.ndarray, base: np.ndarray, unseen: Seen, besides: Any = None) -> bool:
+    """Whether what an algorithm has made of a weight beats the base; False where that cannot be
+    told.
 
     Args:
-        x: the weight.
-        made, base: as `format_` packs them.
-        unseen: inputs that the algorithm did not see; None for none, and then the base is kept.
-        besides: E d x^T, float32 [rows, columns]; None for d = 0.
+        made, base: float32 [rows, columns], what they are off by.
+        unseen: inputs that the algorithm did not see.
+        besides: E d x^T, torch float32 [rows, columns]; None for d = 0.
     """
-    if unseen is None:
-        return base
-    errors = [output_error(format_.dequantize(one) - x, unseen, besides) for one in (made, base)]
-    return made if errors[0] < errors[1] else base
+    errors = [output_error(off, unseen, besides) for off in (made, base)]
+    return errors[0] < errors[1]
 
 
-def output_error(off: np.ndarray, seen: Seen, besides: np.ndarray | None = None) -> float:
+def output_error(off: np.ndarray, seen: Seen, besides: Any = None) -> float:
     """The mean over tokens of the squared error of the outputs, summed over rows; with `besides`
     without E |d|^2, which is the same for all weights.
 
@@ -46,9 +39,8 @@ def output_error(off: np.ndarray, seen: Seen, besides: np.ndarray | None = None)
     """
     import torch
 
-    assert seen.hessian is not None
-    own = torch.from_numpy(np.ascontiguousarray(off, np.float32))
-    bent = own @ torch.from_numpy(np.ascontiguousarray(seen.hessian, np.float32))
+    own = torch.from_numpy(np.ascontiguousarray(off, np.float32)).to(seen.hessian.device)
+    bent = own @ seen.hessian
     if besides is not None:
-        bent -= 2 * torch.from_numpy(besides)
+        bent -= 2 * besides
     return float((bent.double() * own).sum())

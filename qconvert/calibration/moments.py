@@ -20,12 +20,12 @@ class Drift(NamedTuple):
     """How far a layer's surroundings have drifted from the original's.
 
     Attributes:
-        cross: C, float32 [columns, columns].
-        stream: R, float32 [rows, columns]; None where the layer adds to no stream.
+        cross: C, torch float32 [columns, columns], on the device of `Seen.hessian`.
+        stream: R, the same [rows, columns]; None where the layer adds to no stream.
     """
 
-    cross: np.ndarray
-    stream: np.ndarray | None = None
+    cross: Any
+    stream: Any = None
 
 
 HALVED = 512
@@ -72,7 +72,7 @@ class Moments:
         self._inputs.update(dict.fromkeys(weights, weights[0]))
         sums = self._sums.setdefault((weights[0], matrix), Sums())
         sums.count += len(x)
-        sums.first = sums.first + x.sum(dim=0, dtype=torch.float32).double()
+        sums.first = sums.first + x.sum(dim=0, dtype=torch.float32).cpu().double()
         across = x.T.contiguous()
         sums.second = _add_half(sums.second, across, x)
         if off is not None:
@@ -91,7 +91,7 @@ class Moments:
         half = sums.second.tril()
         mean = _mean(sums.first, sums)
         hessian = _mean(half + half.tril(-1).T, sums)
-        return Seen(np.ascontiguousarray(hessian.diagonal()), mean, hessian, sums.count)
+        return Seen(_row(hessian.diagonal()), _row(mean), hessian, sums.count)
 
     def drift_of(self, weight: str, matrix: int = 0) -> Drift | None:
         """How far its surroundings have drifted; None where nothing is known of it."""
@@ -137,6 +137,11 @@ def _add_half(total: Any, across: Any, x: Any) -> Any:
     return total
 
 
-def _mean(total: Any, sums: Sums) -> np.ndarray:
-    mean: np.ndarray = (total / sums.count).float().contiguous().cpu().numpy()
-    return mean
+def _mean(total: Any, sums: Sums) -> Any:
+    """Where linear algebra is done: on the inputs' device, if that has float64."""
+    mean = (total / sums.count).float().contiguous()
+    return mean.cpu() if mean.device.type == "mps" else mean
+
+
+def _row(values: Any) -> np.ndarray:
+    return np.ascontiguousarray(values.cpu().numpy())

@@ -48,17 +48,18 @@ class Seen(NamedTuple):
 
     Attributes:
         square, mean: float32 [columns], the mean of each column's square and of itself.
-        hessian: float [columns, columns], of which `square` is the diagonal.
+        hessian: torch float32 [columns, columns], of which `square` is the diagonal, on the device
+            where linear algebra is done.
         tokens: of how many that is; 0 where that is not known.
-        factor: float32 [columns, columns], upper triangular: U of inv(H) = U^T U, of the damped
-            H (`qconvert.algorithms.damping`).
+        factor: the same, upper triangular: U of inv(H) = U^T U, of the damped H
+            (`qconvert.algorithms.damping`).
     """
 
     square: np.ndarray
     mean: np.ndarray | None = None
-    hessian: np.ndarray | None = None
+    hessian: Any = None
     tokens: int = 0
-    factor: np.ndarray | None = None
+    factor: Any = None
 
 
 class Grid(NamedTuple):

@@ -4,20 +4,21 @@
     candidates                 what streaming writes, and what the algorithm makes
     the guard                  their errors on tokens that the algorithm was not shown
 
-Linear algebra has one thread for each job here: what a library adds up may depend on its threads,
-and the bytes of a weight may not.
+Linear algebra has one thread for each job of some rows, and always the same number otherwise: what
+a library adds up may depend on its threads, and the bytes of a weight may not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.damping import SHARE, factored
 from qconvert.algorithms.drift import besides, best_strength, corrections, retargeted
-from qconvert.algorithms.guard import guarded
+from qconvert.algorithms.guard import helps
 from qconvert.calibration.moments import Drift, Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
@@ -29,8 +30,13 @@ from qconvert.run.executor import Executor
 
 NEAREST = "nearest"
 
+Made = TypeVar("Made")
+
 ROWS = 128
 """Rows of a weight that are quantized at a time, a multiple of every format's `row_step`."""
+
+JUDGED = 4
+"""One slab of rows in so many is judged by the guard, but at least two."""
 
 DRIFT_SHARE = 0.1
 """The damping of what corrects for drift: it follows the sample more closely than rounding does."""
@@ -103,8 +109,7 @@ def about_matrix(
         return None
     drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
     shares = (SHARE, DRIFT_SHARE) if drift else (SHARE,)
-    with linear_algebra_on(1):
-        made = list(bench.executor.map(lambda share: factored(own, share), shares))
+    made = [factored(own, share) for share in shares]
     return About(made[0], made[-1], drift, other, unseen_drift, factor)
 
 
@@ -115,13 +120,25 @@ def spread(rows: int, most: int) -> np.ndarray:
 
 def seen_divided(seen: Seen, divisor: np.ndarray) -> Seen:
     """What was seen of inputs, had their channels been divided: float32 [columns]."""
-    both = np.outer(divisor, divisor)
+    hessian, factor = seen.hessian, seen.factor
     return seen._replace(
         square=seen.square / divisor**2,
         mean=None if seen.mean is None else seen.mean / divisor,
-        hessian=None if seen.hessian is None else seen.hessian / both,
-        factor=None if seen.factor is None else seen.factor * divisor,
+        hessian=None if hessian is None else hessian / _outer(divisor, hessian),
+        factor=None if factor is None else factor * _beside(divisor, factor),
     )
+
+
+def _beside(values: np.ndarray, matrix: Any) -> Any:
+    """Numbers, where a matrix is."""
+    import torch
+
+    return torch.from_numpy(values).to(matrix.device)
+
+
+def _outer(divisor: np.ndarray, matrix: Any) -> Any:
+    row = _beside(divisor, matrix)
+    return row.outer(row)
 
 
 def _divided(about: About, divisor: np.ndarray) -> About:
@@ -130,8 +147,8 @@ def _divided(about: About, divisor: np.ndarray) -> About:
     def drift(one: Drift | None) -> Drift | None:
         if one is None:
             return None
-        stream = None if one.stream is None else one.stream / divisor
-        return Drift(one.cross / np.outer(divisor, divisor), stream)
+        stream = None if one.stream is None else one.stream / _beside(divisor, one.stream)
+        return Drift(one.cross / _outer(divisor, one.cross), stream)
 
     return replace(
         about,
@@ -150,16 +167,37 @@ def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> t
     about = about and _as_multiplied(about, task, start)
     peak = peak_of(bench.checkpoint, task.tensor)
     x = prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
-    with linear_algebra_on(1):
-        streamed = _streamed(bench, task, x, start, peak)
-        if task.algorithm == NEAREST or about is None:
-            return streamed, False
+    if task.algorithm != NEAREST and about is not None:
         wanted = besides(x, about.unseen_drift, about.factor) if about.unseen_drift else None
         target = _target(x, about, wanted) if task.algorithm == FEEDBACK else x
         algorithm = ALGORITHMS[task.algorithm]
         made = _made(bench, task.format, target, about.seen, peak or None, algorithm)
-        best = guarded(task.format, x, made, streamed, about.unseen, wanted)
-    return best, best is made
+        if _helps(bench, task, x, made, about.unseen, wanted, start, peak):
+            return made, True
+    return _streamed(bench, task, x, start, peak), False
+
+
+def _helps(
+    bench: Bench,
+    task: Task,
+    x: Weights,
+    made: Arrays,
+    unseen: Seen,
+    wanted: Any,
+    start: int,
+    peak: float,
+) -> bool:
+    """Whether what an algorithm has made beats what streaming would write, by some of the rows."""
+
+    def some(first: int) -> Weights:
+        return task.tensor.coding.read_back(x[first : first + ROWS], start + first, peak)
+
+    slabs = -(-len(x) // ROWS)
+    firsts = ROWS * spread(slabs, max(slabs // JUDGED, 2))
+    rows = np.concatenate([np.arange(first, min(first + ROWS, len(x))) for first in firsts])
+    base = np.concatenate(_jobs(bench, some, firsts))
+    own = task.format.dequantize(made)[rows]
+    return helps(own - x[rows], base - x[rows], unseen, None if wanted is None else wanted[rows])
 
 
 def _as_multiplied(about: About, task: Task, start: int) -> About:
@@ -184,10 +222,10 @@ def _as_multiplied(about: About, task: Task, start: int) -> About:
 def _with_rows(drift: Drift | None, rows: np.ndarray) -> Drift | None:
     if drift is None or drift.stream is None:
         return drift
-    return drift._replace(stream=drift.stream * rows)
+    return drift._replace(stream=drift.stream * _beside(rows, drift.stream))
 
 
-def _target(x: Weights, about: About, wanted: np.ndarray | None) -> Weights:
+def _target(x: Weights, about: About, wanted: Any) -> Weights:
     """The weight to be rounded: corrected for drift as far as that helps on other tokens."""
     if about.drift is None or wanted is None or about.smooth.factor is None:
         return x
@@ -201,7 +239,7 @@ def _streamed(bench: Bench, task: Task, x: Weights, start: int, peak: float) -> 
     def some(first: int) -> Arrays:
         return task.tensor.coding.make(x[first : first + ROWS], start + first, peak)
 
-    made = bench.executor.map(some, range(0, len(x), ROWS))
+    made = _jobs(bench, some, range(0, len(x), ROWS))
     return stacked(task.format, made, (len(x), x.shape[1]), ROWS)
 
 
@@ -216,7 +254,13 @@ def _made(
         made = quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
         return slab_of(made, parts, shape, start == 0)
 
-    return stacked(format_, bench.executor.map(some, range(0, len(x), ROWS)), shape, ROWS)
+    return stacked(format_, _jobs(bench, some, range(0, len(x), ROWS)), shape, ROWS)
+
+
+def _jobs(bench: Bench, job: Callable[[int], Made], firsts: Iterable[int]) -> list[Made]:
+    """What a job makes of the rows from each of these on."""
+    with linear_algebra_on(1):
+        return list(bench.executor.map(job, firsts))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.damping import factored
+from qconvert.algorithms.guard import output_error
 from qconvert.calibration.moments import Moments
 from qconvert.containers.store import Store
 from qconvert.formats.quantize import quantize
@@ -113,7 +114,7 @@ class AtHead:
 
     def add(self, product: Product, shown: int) -> None:
         (square,) = (slopes.float().square() for slopes in product.slopes.values())
-        self.slopes = self.slopes + square.sum(dim=0).double()
+        self.slopes = self.slopes + square.sum(dim=0).cpu().double()
         _observe_weighted(self.shown if product.start < shown else self.unseen, product)
 
 
@@ -223,8 +224,7 @@ class _Bench:
             about = seen.shown.of(weight, matrix)
             if not gradients or about is None:
                 continue
-            with linear_algebra_on(1):
-                fitted = factored(about)
+            fitted = factored(about)
             rows = spread(height, ROWS)  # of transformers'; a tensor may have another order
             places = _places(map_, rows)
             x = prepared(self.walk.model.checkpoint, each[0], own * height, (own + 1) * height)
@@ -244,17 +244,16 @@ class _Bench:
         for tensor_name, each in self.by_weight.get(name, {}).items():
             if pair[0] is None or pair[1] is None or pair[1].hessian is None:
                 continue
-            with linear_algebra_on(1):
-                fitted = factored(pair[0])
+            fitted = factored(pair[0])
             offs = self._offs(each, self._rows(each[0], _by_weight_of(slopes)), 0, fitted)
-            errors = ((offs @ pair[1].hessian) * offs).sum(axis=2, dtype=np.float64).mean(axis=1)
-            found[tensor_name] = list(errors * slopes.sum() / (2 * self.walk.tokens.size))
+            errors = [output_error(off, pair[1]) / len(off) for off in offs]
+            found[tensor_name] = list(np.array(errors) * slopes.sum() / (2 * self.walk.tokens.size))
         return found
 
     def losses_of_lookups(self) -> Losses:
         """Of the token embedding, whose rows go into the first block."""
         slopes = sum(
-            each.flatten(0, 1).float().square().sum(dim=0).double()
+            each.flatten(0, 1).float().square().sum(dim=0).cpu().double()
             for each in slopes_of_embedding(self.walk)
         )
         own = slopes.cpu().numpy() * embedding_factor(self.walk) ** 2 / self.walk.tokens.size

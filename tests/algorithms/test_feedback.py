@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from qconvert.algorithms.damping import factored
 from qconvert.algorithms.feedback import feedback
@@ -57,18 +58,18 @@ def case() -> tuple[np.ndarray, Seen, Seen]:
 
 
 def seen_of(x: np.ndarray) -> Seen:
-    hessian = (x.T @ x / len(x)).astype(np.float32)
+    hessian = torch.from_numpy((x.T @ x / len(x)).astype(np.float32))
     return Seen(np.ascontiguousarray(hessian.diagonal()), None, hessian)
 
 
 def test_the_factor_is_that_of_the_inverse(case):
     seen = case[1]
-    hessian = seen.hessian.astype(np.float64)
+    hessian, factor = seen.hessian.double().numpy(), seen.factor.numpy()
     diagonal = hessian.diagonal().copy()
     damped = hessian + np.diag(0.02 * diagonal)
     damped[11, 11] = diagonal[diagonal > 0].mean()
-    assert not np.tril(seen.factor, -1).any()
-    inverse = seen.factor.T.astype(np.float64) @ seen.factor
+    assert not np.tril(factor, -1).any()
+    inverse = factor.T.astype(np.float64) @ factor
     np.testing.assert_allclose(inverse @ damped, np.eye(COLUMNS), atol=2e-3)
 
 
@@ -78,7 +79,7 @@ def test_a_plain_program_gives_the_same(name, case):
     x, seen, _ = case
     made = feedback(ALL[name], x, seen, float(np.abs(x).max()))
     grid = ALL[name].grid(made.params)
-    w, factor = x.astype(np.float64), seen.factor.astype(np.float64)
+    w, factor = x.astype(np.float64), seen.factor.double().numpy()
     codes = made.codes.astype(np.int64) - grid.first
     wrong = 0
     for j in range(COLUMNS):
@@ -122,13 +123,13 @@ def test_rows_do_not_depend_on_each_other(case):
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_what_does_not_factor_is_left(value):
-    hessian = np.full((32, 32), value, np.float32)
+    hessian = torch.full((32, 32), value)
     seen = Seen(np.ones(32, np.float32), None, hessian)
     assert factored(seen) is seen
 
 
 def test_more_damping_where_it_takes_that():
-    hessian = np.ones((32, 32)) - 0.05 * np.eye(32)  # not positive definite
+    hessian = torch.ones((32, 32)) - 0.05 * torch.eye(32)  # not positive definite
     seen = factored(Seen(np.ones(32, np.float32), None, hessian))
     assert seen.factor is not None
-    assert np.isfinite(seen.factor).all()
+    assert torch.isfinite(seen.factor).all()

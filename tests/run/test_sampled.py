@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from captures import make_sample, run_capture
 from listening import Listening
 from sampled_models import divergence, quantized
@@ -130,7 +131,7 @@ def test_a_calibration_that_misleads_does_no_harm(
     from qconvert.run import fitting
 
     def misled(seen: Seen, share: float) -> Seen:
-        mix = np.random.default_rng(3).normal(size=seen.hessian.shape)
+        mix = torch.from_numpy(np.random.default_rng(3).normal(size=seen.hessian.shape)).float()
         return own(seen._replace(hessian=mix @ mix.T), 0.01)
 
     own = fitting.factored
