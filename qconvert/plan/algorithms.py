@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from qconvert.containers.room import WAITING
 from qconvert.containers.sizes import human_bytes
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
@@ -80,15 +81,24 @@ def cost(plan: Plan) -> str:
 
 
 def memory(plan: Plan) -> int:
-    """About how many bytes it takes: the activations of two blocks that wait in front of the widest
-    product, the second moments of its inputs, and what libraries take by themselves."""
-    columns = [tensor.map.columns for tensor in plan.tensors if tensor.algorithm]
-    if plan.sample is None or not columns:
+    """About how many bytes it takes: two blocks, the activations that wait in front of a product in
+    both, the moments of the widest input with what is made of them, and what libraries take by
+    themselves."""
+    own = [tensor.map for tensor in plan.tensors if tensor.algorithm]
+    if plan.sample is None or not own:
         return 0
-    widest, usual = max(columns), Counter(columns).most_common(1)[0][0]
-    waiting = 2 * plan.sample.size * (3 * usual + widest) * 2
-    moments = 8 * 4 * widest**2  # two sets of H and C, and factors in float64 on the way
-    return LIBRARIES + int(SLACK * waiting) + moments
+    tokens = plan.sample.size
+    usual, _ = Counter(map_.columns for map_ in own).most_common(1)[0]
+    widest = max(map_.columns for map_ in own)
+    rows = max(map_.shape[-2] for map_ in own if map_.columns == widest)
+    blocks = len({block_number(gguf_name(t)) for t in plan.tensors if t.algorithm})
+    weights = 2 * 2 * sum(map_.elements for map_ in own) // blocks
+    moments = 4 * (6 * widest**2 + 8 * rows * widest)
+    waiting = 2 * tokens * (2 * usual + widest)
+    if waiting <= WAITING:
+        return LIBRARIES + weights + int(SLACK * 2 * waiting) + moments
+    attention = 2 * 2 * tokens * 3 * usual  # what waits there is not put on the disk
+    return LIBRARIES + weights + max(attention, moments)
 
 
 FEW_BITS = 7

@@ -156,9 +156,7 @@ def _quantize(
         unseen: list[Any] = []
         if any(task.algorithm != NEAREST for task in missing):
             both = observe(pair, group, shown, unseen if joint else None)
-        writer = pair.writers.get(group[0])
-        factor = writer.factor if writer else 1.0
-        about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both, factor=factor))
+        about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both))
         if joint:
             x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
             every = [task for of in here.values() for task in of]

@@ -60,6 +60,21 @@ def test_the_bytes_do_not_depend_on_threads(made: Any, threads: int, tmp_path: P
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe", "phi3"])
+def test_the_bytes_do_not_depend_on_where_activations_wait(
+    family: str, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In memory, or on the disk where they are many."""
+    from qconvert.forward import passage
+
+    files = []
+    for waiting in (passage.WAITING, 0):
+        monkeypatch.setattr(passage, "WAITING", waiting)
+        files.append(quantized(made, family, Recipe("q4_k_m", output=tmp_path / f"{waiting}.gguf")))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert {*tmp_path.iterdir()} == {*files}
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_an_interrupted_run_is_taken_up(made: Any, steps: int, tmp_path: Path):
     whole = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "whole.gguf"))
