@@ -24,6 +24,7 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
 from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.model.assemble import assemble
+from qconvert.model.open import Model
 from qconvert.plan.algorithms import FEEDBACK, factors_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor
@@ -89,12 +90,16 @@ class Bench:
     """Where weights are made.
 
     Attributes:
-        checkpoint: where their rows come from.
+        model: where their rows come from.
         executor: for jobs of some rows.
     """
 
-    checkpoint: Checkpoint
+    model: Model
     executor: Executor
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
 
 
 def about_matrix(

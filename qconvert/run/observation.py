@@ -4,8 +4,8 @@ Both blocks are computed once, side by side: the batches of both wait in front o
 (`qconvert.forward.passage`) until its weights have been made.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,9 @@ class Early:
 
     def early(self, x: Any) -> Any:
         """The output of an input that waits."""
-        output = self._forward(x)
-        self._made[id(x)] = x, output  # with x, whose number nobody else has meanwhile
-        return output
+        if id(x) not in self._made:  # with x, whose number nobody else has meanwhile
+            self._made[id(x)] = x, self._forward(x)
+        return self._made[id(x)][1]
 
     def _again(self, x: Any) -> Any:
         _, made = self._made.pop(id(x), (None, None))
@@ -65,16 +65,22 @@ class Early:
 
 
 @contextmanager
-def side_by_side(block: Block, beside: Block) -> Iterator[Pair]:
-    """Both blocks, whose batches wait where they are asked to."""
+def side_by_side(blocks: Sequence[Block], beside: Block) -> Iterator[list[Pair]]:
+    """Blocks of models that are being quantized, each with the original's, whose batches wait where
+    they are asked to."""
     _, hidden = next(iter(beside.batches()))
     adding = writers(beside, hidden[:1])
     groups: dict[Group, None] = {}
     beside.forward(hidden[:1], lambda names, x, matrix: groups.setdefault(names))
     points = {writer.point for writer in adding.values()} - {""}
-    with passing(block, points) as own, passing(beside, points) as other:
+    with ExitStack() as stack:
+        other = stack.enter_context(passing(beside, points))
         outputs = {name: Early(beside.linears[name].module) for name in adding}
-        yield Pair(block, beside, own, other, tuple(groups), adding, outputs)
+        yield [
+            Pair(block, beside, own, other, tuple(groups), adding, outputs)
+            for block in blocks
+            for own in [stack.enter_context(passing(block, points))]
+        ]
 
 
 def observe(

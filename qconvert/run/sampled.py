@@ -4,19 +4,20 @@ While it runs there is a folder `.NAME.feedback.partial` beside the output; see
 `qconvert.containers.store`. It goes when the output is complete.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from qconvert.containers.folder import work_folder
-from qconvert.containers.store import open_store
+from qconvert.containers.store import Store, open_store
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.plan.algorithms import cost, first_matrix, format_to_fit, gguf_name
 from qconvert.plan.types import Plan, TensorPlan
-from qconvert.run.by_block import Walks, open_walks, quantize_by_block
+from qconvert.run.by_block import Job, Walks, open_walks, quantize_by_block
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import Task, linear_algebra_on
 from qconvert.run.stored import with_made
@@ -26,37 +27,81 @@ NAMED = 4
 
 
 @contextmanager
-def with_sampled(plan: Plan, threads: int, watcher: Watcher, device: str) -> Iterator[Plan]:
-    """The plan, with what its algorithms have made taken from a store; the store goes if there is
-    no error.
+def with_sampled(
+    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str
+) -> Iterator[list[Plan]]:
+    """The plans, with what their algorithms have made taken from stores; these go if there is no
+    error.
 
     Raises:
         OutputError: no room, or another run works on the same output.
         UnsupportedError: transformers or this program cannot run the model.
         WeightError: NaN or infinity comes out of a block.
     """
-    tasks = tasks_of(plan)
-    if not tasks or plan.sample is None:
-        yield plan
-        return
-    plan.target.check()  # before the model runs for long
-    watcher.note(cost(plan))
-    path = plan.target.path.with_name(f"{plan.target.path.name}.feedback")
+    made = list(plans)
+    with ExitStack() as stack:
+        for numbers in _by_sample(plans):
+            own = [plans[number] for number in numbers]
+            stores = _make(stack, own, threads, watcher, device)
+            for number, (store, helped) in zip(numbers, stores, strict=True):
+                made[number] = replace(with_made(plans[number], store), helped=helped)
+                stack.push(_deleting(store))
+        yield made
+
+
+def _by_sample(plans: Sequence[Plan]) -> list[list[int]]:
+    """The numbers of plans that have something to be made with a sample; those with the same one
+    together, so that the original runs once for them."""
+    found: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
+    for number, plan in enumerate(plans):
+        if plan.sample is not None and tasks_of(plan):
+            plan.target.check()  # before the model runs for long
+            found.setdefault((plan.sample.tobytes(), plan.sample.shape), []).append(number)
+    return list(found.values())
+
+
+def _make(
+    stack: ExitStack, plans: Sequence[Plan], threads: int, watcher: Watcher, device: str
+) -> list[tuple[Store, dict[str, float]]]:
+    """Stores with all that is to be made of plans with one sample, and what helped."""
+    for plan in plans:
+        watcher.note(cost(plan))
     # Whatever is asked for, the same number: sums of a matrix library depend on it.
     cores = library_threads()
-    walks = open_walks(open_model(plan.checkpoint), plan.sample, Place(work_folder(path), device))
-    with open_store(path, _identity(plan, walks, cores)) as store:
-        with linear_algebra_on(cores):
-            helped = quantize_by_block(walks, tasks, store, watcher, threads, norms_of(plan))
-        for line in about(helped, walks):
+    paths = [plan.target.path.with_name(f"{plan.target.path.name}.feedback") for plan in plans]
+    places = [Place(work_folder(path), device) for path in paths]
+    sample = plans[0].sample
+    assert sample is not None
+    walks = open_walks(open_model(plans[0].checkpoint), sample, places)
+    stores = [
+        stack.enter_context(open_store(path, _identity(plan, walks, cores)))
+        for path, plan in zip(paths, plans, strict=True)
+    ]
+    jobs = [
+        Job(tasks_of(plan), store, norms_of(plan))
+        for plan, store in zip(plans, stores, strict=True)
+    ]
+    with linear_algebra_on(cores):
+        helped = quantize_by_block(walks, jobs, watcher, threads)
+    for plan, found in zip(plans, helped, strict=True):
+        for line in about(found, walks):
             watcher.note(f"{plan.target.path.name}: {line}")
-        yield replace(with_made(plan, store), helped=helped)
-        store.delete()
+    return list(zip(stores, helped, strict=True))
+
+
+def _deleting(store: Store) -> Any:
+    """Deletes a store on leaving without an error."""
+
+    def leave(kind: Any, *_: Any) -> None:
+        if kind is None:
+            store.delete()
+
+    return leave
 
 
 def about(helped: Mapping[str, float], walks: Walks) -> Iterator[str]:
     """Which weights took what, in words."""
-    unseen = len(walks.quantized.tokens) - walks.shown
+    unseen = len(walks.original.tokens) - walks.shown
     left = [name for name, share in helped.items() if not share]
     yield (
         f"feedback brings {len(helped) - len(left)} of {len(helped)} weights nearer to the "
@@ -90,7 +135,7 @@ def norms_of(plan: Plan) -> dict[str, TensorPlan]:
 def _identity(plan: Plan, walks: Walks, cores: int) -> str:
     """A digest of all that the weights depend on: the headers name the recipe and the calibration,
     the walk the source, the tokens and how they are computed."""
-    digest = sha256(repr((walks.quantized.identity, walks.shown, cores)).encode())
+    digest = sha256(repr((walks.original.identity, walks.shown, cores)).encode())
     for file in plan.target.weight_files:
         digest.update(file.header())
     return digest.hexdigest()
