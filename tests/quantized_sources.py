@@ -166,9 +166,11 @@ def mxfp4_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def nvfp4_layer(weight: np.ndarray) -> Layer:
+def nvfp4_layer(weight: np.ndarray, *, exact: bool = False) -> Layer:
+    """With `exact`, the scale of the whole is a power of two, and no product is rounded."""
     blocks = weight.reshape(len(weight), -1, 16)
     whole = torch.tensor(np.abs(weight).max() / (6 * 448), dtype=torch.float32)
+    whole = whole.log2().ceil().exp2() if exact else whole
     top = torch.from_numpy(np.abs(blocks).max(-1) / 6 / whole.item())
     scales = top.clamp(2**-9, 448).to(torch.float8_e4m3fn)
     steps = scales.double().numpy() * whole.double().item()

@@ -117,4 +117,4 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.stored_bytes for tensor in self.tensors.values())

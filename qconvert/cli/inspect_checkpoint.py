@@ -89,7 +89,7 @@ def tensors_data(tensors: "Iterable[TensorInfo]") -> list[dict[str, Any]]:
             "name": tensor.name,
             "shape": list(tensor.shape),
             "dtype": tensor.dtype,
-            "bytes": tensor.nbytes,
+            "bytes": tensor.stored_bytes,
         }
         for tensor in tensors
     ]
@@ -150,7 +150,9 @@ def _item(item: Any, cut: bool) -> Any:
 
 
 def show_tensors(tensors: "Iterable[TensorInfo]") -> None:
-    rows = [(one.name, " x ".join(map(str, one.shape)), one.dtype, one.nbytes) for one in tensors]
+    rows = [
+        (one.name, " x ".join(map(str, one.shape)), one.dtype, one.stored_bytes) for one in tensors
+    ]
     render.print_table(("tensor", "shape", "dtype", ">bytes"), rows)
 
 

@@ -125,5 +125,5 @@ def _dtypes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
         counts[tensor.dtype] += 1
-        sizes[tensor.dtype] += tensor.nbytes
+        sizes[tensor.dtype] += tensor.stored_bytes
     return {dtype: (counts[dtype], sizes[dtype]) for dtype, _ in sizes.most_common()}

@@ -80,7 +80,7 @@ def join(stem: str, parts: Parts, quantization: Mapping[str, Any], turned: bool)
     check_size(stem, (outputs, inputs))
     size = -(-inputs // groups)
     wanted = quantization.get("group_size", -1)
-    if g_idx is None and wanted > 0 and -(-inputs // wanted) == groups:
+    if wanted > 0 and -(-inputs // wanted) == groups:
         size = wanted
     if -(-inputs // size) != groups:
         raise CheckpointError(
