@@ -62,9 +62,8 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
     stored = None
     if coding.moved:
         stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
-        dtype = sources[tensor.map.parts[0].source].dtype
         raw = stored.reshape(slab.stop - slab.start, -1)
-        rows = decode(dtype, raw, tensor.map.columns)
+        rows = decode(tensor.format, raw, tensor.map.columns)
     else:
         rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite, largest = measure(rows)

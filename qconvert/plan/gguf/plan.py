@@ -8,11 +8,13 @@ said here.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qconvert import __version__
 from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo
+from qconvert.checkpoint.blocks import ggml_type
 from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
@@ -139,10 +141,11 @@ def _plan_tensor(
 
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
-    if tensor.is_computed:
+    infos = [sources[part.source] for part in tensor.parts]
+    turned = {info.codes is not None and info.codes.turned for info in infos}
+    if turned != {tensor.transpose} or replace(tensor, transpose=False).is_computed:
         return False
-    dtypes = {sources[part.source].dtype for part in tensor.parts}
-    return dtypes == {format_} and block_sizes(format_)[0] > 1
+    return {ggml_type(info) for info in infos} == {format_} and block_sizes(format_)[0] > 1
 
 
 def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:
