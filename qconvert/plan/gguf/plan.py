@@ -19,6 +19,7 @@ from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
+from qconvert.formats.ggml.grids import FINDERS
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
@@ -131,6 +132,7 @@ def _plan_tensor(
             _can_be_moved(map_, choice.format, checkpoint.tensors),
             values,
             means,
+            rounded_to=_rounded_to(map_, choice.format, checkpoint.tensors),
         ),
         choice.format,
         choice.wanted,
@@ -146,6 +148,17 @@ def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorI
     if turned != {tensor.transpose} or replace(tensor, transpose=False).is_computed:
         return False
     return {ggml_type(info) for info in infos} == {format_} and block_sizes(format_)[0] > 1
+
+
+def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> str:
+    """What the weights were rounded to as they are; empty where they are computed, or where their
+    format's grid is not looked for."""
+    if format_ not in FINDERS or replace(tensor, transpose=False, reshaped=False).is_computed:
+        return ""
+    infos = [sources[part.source] for part in tensor.parts]
+    dtypes = {info.dtype for info in infos if info.scale is None}
+    plain = len(dtypes) == 1 and all(info.scale is None for info in infos)
+    return dtypes.pop() if plain and dtypes <= {"F16", "BF16"} else "F32"
 
 
 def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:
