@@ -16,10 +16,13 @@ from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.plan.algorithms import cost, first_matrix, format_to_fit, gguf_name
+from qconvert.plan.blocks import Blocks
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import Job, Walks, open_walks, quantize_by_block
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import Task, linear_algebra_on
+from qconvert.run.making import make
+from qconvert.run.slabs import cut
 from qconvert.run.stored import with_made
 
 NAMED = 4
@@ -38,6 +41,7 @@ def with_sampled(
         UnsupportedError: transformers or this program cannot run the model.
         WeightError: NaN or infinity comes out of a block.
     """
+    plans = [without_exact(plan) if plan.sample is not None else plan for plan in plans]
     made = list(plans)
     with ExitStack() as stack:
         for numbers in _by_sample(plans):
@@ -110,6 +114,22 @@ def about(helped: Mapping[str, float], walks: Walks) -> Iterator[str]:
     if left:
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         yield f"without it are {', '.join(left[:NAMED])}{more}"
+
+
+def without_exact(plan: Plan) -> Plan:
+    """The plan, with nothing to be done for weights that lie on their format's grid: no algorithm
+    brings them nearer to what they are."""
+    tensors = [
+        replace(tensor, algorithm="") if tensor.algorithm and _is_exact(plan, tensor) else tensor
+        for tensor in plan.tensors
+    ]
+    return replace(plan, tensors=tuple(tensors))
+
+
+def _is_exact(plan: Plan, tensor: TensorPlan) -> bool:
+    if not isinstance(tensor.coding, Blocks) or not tensor.coding.rounded_to:
+        return False
+    return all(make((plan, slab, 0.0)).exact for slab in cut(tensor))
 
 
 def tasks_of(plan: Plan) -> dict[str, list[Task]]:
