@@ -171,7 +171,7 @@ class Floats:
         )
         magnitude = np.searchsorted(_MIDDLES, np.abs(ratio)).astype(np.uint8)
         sign = ((ratio < 0) & (magnitude > 0)).astype(np.uint8)
-        return (magnitude | (sign << 3)).reshape(x.shape)
+        return np.asarray(magnitude | (sign << 3)).reshape(x.shape)
 
     def pack(self, codes: np.ndarray, params: Params) -> Arrays:
         scales = params.place.astype(np.uint8)
