@@ -56,11 +56,11 @@ def put_into(model: Any, weights: Mapping[str, np.ndarray]) -> None:
     """Give transformers' model these weights, by mlx-lm's names; all of its own are replaced."""
     import torch
 
-    left = dict(weights)
+    left = {name.replace(".block_sparse_moe.", ".mlp."): own for name, own in weights.items()}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             own = _of_parameter(name, left)
-            if own.shape != tuple(parameter.shape):  # GPT-2's Conv1D
+            if ".c_" in name and own.ndim > 1:  # GPT-2's Conv1D
                 own = own.T
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(own)))
         model.tie_weights()
@@ -69,15 +69,10 @@ def put_into(model: Any, weights: Mapping[str, np.ndarray]) -> None:
 
 def _of_parameter(name: str, weights: dict[str, np.ndarray]) -> np.ndarray:
     name = name.replace("transformer.", "model.")
-    if ".experts." not in name:
+    before, mark, after = name.partition("experts.")
+    if not mark:
         return weights.pop(name)
-    before, after = name.split("experts.")
-    before = before.replace(".mlp.", ".block_sparse_moe.") if _has_mixtral(weights) else before
-    stack = f"{before}switch_mlp."
     if after == "down_proj":
-        return weights.pop(f"{stack}down_proj.weight")
-    return np.concatenate([weights.pop(f"{stack}{p}_proj.weight") for p in ("gate", "up")], axis=1)
-
-
-def _has_mixtral(weights: Mapping[str, np.ndarray]) -> bool:
-    return any("block_sparse_moe" in name for name in weights)
+        return weights.pop(f"{before}switch_mlp.down_proj.weight")
+    both = [weights.pop(f"{before}switch_mlp.{part}_proj.weight") for part in ("gate", "up")]
+    return np.concatenate(both, axis=1)
