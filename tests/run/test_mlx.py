@@ -75,14 +75,14 @@ def test_each_step_lies_nearer_to_the_original(models: Any, family: str, type_: 
 
 
 def test_routers_and_positions_are_no_matter_of_feedback(models: Any, tmp_path: Path):
-    for family, part in (("qwen3_moe", "mlp.gate"), ("gpt2", "wpe")):
+    for family, part in (("qwen3_moe", ".mlp.gate."), ("gpt2", "wpe")):
         _, source, calibration = models(family)
         recipe = Recipe("mlx4", output=tmp_path / family, calibration=calibration)
         (plan,) = plan_outputs(open_checkpoint(str(source)), [recipe], Run(1, Silent()))
         found = [tensor for tensor in plan.tensors if part in tensor.name]
         assert found
         assert not any(tensor.algorithm for tensor in found)
-        assert sum(bool(tensor.algorithm) for tensor in plan.tensors) > 20
+        assert sum(bool(tensor.algorithm) for tensor in plan.tensors) > 10
 
 
 def test_a_gguf_files_heads_are_fed_back_in_their_own_order(models: Any, tmp_path: Path):
@@ -120,8 +120,8 @@ def test_a_budget_gives_bits_where_they_count(models: Any, family: str, tmp_path
     plan = written(source, recipe)
     assert 0.95 * first.nbytes < plan.nbytes <= first.nbytes
     config = json.loads((tmp_path / "own" / "config.json").read_text())
-    layers = [value for value in config["quantization"].values() if isinstance(value, dict)]
-    assert {layer["bits"] for layer in layers} > {config["quantization"]["bits"]} - {3}
+    others = [value for value in config["quantization"].values() if isinstance(value, dict)]
+    assert len({config["quantization"]["bits"], *(one["bits"] for one in others)}) > 2
     assert divergence(model, plan) < 0.95 * divergence(model, first)
 
 
