@@ -95,6 +95,33 @@ def schemes_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+MLX_WEIGHTS = {
+    "mlx-mxfp8": "float8 in groups of 32, scales powers of two",
+    "mlx-mxfp4": "float4 in groups of 32, scales powers of two",
+    "mlx-nvfp4": "float4 in groups of 16, scales float8",
+}
+
+
+def mlx_table() -> str:
+    """Every type of MLX and what the weights of an 8B Llama weigh in it."""
+    from qconvert.checkpoint import open_checkpoint
+    from qconvert.model.open import open_model
+    from qconvert.plan.make import make_plan
+    from qconvert.plan.mlx.types import MLX
+    from qconvert.plan.recipe import Recipe
+
+    lines = ["| type | weights | Llama-3.1-8B | bits per weight |", "|---|---|---:|---:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        write_llama(Path(folder), LLAMA_8B, sparse=True)
+        source = open_model(open_checkpoint(folder))
+        for name in MLX:
+            plan = make_plan(source, Recipe(name))
+            weights = MLX_WEIGHTS.get(name, f"int{name[-1]} in groups of 64, a scale and a bias")
+            size = f"{plan.nbytes / 1e9:.2f} GB"
+            lines.append(f"| `{name}` | {weights} | {size} | {plan.bits_per_weight:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def loads_table() -> str:
     """What reads which formats; every format that can be written is in it."""
     from qconvert.formats import FORMATS
@@ -104,6 +131,10 @@ def loads_table() -> str:
         raise ValueError(f"the table of formats is out of date: {listed ^ set(FORMATS)}")
     lines = ["| formats | loads in |", "|---|---|"]
     lines += [f"| {names.replace(' ', ', ')} | {where} |" for names, where in LOADS.items()]
+    lines.append(
+        "| directories of compressed-tensors | transformers, vLLM, SGLang; see their cards |"
+    )
+    lines.append("| directories of MLX | mlx-lm, LM Studio and what builds on them |")
     known = ", ".join(FROM_GGUF.values())
     lines += [
         "",
@@ -142,6 +173,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **{f"help {command}": partial(help_text, command) for command in COMMANDS},
     "types": types_table,
     "schemes": schemes_table,
+    "mlx": mlx_table,
     "loads": loads_table,
     "families": families_table,
 }

@@ -33,7 +33,8 @@ def show(source: str, path: Path, *, as_json: bool, tensors: bool) -> None:
         render.print_json(as_data(found))
         return
     show_facts(source, overview(found))
-    show_kinds(found)
+    if found.kinds or found.kept:
+        show_kinds(found)
     if tensors:
         show_tensors(found.tensors.values())
     for line in (*found.loads_in, *found.problems):
@@ -112,8 +113,9 @@ def sizes_data(layers: "list[Layer]") -> dict[str, Any]:
 def overview(found: "Quantized") -> dict[str, str]:
     model, bits = found.model, found.bits_per_weight
     files = dict.fromkeys(tensor.path for tensor in found.tensors.values())
+    format_ = found.config.get("format") or found.config.get("mode")
     facts = {
-        "quantized by": f"{found.method}, {found.config.get('format') or 'no format named'}",
+        "quantized by": f"{found.method}, {format_ or 'no format named'}",
         "architecture": model.architecture,
         "parameters": f"{render.human_count(model.parameters)} ({model.parameters})",
         "context": str(model.context_length or "not said"),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def complete_type(incomplete: str) -> list[str]:
     from qconvert.plan.gguf.file_types import FILE_TYPES
-    from qconvert.plan.safetensors.schemes import SCHEMES
+    from qconvert.plan.safetensors.schemes import DIRECTORIES
 
-    return [name for name in (*FILE_TYPES, *SCHEMES) if name.startswith(incomplete.lower())]
+    return [name for name in (*FILE_TYPES, *DIRECTORIES) if name.startswith(incomplete.lower())]
 
 
 TypeOption = Annotated[
@@ -27,7 +27,7 @@ TypeOption = Annotated[
         "-t",
         metavar="TYPE",
         help="q4_k_m, q8_0, iq4_xs ... for a GGUF file, w8a8, w4a16, fp8 ... for a directory of "
-        "safetensors; repeatable.",
+        "safetensors, mlx4, mlx6, mlx-mxfp4 ... for one that mlx-lm reads; repeatable.",
         autocompletion=complete_type,
     ),
 ]
@@ -106,7 +106,10 @@ def quantize(
     ] = None,
     group_size: Annotated[
         str | None,
-        typer.Option(metavar="N", help="wNa16: 32, 64, 128 (default) or channel."),
+        typer.Option(
+            metavar="N",
+            help="wNa16: 32, 64, 128 (default) or channel; mlxN: 32, 64 (default) or 128.",
+        ),
     ] = None,
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="wNa16, w8a8: with zero points.")
@@ -169,8 +172,8 @@ def quantize(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Quantize MODEL to a GGUF file that llama.cpp runs, or to safetensors for transformers,
-    vLLM and SGLang, or to several of them at once.
+    """Quantize MODEL to a GGUF file that llama.cpp runs, to safetensors for transformers, vLLM and
+    SGLang, to a directory for mlx-lm and LM Studio, or to several of them at once.
 
     An interrupted run is taken up again by the same command. Outputs appear when they are
     complete.
@@ -182,6 +185,7 @@ def quantize(
       qconvert quantize ./model -t q4_k_m --override 'blk.*.ffn_down.weight=q6_k' --dry-run
       qconvert quantize ./model -t w8a8 --smooth auto -c model.calib.safetensors -o model-w8a8/
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w4a16 -o out/
+      qconvert quantize ./model -c model.calib.safetensors -t mlx4 -o model-mlx4/
       qconvert quantize ./model -c model.calib.safetensors --under 4GB -o model-4GB.gguf
       qconvert quantize ./model --calibrate notes.txt -t q4_k_m
     """

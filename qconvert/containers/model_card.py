@@ -45,6 +45,7 @@ def model_card(
     *,
     written: str = WRITTEN,
     base: str = "",
+    library: str = "transformers",
 ) -> str:
     """The text of `README.md`.
 
@@ -56,9 +57,10 @@ def model_card(
         written: the sentence that says how it came to be.
         base: the repository whose weights these are, in another form; by default what the
             metadata names.
+        library: what loads it.
     """
     name = escaped(_text(metadata, "general.name") or facts.get("Source") or "Model")
-    matter = front_matter(metadata, task)
+    matter = front_matter(metadata, task, library)
     if REPOSITORY_ID.fullmatch(base):
         matter |= {"base_model": base, "base_model_relation": "quantized"}
     front = [f"{key}: {json.dumps(value)}" for key, value in matter.items()]
@@ -81,9 +83,11 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def front_matter(metadata: Mapping[str, Field], task: str) -> dict[str, Any]:
+def front_matter(
+    metadata: Mapping[str, Field], task: str, library: str = "transformers"
+) -> dict[str, Any]:
     """The fields that the hub reads; JSON's way to write values is also YAML's."""
-    found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
+    found: dict[str, Any] = {"library_name": library, "pipeline_tag": task}
     license_ = _text(metadata, "general.license").lower()
     if license_ in LICENSES.split():
         found["license"] = license_
@@ -98,7 +102,7 @@ def front_matter(metadata: Mapping[str, Field], task: str) -> dict[str, Any]:
     base = REPOSITORY.fullmatch(_text(metadata, "general.base_model.0.repo_url"))
     if base:
         found["base_model"] = base[1]
-    found["tags"] = ["qconvert"]
+    found["tags"] = ["qconvert"] if library == "transformers" else [library, "qconvert"]
     return found
 
 

@@ -24,7 +24,7 @@ from qconvert.plan.safetensors.schemes import Scheme
 if TYPE_CHECKING:
     from qconvert.model.open import Model
 
-METHOD = "compressed-tensors"
+METHOD, MLX = "compressed-tensors", "mlx"
 OWN = "qconvert."
 """How the keys begin that say what made a file."""
 
@@ -60,7 +60,7 @@ class Quantized:
 
     @property
     def method(self) -> str:
-        return str(self.config.get("quant_method", "unknown"))
+        return _method(self.config)
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +86,11 @@ class Quantized:
     def kept(self) -> tuple[TensorInfo, ...]:
         """Matrices that are not quantized."""
         parts = {part for layer in self.layers for part in layer.parts}
+        if self.method == MLX:
+            stems = [
+                name.removesuffix("scales") for name in self.tensors if name.endswith(".scales")
+            ]
+            parts |= {stem + part for stem in stems for part in ("weight", "scales", "biases")}
         return tuple(
             tensor
             for tensor in self.tensors.values()
@@ -117,6 +122,8 @@ def look_at_quantized(source: str, path: Path) -> Quantized:
     layers: tuple[Layer, ...] = ()
     if config.get("quant_method") == METHOD:
         layers = find_layers(tensors, config)
+    elif _method(config) == MLX:
+        problems = ("of weights that MLX stores, no more is told; mlx-lm and LM Studio run them",)
     else:
         problems = (f"how {config.get('quant_method')!r:.60} stores weights is not known here",)
     plain = _plain(source, folder, model_config, tensors, layers)
@@ -141,6 +148,12 @@ def look_at_quantized(source: str, path: Path) -> Quantized:
         *(_loads_in(known, layers) if known and layers else ((), "")),
         problems,
     )
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    """As `quantization_config` names it; MLX's names none."""
+    is_mlx = "quant_method" not in config and {"bits", "group_size"} <= config.keys()
+    return MLX if is_mlx else str(config.get("quant_method", "unknown"))
 
 
 def _plain(

@@ -13,6 +13,7 @@ from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
 from qconvert.plan.blocks import Blocks, Factors
+from qconvert.plan.mlx.tensors import MlxWeight
 from qconvert.plan.safetensors.tensors import Quantized
 from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -42,12 +43,20 @@ def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[
 
 def gguf_name(tensor: TensorPlan) -> str:
     """What GGUF calls the weight that a tensor is, or is a part of; empty for none."""
-    return tensor.coding.weight.gguf if isinstance(tensor.coding, Quantized) else tensor.name
+    coding = tensor.coding
+    return coding.weight.gguf if isinstance(coding, Quantized | MlxWeight) else tensor.name
 
 
 def first_matrix(tensor: TensorPlan) -> int:
     """Which of the GGUF tensor's matrices is its first."""
-    return tensor.coding.weight.matrix if isinstance(tensor.coding, Quantized) else 0
+    coding = tensor.coding
+    return coding.weight.matrix if isinstance(coding, Quantized | MlxWeight) else 0
+
+
+def order_of(tensor: TensorPlan) -> tuple[int, ...]:
+    """In which order a weight has transformers' rows, as its map says it; empty for the same, as
+    all weights of a directory have them, whatever they are made of."""
+    return () if isinstance(tensor.coding, Quantized | MlxWeight) else tensor.map.order
 
 
 def format_to_fit(tensor: TensorPlan) -> Format | None:
@@ -57,6 +66,9 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d
         return coding.format if is_plain else None
+    if isinstance(coding, MlxWeight):
+        # Routers and tables of positions are no matter of feedback.
+        return coding.format if coding.weight.quantizable else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
         return None
     return FORMATS[coding.format] if coding.factors is None else None

@@ -18,7 +18,14 @@ from qconvert.plan.make import make_plan
 from qconvert.plan.overrides import literal
 from qconvert.plan.recipe import Overrides, Recipe
 from qconvert.plan.safetensors.choices import layer_of
-from qconvert.plan.safetensors.schemes import WEIGHT_ONLY, find_scheme, is_scheme, kind_of
+from qconvert.plan.safetensors.schemes import (
+    WEIGHT_ONLY,
+    find_mlx,
+    find_scheme,
+    is_mlx,
+    is_scheme,
+    kind_of,
+)
 from qconvert.plan.safetensors.tensors import Quantized
 from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan, TensorPlan
@@ -30,6 +37,9 @@ TYPES = (
 
 SCHEMES = ("w4a16", "w8a16")
 """Of a directory: those that engines run."""
+
+OF_MLX = ("mlx2", "mlx3", "mlx4", "mlx5", "mlx6", "mlx8")
+"""Of a directory for MLX."""
 
 TABLES, TABLE = "/(per_layer_)?token_embd.weight|output.weight/", "q4_k"
 """What a calibration may say nothing of, and what it gets where a type cannot do without."""
@@ -153,7 +163,10 @@ def menu(model: Model, recipe: Recipe, statistics: Statistics) -> Menu:
         PlanError: it cannot be made with one of the types.
     """
     bare = replace(recipe, under=None, bits=None, types=())
-    if is_scheme(recipe.type):
+    if is_mlx(recipe.type):
+        types = tuple(map(find_mlx, recipe.types or OF_MLX))
+        plans = {name: make_plan(model, replace(bare, type=name), statistics) for name in types}
+    elif is_scheme(recipe.type):
         if kind_of(recipe.type) != "weight-only":
             raise UsageError(
                 f"a budget has no meaning for {recipe.type}", "it is for wNa16 and GGUF"

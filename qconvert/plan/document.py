@@ -32,7 +32,14 @@ from qconvert.formats.safetensors.types import PERCENTILES, EstimatorName
 from qconvert.plan.gguf.file_types import find_format
 from qconvert.plan.overrides import matcher
 from qconvert.plan.recipe import CONCERNS, SPOKEN, Recipe, concerns
-from qconvert.plan.safetensors.schemes import KEEP, find_scheme, find_type, is_scheme
+from qconvert.plan.safetensors.schemes import (
+    KEEP,
+    find_mlx,
+    find_scheme,
+    find_type,
+    is_mlx,
+    is_scheme,
+)
 from qconvert.plan.yaml_text import Location, Text, read_yaml
 
 
@@ -218,7 +225,7 @@ def _faults_of(
             yield (*where, name), f"has no meaning for {type_}", _whose(name)
     if all_.keys() >= {"under", "bits"}:
         yield (*where, "bits"), "under and bits are two budgets", "give one of them"
-    find = find_scheme if is_scheme(type_) else find_format
+    find = find_mlx if is_mlx(type_) else find_scheme if is_scheme(type_) else find_format
     for pattern, value in all_.get("overrides", {}).items():
         if value.lower() == KEEP and is_scheme(type_):
             continue
@@ -243,12 +250,13 @@ def _spelled(find: Any, name: str) -> str:
 
 
 def find_any(name: str) -> str:
-    """A format of GGUF or a scheme, as overrides and `types` have them, in small letters.
+    """A format of GGUF, a scheme or a type of MLX, as overrides and `types` have them, in small
+    letters.
 
     Raises:
         UsageError: there is none.
     """
-    return find_scheme(name) if is_scheme(name) else find_format(name).lower()
+    return name.lower() if is_scheme(name) else find_format(name).lower()
 
 
 def _pattern(pattern: str) -> str:

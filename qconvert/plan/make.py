@@ -2,7 +2,7 @@
 
 from qconvert.model.open import Model
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.schemes import is_scheme
+from qconvert.plan.safetensors.schemes import is_mlx, is_scheme
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Plan
 
@@ -18,6 +18,10 @@ def make_plan(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             belong to another model.
         CheckpointError: metadata or small files cannot be read or trusted.
     """
+    if is_mlx(recipe.type):
+        from qconvert.plan.mlx.plan import plan_mlx
+
+        return plan_mlx(model, recipe, statistics)
     if is_scheme(recipe.type):
         from qconvert.plan.safetensors.plan import plan_directory
 

@@ -15,7 +15,7 @@ from qconvert.containers.sizes import write_size
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import EstimatorName
 from qconvert.plan.gguf.file_types import FileType, find_file_type
-from qconvert.plan.safetensors.schemes import KEEP, KINDS, Kind, is_scheme, kind_of
+from qconvert.plan.safetensors.schemes import KEEP, KINDS, Kind, is_mlx, is_scheme, kind_of
 
 Overrides = tuple[tuple[str, str], ...]
 """Patterns and types."""
@@ -26,7 +26,7 @@ class Recipe:
     """How one output is to be made. None leaves the choice to the type.
 
     Attributes:
-        type: a GGUF file type or a scheme of safetensors, in small letters.
+        type: a GGUF file type, a scheme of safetensors or a type of MLX, in small letters.
         output: the file (GGUF) or the directory (safetensors).
         folder: where the output goes under its default name, if `output` does not say.
         calibration: what `qconvert calibrate` wrote.
@@ -46,7 +46,8 @@ class Recipe:
 
         activations: w8a8, fp8: a scale for each token, or one stored for each layer.
         strategy: fp8: which weights share a scale.
-        group_size: wNa16: weights of a row that share a scale; "channel" for the whole row.
+        group_size: wNa16, mlxN: weights of a row that share a scale; wNa16: "channel" for the whole
+            row.
         asymmetric: integers: with zero points.
         weight_range: safetensors: the estimator of the weights' ranges.
         activation_range: w8a8, fp8: that of static activations' ranges.
@@ -57,7 +58,8 @@ class Recipe:
         embeddings: safetensors: quantize the token embeddings too.
         max_shard_size: safetensors: bytes that a shard may have.
 
-        under: GGUF, wNa16: bytes that the output may have; each tensor's type is chosen for that.
+        under: GGUF, wNa16, MLX: bytes that the output may have; each tensor's type is chosen for
+            that.
         bits: the same in bits for each weight, over all of them.
         types: among which that is done.
 
@@ -150,7 +152,9 @@ DEFAULTS: dict[str, Any] = {
 
 SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
 
-BUDGET: tuple[Kind, ...] = ("gguf", "weight-only")
+OF_MLX: tuple[Kind, ...] = ("mlx", "mlx-float")
+
+BUDGET: tuple[Kind, ...] = ("gguf", "weight-only", *OF_MLX)
 
 CONCERNS: dict[str, tuple[Kind, ...]] = {
     "pure": ("gguf",),
@@ -161,16 +165,16 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "split_max_size": ("gguf",),
     "activations": ("int8", "fp8"),
     "strategy": ("fp8",),
-    "group_size": ("weight-only",),
+    "group_size": ("weight-only", "mlx"),
     "asymmetric": ("int8", "weight-only"),
-    "weight_range": SAFETENSORS,
+    "weight_range": (*SAFETENSORS, *OF_MLX),
     "activation_range": ("int8", "fp8"),
     "percentile": SAFETENSORS,
     "smooth": ("int8",),
     "strict_static": ("int8", "fp8"),
     "lm_head": SAFETENSORS,
     "embeddings": SAFETENSORS,
-    "max_shard_size": SAFETENSORS,
+    "max_shard_size": (*SAFETENSORS, *OF_MLX),
     "under": BUDGET,
     "bits": BUDGET,
     "types": BUDGET,
@@ -183,6 +187,8 @@ SPOKEN: dict[Kind, str] = {
     "fp8": "fp8",
     "weight-only": "wNa16",
     "fp4": "nvfp4a16 and mxfp4a16",
+    "mlx": "mlxN",
+    "mlx-float": "mlx-mxfp4, mlx-mxfp8 and mlx-nvfp4",
 }
 
 
@@ -220,7 +226,7 @@ def with_given(outputs: Sequence[Recipe], given: Mapping[str, Any]) -> tuple[Rec
         UsageError: an option concerns none of the outputs.
     """
     check_used(given, [output.type for output in outputs])
-    several = len({kind_of(output.type) == "gguf" for output in outputs}) > 1
+    several = len({container_of(output.type) for output in outputs}) > 1
     made = []
     for output in outputs:
         own = {key: given[key] for key in given if concerns(key, output.type)}
@@ -230,11 +236,16 @@ def with_given(outputs: Sequence[Recipe], given: Mapping[str, Any]) -> tuple[Rec
     return tuple(made)
 
 
+def container_of(type_: str) -> str:
+    """Whose types can stand beside each other in one output."""
+    return "mlx" if is_mlx(type_) else "safetensors" if is_scheme(type_) else "gguf"
+
+
 def _meant_for(type_: str, overrides: Overrides) -> Overrides:
-    """Of overrides for GGUF files and directories, those whose type is one of the output's."""
-    is_directory = kind_of(type_) != "gguf"
+    """Of overrides for outputs of several containers, those whose type is one of the output's."""
+    own = container_of(type_)
     return tuple(
         (pattern, name)
         for pattern, name in overrides
-        if (name.lower() == KEEP or is_scheme(name)) == is_directory
+        if (own != "gguf" if name.lower() == KEEP else container_of(name) == own)
     )

@@ -31,7 +31,7 @@ from qconvert.forward.passage import Group
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
-from qconvert.plan.algorithms import factors_of
+from qconvert.plan.algorithms import factors_of, order_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
 from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
@@ -229,7 +229,8 @@ def _numbers(task: Task, store: Store) -> np.ndarray:
     if factors is not None:  # the model in the walk has its norms as they were
         x = x if factors.columns is None else x / factors.columns
         x = x if factors.rows is None else x / factors.rows[:, None]
-    if map_.order:
-        groups = x.reshape(-1, len(map_.order), map_.columns)
-        x = groups[:, np.argsort(map_.order)]
+    order = order_of(task.tensor)
+    if order:
+        groups = x.reshape(-1, len(order), map_.columns)
+        x = groups[:, np.argsort(order)]
     return np.ascontiguousarray(x).reshape(map_.shape)

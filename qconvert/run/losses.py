@@ -42,8 +42,7 @@ from qconvert.forward.gradients import (
 from qconvert.forward.walk import Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.mapping import EMBEDDING
-from qconvert.model.types import TensorMap
-from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name
+from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name, order_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor, Threads
 from qconvert.run.fitting import linear_algebra_on, peak_of, prepared, spread
@@ -226,7 +225,7 @@ class _Bench:
                 continue
             fitted = factored(about)
             rows = spread(height, ROWS)  # of transformers'; a tensor may have another order
-            places = _places(map_, rows)
+            places = _places(order_of(each[0]), rows)
             x = prepared(self.walk.model.checkpoint, each[0], own * height, (own + 1) * height)
             offs = self._offs(each, x[places], own * height, fitted)
             by_window = np.stack([made.cpu().numpy() for made in gradients])
@@ -290,12 +289,12 @@ class _Bench:
             return np.stack(list(self.executor.map(off, each)))
 
 
-def _places(map_: TensorMap, rows: np.ndarray) -> np.ndarray:
+def _places(order: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
     """Where transformers' rows are in a tensor's matrix."""
-    if not map_.order:
+    if not order:
         return rows
-    size = len(map_.order)
-    return np.asarray(rows // size * size + np.argsort(map_.order)[rows % size])
+    size = len(order)
+    return np.asarray(rows // size * size + np.argsort(order)[rows % size])
 
 
 def _by_weight_of(slopes: np.ndarray) -> np.ndarray:

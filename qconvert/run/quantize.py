@@ -20,7 +20,7 @@ from qconvert.errors import PlanError, UsageError
 from qconvert.model.open import Model, open_model
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.schemes import is_scheme
+from qconvert.plan.safetensors.schemes import is_mlx, is_scheme
 from qconvert.plan.statistics import Statistics
 from qconvert.plan.types import Plan
 from qconvert.run.budget import budget_of, within_budget
@@ -56,7 +56,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     for recipe in recipes:
         sample, notices = _sample(recipe, measured)
         statistics = Statistics(_importance(recipe, measured), notices=notices, sample=sample)
-        if is_scheme(recipe.type):
+        if is_scheme(recipe.type) and not is_mlx(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
         if recipe.has_budget:
             recipe = _within_budget(model, recipe, statistics, measured, run)

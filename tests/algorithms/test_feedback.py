@@ -8,6 +8,8 @@ from qconvert.algorithms.damping import factored
 from qconvert.algorithms.feedback import feedback
 from qconvert.algorithms.guard import output_error
 from qconvert.formats import FORMATS
+from qconvert.formats.mlx.affine import Affine
+from qconvert.formats.mlx.floats import Floats
 from qconvert.formats.quantize import nearest
 from qconvert.formats.safetensors.fp4 import Fp4
 from qconvert.formats.safetensors.fp8 import Fp8
@@ -38,6 +40,12 @@ def schemes() -> dict[str, Format]:
         "mxfp4": Fp4(mxfp4, *about),
         "fp8 channel": Fp8(WeightFormat("float-quantized", "float", 8, "channel"), *about),
         "fp8 block": Fp8(block, *about),
+        "mlx2": Affine(2, 64, "BF16", searched=True),
+        "mlx4": Affine(4, 32, "F16", searched=True),
+        "mlx8": Affine(8, 128, "BF16", searched=True),
+        "mlx mxfp4": Floats("mxfp4", "BF16", searched=True),
+        "mlx nvfp4": Floats("nvfp4", "BF16", searched=True),
+        "mlx mxfp8": Floats("mxfp8", "BF16", searched=True),
     }
 
 

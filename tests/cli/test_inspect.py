@@ -9,7 +9,7 @@ import pytest
 from checkpoints import TINY, Llama, write_llama
 
 from qconvert.plan.gguf.file_types import FILE_TYPES
-from qconvert.plan.safetensors.schemes import SCHEMES
+from qconvert.plan.safetensors.schemes import DIRECTORIES
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_each_type_and_scheme_can_be_asked_for_alone(qconvert, model, tmp_path, 
     if source == "file":
         assert qconvert("quantize", model, "-t", "q8_0", "-o", tmp_path / "x.gguf").returncode == 0
         model = tmp_path / "x.gguf"
-    names = ("q4_k_m", *SCHEMES)
+    names = ("q4_k_m", *DIRECTORIES)
     types = [word for name in names for word in ("-t", name)]
     planned = qconvert("quantize", model, *types, "-o", f"{tmp_path}/out/", "--dry-run", "--json")
     sizes = {one["file_type"]: one["bytes"] for one in json.loads(planned.stdout)["outputs"]}

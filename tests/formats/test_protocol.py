@@ -8,6 +8,8 @@ import pytest
 from formats.safetensors.compressed_formats import FORMATS as LAYOUTS
 
 from qconvert.formats import FORMATS
+from qconvert.formats.mlx.affine import Affine
+from qconvert.formats.mlx.floats import Floats
 from qconvert.formats.quantize import nearest, quantize, slab_of
 from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.types import Arrays, Format, Grid, Part, Seen, Weights
@@ -17,6 +19,11 @@ EVERY: dict[str, Format] = {
     **{name: format_of(form, scale_dtype="BF16") for name, form in LAYOUTS.items()},
     "fp8 F32": format_of(LAYOUTS["fp8 channel"]),
     "w4 F16": format_of(LAYOUTS["w4 packed group"], scale_dtype="F16"),
+    **{f"mlx{bits}": Affine(bits, 64, "BF16", searched=True) for bits in (2, 3, 4, 5, 6, 8)},
+    "mlx4 plain": Affine(4, 32, "F32"),
+    "mlx mxfp4": Floats("mxfp4", "BF16", searched=True),
+    "mlx nvfp4": Floats("nvfp4", "BF16", searched=True),
+    "mlx mxfp8": Floats("mxfp8", "BF16"),
 }
 SHAPE = (256, 512)
 
@@ -34,6 +41,9 @@ def of_grid(grid: Grid, codes: np.ndarray) -> np.ndarray:
     step, low = (a.repeat(grid.size, axis=1)[:, : codes.shape[1]] for a in grid[:2])
     return step * grid.values[codes.astype(np.intp) - grid.first] - low
 
+
+POWERS_OF_TWO = ("MXFP4", "mxfp4", "fp8 block", "mlx mxfp4", "mlx mxfp8")
+"""Formats whose scales are far apart, or belong to several groups."""
 
 GRIDS = [n for n, f in EVERY.items() if f.grid(fitted(f, weights(rows=1))) is not None]
 EVEN = [n for n in GRIDS if np.ptp(np.diff(EVERY[n].grid(fitted(EVERY[n], weights())).values)) == 0]
@@ -122,7 +132,7 @@ def test_tuned_scales_come_back_as_they_can_be_stored(name):
     assert (np.abs(found - of_grid(near, codes)) <= np.abs(slack) * ("asym" in name)).all()
     # To what is stored it is the nearest: snapped once more it stays.
     np.testing.assert_array_equal(format_.grid(format_.snap(snapped, *near[:2])).step, near.step)
-    if near.step.size > SHAPE[0] and name not in ("MXFP4", "mxfp4", "fp8 block"):
+    if near.step.size > SHAPE[0] and name not in POWERS_OF_TWO:
         wanted = grid.step * factors[0]
         assert np.abs(near.step - wanted).max() < 0.1 * np.abs(wanted).max()
 

@@ -14,6 +14,7 @@ from qconvert.containers.sizes import parse_size, write_size
 from qconvert.errors import UsageError
 from qconvert.plan.document import Document, Settings, options_of, read_document
 from qconvert.plan.gguf.file_types import FILE_TYPES, FORMAT_NAMES
+from qconvert.plan.mlx.types import MLX
 from qconvert.plan.recipe import (
     CONCERNS,
     DEFAULTS,
@@ -22,7 +23,7 @@ from qconvert.plan.recipe import (
     concerns,
     with_given,
 )
-from qconvert.plan.safetensors.schemes import SCHEMES, is_scheme
+from qconvert.plan.safetensors.schemes import DIRECTORIES, SCHEMES, is_mlx, is_scheme
 from qconvert.plan.saving import document_of, write_document
 
 EXAMPLE = """\
@@ -244,7 +245,7 @@ VALUES = {
     "max_shard_size": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),
     "under": st.integers(1, 10**9).map(lambda kilobytes: kilobytes * 1000),
     "bits": st.floats(0.5, 32),
-    "types": st.lists(st.sampled_from(["q3_k", "iq4_xs", "w4a16"]), max_size=3).map(tuple),
+    "types": st.lists(st.sampled_from(["q3_k", "iq4_xs", "w4a16", "mlx3"]), max_size=3).map(tuple),
     "activations": st.sampled_from(["dynamic", "static"]),
     "strategy": st.sampled_from(["tensor", "channel", "block"]),
     "group_size": st.sampled_from([32, 64, 128, "channel"]),
@@ -258,15 +259,16 @@ PATHS = ("output", "folder", "calibration", "importance")
 
 @st.composite
 def output_options(draw, folder: Path) -> Recipe:
-    type_ = draw(st.sampled_from([*SCHEMES, *dict.fromkeys(k.name for k in FILE_TYPES.values())]))
+    file_types = dict.fromkeys(kind.name for kind in FILE_TYPES.values())
+    type_ = draw(st.sampled_from([*DIRECTORIES, *file_types]))
     values = {}
     for name in DEFAULTS:
         if not concerns(name, type_) or not draw(st.booleans()):
             continue
         if name == "overrides":
-            names = (
-                (*SCHEMES, "keep") if is_scheme(type_) else [name.lower() for name in FORMAT_NAMES]
-            )
+            names = [name.lower() for name in FORMAT_NAMES]
+            if is_scheme(type_):
+                names = [*(MLX if is_mlx(type_) else SCHEMES), "keep"]
             pairs = st.dictionaries(PATTERNS, st.sampled_from(names), max_size=3)
             values[name] = tuple(draw(pairs).items())
         else:

@@ -18,7 +18,7 @@ from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
 from qconvert.evaluation.runtimes.whole import TransformersRuntime
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.inspection.identify import identify
-from qconvert.inspection.quantized import Quantized, look_at_quantized
+from qconvert.inspection.quantized import MLX, Quantized, look_at_quantized
 from qconvert.model.families import find_family
 
 BackendName = Literal["auto", "torch", "transformers", "llama.cpp"]
@@ -126,6 +126,11 @@ def _quantized(
     """A directory whose weights are codes."""
     _refuse_llama(source, backend)
     found = look_at_quantized(source, place)
+    if found.method == MLX:
+        raise UnsupportedError(
+            f"{path} is a directory for MLX, which is not run here",
+            "mlx_lm.generate runs it; mlx_lm.perplexity and mlx_lm.evaluate measure it",
+        )
     rounds = any(layer.inputs is not None for layer in found.layers)
     checkpoint, why = _try_open(source, place, found)
     _refuse_encoder(checkpoint)

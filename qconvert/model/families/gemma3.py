@@ -66,11 +66,11 @@ DEFAULTS = {
 
 
 def metadata(config: Config) -> Metadata:
-    settings = {**config, **_rope_settings(config)}
+    settings = {**config, **heeded_rope(config)}
     keys: Metadata = {}
     if "final_logit_softcapping" in settings:
         keys["final_logit_softcapping"] = f32(real(settings, "final_logit_softcapping"))
-    sliding = _sliding_layers(settings)
+    sliding = sliding_layers(settings)
     if any(sliding):
         keys["attention.sliding_window"] = u32(whole(settings, "sliding_window"))
         keys["rope.freq_base_swa"] = f32(real(sliding_rope(settings), "rope_theta"))
@@ -83,7 +83,7 @@ def metadata(config: Config) -> Metadata:
     }
 
 
-def _rope_settings(settings: Config) -> dict[str, Any]:
+def heeded_rope(settings: Config) -> dict[str, Any]:
     """What transformers' Gemma 3 heeds: of `rope_parameters` the sets for kinds of layers, of
     `rope_scaling` "rope_type" alone and not the older "type"."""
     heeded: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def _rope_settings(settings: Config) -> dict[str, Any]:
 
 
 def limits(config: Config) -> None:
-    settings = {**config, **_rope_settings(config)}
+    settings = {**config, **heeded_rope(config)}
     check_rope(settings, (*PLAIN, "linear"))
     expect(settings, "hidden_act", ACTIVATIONS)
     expect(settings, "hidden_activation", ACTIVATIONS)
@@ -114,7 +114,7 @@ def limits(config: Config) -> None:
         )
 
 
-def _sliding_layers(settings: dict[str, Any]) -> list[bool]:
+def sliding_layers(settings: dict[str, Any]) -> list[bool]:
     """Which layers see a window only."""
     count = block_count(settings)
     kinds = settings.get("layer_types")

@@ -30,31 +30,31 @@ def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str
     Args:
         dtype: of the numbers that are not quantized: "F32", "F16" or "BF16".
     """
-    config = {key: _retyped(key, value, dtype) for key, value in model.config.items()}
+    config = {key: retyped(key, value, dtype) for key, value in model.config.items()}
     if "output.weight" in {weight.gguf for weight in model.weights}:
-        config = _untied(config)
+        config = untied(config)
     if not {"dtype", "torch_dtype"} & set(config):
         config["torch_dtype"] = DTYPES[dtype]
     return {**config, "quantization_config": quantization_config(model, choices)}
 
 
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that say what is so: the output projection has weights of its own."""
     stated: dict[str, Any] = {}
     if config.get("tie_word_embeddings"):
         stated["tie_word_embeddings"] = False
     inner = config.get("text_config")
     if isinstance(inner, Mapping) and inner.get("tie_word_embeddings"):
-        stated["text_config"] = _untied(inner)
+        stated["text_config"] = untied(inner)
     return {**config, **stated}
 
 
-def _retyped(key: str, value: Any, dtype: str) -> Any:
+def retyped(key: str, value: Any, dtype: str) -> Any:
     """Settings with another dtype, those of inner models too."""
     if key in ("dtype", "torch_dtype") and isinstance(value, str):
         return DTYPES[dtype]
     if isinstance(value, Mapping):
-        inner = {name: _retyped(name, item, dtype) for name, item in value.items()}
+        inner = {name: retyped(name, item, dtype) for name, item in value.items()}
         return {name: item for name, item in inner.items() if name != "quantization_config"}
     return value
 

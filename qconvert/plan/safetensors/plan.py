@@ -87,7 +87,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *model.description.notices,
         *_missing_pooler(model),
         *notice_quantized({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN}),
-        *_missing_tokenizer(model),
+        *missing_tokenizer(model),
         *fallback_lines(choices),
         *warnings,
         *statistics.notices,
@@ -114,7 +114,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
             "Other numbers": DTYPES[dtype],
             **({"Calibration": importance.path.name} if importance else {}),
         }
-        return _files(model, config_json(model, choices, dtype), facts, notices)
+        return files_of(model, config_json(model, choices, dtype), facts, notices)
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)
@@ -226,17 +226,21 @@ def _missing_pooler(model: Model) -> list[str]:
     return [NO_POOLER] if is_lost else []
 
 
-def _missing_tokenizer(model: Model) -> list[str]:
+def missing_tokenizer(model: Model) -> list[str]:
+    """What is to be said where the source has none."""
     is_file = model.checkpoint.container == "gguf"
     found = model.has_vocabulary if is_file else has_tokenizer(model.checkpoint.path)
     return [] if found else [NO_TOKENIZER]
 
 
-def _files(
+def files_of(
     model: Model,
     config: Mapping[str, Any],
     facts: Mapping[str, str],
     notices: Sequence[str],
+    *,
+    written: str = WRITTEN,
+    library: str = "transformers",
 ) -> dict[str, bytes]:
     """All files but the weights, the model card with these facts among them."""
     checkpoint, family = model.checkpoint, model.family
@@ -251,5 +255,5 @@ def _files(
         metadata = general_metadata(checkpoint.path, checkpoint.source, family.name, maps)
     base = checkpoint.source.partition("@")[0].partition(":")[0]
     task = "feature-extraction" if family.encoder else "text-generation"
-    card = model_card(metadata, facts, notices, task, written=WRITTEN, base=base)
+    card = model_card(metadata, facts, notices, task, written=written, base=base, library=library)
     return {**files, "README.md": card.encode()}

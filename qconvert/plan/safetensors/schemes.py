@@ -7,6 +7,8 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
     w2a16 - w8a16  packed integers, a scale for each group (w8a16: for each row)
     nvfp4a16       float4, a float8 scale for 16 weights, a float32 scale for the tensor
     mxfp4a16       float4, a power of two for 32 weights
+
+Types of MLX are directories of safetensors too: see `qconvert.plan.mlx.types`.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Literal, get_args
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.plan.gguf.file_types import FILE_TYPES, nearest
+from qconvert.plan.mlx.types import AFFINE, MLX
 
 WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
 FP4 = ("nvfp4a16", "mxfp4a16")
@@ -23,7 +26,9 @@ KEEP = "keep"
 
 SCHEMES = ("w8a8", "fp8", *WEIGHT_ONLY, *FP4)
 
-Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4"]
+DIRECTORIES = (*SCHEMES, *MLX)
+
+Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4", "mlx", "mlx-float"]
 """Which options a type has."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,7 +36,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 def is_scheme(name: str) -> bool:
     """Whether a type is one of safetensors, in any case."""
-    return name.lower() in SCHEMES
+    return name.lower() in DIRECTORIES
+
+
+def is_mlx(name: str) -> bool:
+    """Whether a type is one of MLX, in any case."""
+    return name.lower() in MLX
 
 
 def find_type(name: str) -> str:
@@ -41,11 +51,11 @@ def find_type(name: str) -> str:
         UsageError: there is none; the hint has the nearest names.
     """
     small = name.lower()
-    if small in SCHEMES:
+    if small in DIRECTORIES:
         return small
     if small in FILE_TYPES:
         return FILE_TYPES[small].name
-    raise UsageError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *SCHEMES)))
+    raise UsageError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *DIRECTORIES)))
 
 
 def find_scheme(name: str) -> str:
@@ -54,8 +64,19 @@ def find_scheme(name: str) -> str:
     Raises:
         UsageError: there is none; the hint has the nearest names.
     """
-    if not is_scheme(name):
+    if name.lower() not in SCHEMES:
         raise UsageError(f"unknown scheme {name!r:.60}", nearest(name, SCHEMES))
+    return name.lower()
+
+
+def find_mlx(name: str) -> str:
+    """The name of the type of MLX, in small letters.
+
+    Raises:
+        UsageError: there is none; the hint has the nearest names.
+    """
+    if not is_mlx(name):
+        raise UsageError(f"{name!r:.60} is no type of MLX", nearest(name, MLX))
     return name.lower()
 
 
@@ -66,6 +87,8 @@ def kind_of(name: str) -> Kind:
         return "weight-only"
     if small in FP4:
         return "fp4"
+    if small in MLX:
+        return "mlx" if small in AFFINE else "mlx-float"
     return "int8" if small == "w8a8" else "fp8" if small == "fp8" else "gguf"
 
 
@@ -150,6 +173,8 @@ _OPTIONS: dict[Kind, str] = {
     "fp8": "fp8 has activations and strategy",
     "weight-only": "integer weights have group-size and asymmetric",
     "fp4": "the FP4 schemes have no options",
+    "mlx": "",
+    "mlx-float": "",
     "gguf": "",
 }
 

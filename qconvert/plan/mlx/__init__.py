@@ -1,0 +1,1 @@
+"""Directories for mlx-lm: what is planned."""
