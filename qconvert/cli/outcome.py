@@ -24,7 +24,7 @@ def write(
     quiet: bool,
 ) -> None:
     """Say what will be done, do it, and say what was done."""
-    from qconvert.plan.algorithms import cost
+    from qconvert.plan.algorithms import by_sample, cost
 
     if not quiet:
         for one in planned:
@@ -34,8 +34,8 @@ def write(
                 render.say(notice)
     if dry_run:
         if not quiet:
-            for line in filter(None, map(cost, planned)):
-                render.say(line)
+            for numbers in by_sample(planned):
+                render.say(cost([planned[number] for number in numbers]))
         show_plans(planned, as_json)
         return
     from qconvert.run.executor import default_threads

@@ -78,14 +78,15 @@ class Passage:
     Args:
         block: that runs for nobody else meanwhile. Leave with `close`.
         points: modules of the block, by name, whose inputs are kept; "" for the block itself.
+        beside: how many others of its kind there are.
     """
 
-    def __init__(self, block: "Block", points: Collection[str] = ()) -> None:
+    def __init__(self, block: "Block", points: Collection[str] = (), beside: int = 0) -> None:
         self.block = block
         self._runs: dict[int, _Run] = {}
         self._now: _Run | None = None
         self._awake: _Run | None = None
-        self.parks = _bytes_waiting(block) > WAITING
+        self.parks = (1 + beside) * _bytes_waiting(block) > WAITING
         block.passage = self
         self._hooks = [
             block.module.get_submodule(point).register_forward_pre_hook(self._keep(point))
@@ -211,11 +212,11 @@ def _bytes_waiting(block: "Block") -> int:
 
 
 @contextmanager
-def passing(block: "Block", points: Collection[str] = ()) -> Iterator[Passage]:
-    """A passage that is closed behind its use."""
+def passing(block: "Block", points: Collection[str] = (), beside: int = 0) -> Iterator[Passage]:
+    """A passage that is closed behind its use. Arguments are those of `Passage`."""
     import torch
 
-    passage = Passage(block, points)
+    passage = Passage(block, points, beside)
     try:
         with torch.no_grad():
             yield passage

@@ -1,7 +1,7 @@
 """Which weights are made with what a sample shows of their inputs, and in which format."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -80,36 +80,47 @@ def factors_of(tensor: TensorPlan) -> Factors | None:
     return coding.factors if isinstance(coding, Quantized | Blocks) else None
 
 
-def cost(plan: Plan) -> str:
-    """What it takes to make the weights that have an algorithm, in words; empty for none."""
-    taken = sum(bool(tensor.algorithm) for tensor in plan.tensors)
-    if plan.sample is None or not taken:
-        return ""
+def by_sample(plans: Sequence[Plan]) -> list[list[int]]:
+    """The numbers of plans that have something to be made with a sample; those with the same one
+    together, so that the original runs once for them."""
+    found: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
+    for number, plan in enumerate(plans):
+        if plan.sample is not None and any(tensor.algorithm for tensor in plan.tensors):
+            found.setdefault((plan.sample.tobytes(), plan.sample.shape), []).append(number)
+    return list(found.values())
+
+
+def cost(plans: Sequence[Plan]) -> str:
+    """What it takes to make the weights that have an algorithm, of outputs with one sample, in
+    words."""
+    names = ", ".join(plan.target.path.name for plan in plans)
+    taken = sum(bool(tensor.algorithm) for plan in plans for tensor in plan.tensors)
+    assert plans[0].sample is not None
     return (
-        f"{plan.target.path.name}: feedback for {taken} weights; the model runs on the "
-        f"calibration's {plan.sample.size} tokens, several times as long as calibrating took, in "
-        f"about {human_bytes(memory(plan))} of memory (--no-feedback leaves that out)"
+        f"{names}: feedback for {taken} weights; the model runs on the calibration's "
+        f"{plans[0].sample.size} tokens, several times as long as calibrating took, in about "
+        f"{human_bytes(memory(plans))} of memory (--no-feedback leaves that out)"
     )
 
 
-def memory(plan: Plan) -> int:
-    """About how many bytes it takes: two blocks, the activations that wait in front of a product in
-    both, the moments of the widest input with what is made of them, and what libraries take by
+def memory(plans: Sequence[Plan]) -> int:
+    """About how many bytes it takes: a block of each model, the activations that wait in front of
+    a product, the moments of the widest input with what is made of them, and what libraries take by
     themselves."""
-    own = [tensor.map for tensor in plan.tensors if tensor.algorithm]
-    if plan.sample is None or not own:
+    own = [tensor.map for tensor in plans[0].tensors if tensor.algorithm]
+    if plans[0].sample is None or not own:
         return 0
-    tokens = plan.sample.size
+    models, tokens = len(plans) + 1, plans[0].sample.size
     usual, _ = Counter(map_.columns for map_ in own).most_common(1)[0]
     widest = max(map_.columns for map_ in own)
     rows = max(map_.shape[-2] for map_ in own if map_.columns == widest)
-    blocks = len({block_number(gguf_name(t)) for t in plan.tensors if t.algorithm})
-    weights = 2 * 2 * sum(map_.elements for map_ in own) // blocks
+    blocks = len({block_number(gguf_name(t)) for t in plans[0].tensors if t.algorithm})
+    weights = models * 2 * sum(map_.elements for map_ in own) // blocks
     moments = 4 * (6 * widest**2 + 8 * rows * widest)
-    waiting = 2 * tokens * (2 * usual + widest)
+    waiting = models * 2 * tokens * (2 * usual + widest)
     if waiting <= WAITING:
-        return LIBRARIES + weights + int(SLACK * 2 * waiting) + moments
-    attention = 2 * 2 * tokens * 3 * usual  # what waits there is not put on the disk
+        return LIBRARIES + weights + int(SLACK * waiting) + moments
+    attention = models * 2 * tokens * 3 * usual  # what waits there is not put on the disk
     return LIBRARIES + weights + max(attention, moments)
 
 

@@ -74,12 +74,12 @@ def side_by_side(blocks: Sequence[Block], beside: Block) -> Iterator[list[Pair]]
     beside.forward(hidden[:1], lambda names, x, matrix: groups.setdefault(names))
     points = {writer.point for writer in adding.values()} - {""}
     with ExitStack() as stack:
-        other = stack.enter_context(passing(beside, points))
+        other = stack.enter_context(passing(beside, points, len(blocks)))
         outputs = {name: Early(beside.linears[name].module) for name in adding}
         yield [
             Pair(block, beside, own, other, tuple(groups), adding, outputs)
             for block in blocks
-            for own in [stack.enter_context(passing(block, points))]
+            for own in [stack.enter_context(passing(block, points, len(blocks)))]
         ]
 
 

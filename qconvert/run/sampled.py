@@ -15,7 +15,7 @@ from qconvert.containers.store import Store, open_store
 from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
-from qconvert.plan.algorithms import cost, first_matrix, format_to_fit, gguf_name
+from qconvert.plan.algorithms import by_sample, cost, first_matrix, format_to_fit, gguf_name
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import Job, Walks, open_walks, quantize_by_block
@@ -44,7 +44,7 @@ def with_sampled(
     plans = [without_exact(plan) if plan.sample is not None else plan for plan in plans]
     made = list(plans)
     with ExitStack() as stack:
-        for numbers in _by_sample(plans):
+        for numbers in by_sample(plans):
             own = [plans[number] for number in numbers]
             stores = _make(stack, own, threads, watcher, device)
             for number, (store, helped) in zip(numbers, stores, strict=True):
@@ -53,23 +53,13 @@ def with_sampled(
         yield made
 
 
-def _by_sample(plans: Sequence[Plan]) -> list[list[int]]:
-    """The numbers of plans that have something to be made with a sample; those with the same one
-    together, so that the original runs once for them."""
-    found: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
-    for number, plan in enumerate(plans):
-        if plan.sample is not None and tasks_of(plan):
-            plan.target.check()  # before the model runs for long
-            found.setdefault((plan.sample.tobytes(), plan.sample.shape), []).append(number)
-    return list(found.values())
-
-
 def _make(
     stack: ExitStack, plans: Sequence[Plan], threads: int, watcher: Watcher, device: str
 ) -> list[tuple[Store, dict[str, float]]]:
     """Stores with all that is to be made of plans with one sample, and what helped."""
     for plan in plans:
-        watcher.note(cost(plan))
+        plan.target.check()  # before the model runs for long
+    watcher.note(cost(plans))
     # Whatever is asked for, the same number: sums of a matrix library depend on it.
     cores = library_threads()
     paths = [plan.target.path.with_name(f"{plan.target.path.name}.feedback") for plan in plans]

