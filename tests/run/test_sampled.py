@@ -230,4 +230,4 @@ def test_what_it_takes_is_told_before(made: Any, tmp_path: Path):
         for columns in (4096, 4096, 14336)
     ]
     large = replace(plan, tensors=tuple(wide), sample=np.zeros((128, 512), np.int32))
-    assert 8e9 < memory([large]) < 10e9  # 8.9 GB were measured
+    assert 8e9 < memory([large]) < 12e9  # of a block of Llama 3 8B, 8.9 GB were measured
