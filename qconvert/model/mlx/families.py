@@ -8,7 +8,7 @@ Source: mlx-lm, mlx_lm/models.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qconvert.errors import UnsupportedError
 from qconvert.model.families.common import (
@@ -38,6 +38,8 @@ class MlxFamily:
         experts: what a single expert's name ends with, from its number on, and what the stack of
             all is called in its place.
         coarse: ends of names of layers that its converter gives 8 bits, whatever is asked for.
+        windows: whether layers may see a window only: "all" of a pattern, "some" beside others with
+            full attention, or "none".
     """
 
     model_type: str
@@ -45,6 +47,17 @@ class MlxFamily:
     wrapper: str = ""
     experts: Mapping[str, str] = field(default_factory=dict)
     coarse: tuple[str, ...] = ()
+    windows: Literal["all", "some", "none"] = "none"
+
+    def heeds_window(self, config: Config) -> bool:
+        """Whether layers with a window see no more in mlx-lm either.
+
+        Args:
+            config: transformers' settings.
+        """
+        kinds = {"full_attention", "sliding_attention"}
+        mixed = self.windows == "some" and kinds <= set(config.get("layer_types") or ())
+        return mixed or self.windows == "all"
 
 
 def mlx_family(config: Config) -> MlxFamily:
@@ -81,8 +94,10 @@ def _decoder(config: Config) -> dict[str, Any]:
 
 def _llama(config: Config) -> dict[str, Any]:
     biases = {key: bool(config.get(key)) for key in ("attention_bias", "mlp_bias")}
-    heads = {"head_dim": head_size(config)}
-    return {**_decoder(config), **heads, **biases, **rope_settings(config, "llama3")}
+    more: dict[str, Any] = {"head_dim": head_size(config)}
+    if "full_attention" not in (config.get("layer_types") or ()):
+        more["layer_types"] = None  # where no layer has it, mlx-lm's Llama does not load
+    return {**_decoder(config), **more, **biases, **rope_settings(config, "llama3")}
 
 
 def _smollm3(config: Config) -> dict[str, Any]:
@@ -211,16 +226,18 @@ _OF_MIXTRAL = {
 }
 
 FAMILIES = {
-    "LlamaForCausalLM": MlxFamily("llama", _llama),
-    "MistralForCausalLM": MlxFamily("mistral", _llama),
+    "LlamaForCausalLM": MlxFamily("llama", _llama, windows="some"),
+    "MistralForCausalLM": MlxFamily("mistral", _llama, windows="some"),
     "MixtralForCausalLM": MlxFamily("mixtral", _mixtral, experts=_OF_MIXTRAL),
     "Qwen2ForCausalLM": MlxFamily("qwen2", _qwen2),
     "Qwen3ForCausalLM": MlxFamily("qwen3", _qwen3),
     "Qwen3MoeForCausalLM": MlxFamily(
         "qwen3_moe", _qwen3_moe, experts=_OF_QWEN, coarse=("mlp.gate.weight",)
     ),
-    "Gemma3ForCausalLM": MlxFamily("gemma3_text", _gemma3),
-    "Gemma3ForConditionalGeneration": MlxFamily("gemma3", _gemma3, wrapper="language_model."),
+    "Gemma3ForCausalLM": MlxFamily("gemma3_text", _gemma3, windows="all"),
+    "Gemma3ForConditionalGeneration": MlxFamily(
+        "gemma3", _gemma3, wrapper="language_model.", windows="all"
+    ),
     "Phi3ForCausalLM": MlxFamily("phi3", _phi3),
     "GPT2LMHeadModel": MlxFamily("gpt2", _gpt2),
     "Olmo2ForCausalLM": MlxFamily("olmo2", _olmo2),
@@ -229,5 +246,5 @@ FAMILIES = {
         _granite,
         coarse=("self_attn.o_proj.weight", "mlp.down_proj.weight", "lm_head.weight"),
     ),
-    "SmolLM3ForCausalLM": MlxFamily("smollm3", _smollm3),
+    "SmolLM3ForCausalLM": MlxFamily("smollm3", _smollm3, windows="some"),
 }
