@@ -135,8 +135,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "windows": (
-        "mistral",
-        {"sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+        "smollm3",
+        {
+            "sliding_window": 16,
+            "use_sliding_window": True,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
     ),
 }  # fmt: skip
 

@@ -94,15 +94,16 @@ def _decoder(config: Config) -> dict[str, Any]:
 
 def _llama(config: Config) -> dict[str, Any]:
     biases = {key: bool(config.get(key)) for key in ("attention_bias", "mlp_bias")}
-    more: dict[str, Any] = {"head_dim": head_size(config)}
-    if "full_attention" not in (config.get("layer_types") or ()):
-        more["layer_types"] = None  # where no layer has it, mlx-lm's Llama does not load
+    # Of windows mlx-lm's Llama knows more than transformers', whose layers are all alike.
+    more = {"head_dim": head_size(config), "layer_types": None}
     return {**_decoder(config), **more, **biases, **rope_settings(config, "llama3")}
 
 
 def _smollm3(config: Config) -> dict[str, Any]:
     stated = ("no_rope_layers", "no_rope_layer_interval")
     given = {key: config[key] for key in stated if config.get(key) is not None}
+    if SMOLLM3.heeds_window(config):
+        given["layer_types"] = config["layer_types"]
     return {**_llama(config), **given}
 
 
@@ -225,9 +226,11 @@ _OF_MIXTRAL = {
     "w3.weight": "switch_mlp.up_proj.weight",
 }
 
+SMOLLM3 = MlxFamily("smollm3", _smollm3, windows="some")
+
 FAMILIES = {
-    "LlamaForCausalLM": MlxFamily("llama", _llama, windows="some"),
-    "MistralForCausalLM": MlxFamily("mistral", _llama, windows="some"),
+    "LlamaForCausalLM": MlxFamily("llama", _llama),
+    "MistralForCausalLM": MlxFamily("mistral", _llama),
     "MixtralForCausalLM": MlxFamily("mixtral", _mixtral, experts=_OF_MIXTRAL),
     "Qwen2ForCausalLM": MlxFamily("qwen2", _qwen2),
     "Qwen3ForCausalLM": MlxFamily("qwen3", _qwen3),
@@ -246,5 +249,5 @@ FAMILIES = {
         _granite,
         coarse=("self_attn.o_proj.weight", "mlp.down_proj.weight", "lm_head.weight"),
     ),
-    "SmolLM3ForCausalLM": MlxFamily("smollm3", _smollm3, windows="some"),
+    "SmolLM3ForCausalLM": SMOLLM3,
 }

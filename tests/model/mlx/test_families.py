@@ -91,14 +91,19 @@ def test_gemmas_layers_become_a_pattern():
 def test_a_window_is_heeded_beside_full_attention_alone():
     kinds = ["full_attention", "sliding_attention"]
     for name, given, heeded in (
-        ("MistralForCausalLM", kinds, True),
-        ("MistralForCausalLM", kinds[1:], False),
+        ("SmolLM3ForCausalLM", kinds, True),
+        ("SmolLM3ForCausalLM", kinds[1:], False),
+        ("MistralForCausalLM", kinds, False),
         ("Qwen2ForCausalLM", kinds, False),
         ("Gemma3ForCausalLM", kinds[1:], True),
     ):
         assert FAMILIES[name].heeds_window({"layer_types": given}) == heeded
-    assert settings_of("MistralForCausalLM", layer_types=kinds[1:])["layer_types"] is None
-    assert "layer_types" not in settings_of("MistralForCausalLM", layer_types=kinds)
+    for name, given, stated in (
+        ("SmolLM3ForCausalLM", kinds, kinds),
+        ("SmolLM3ForCausalLM", kinds[1:], None),
+        ("MistralForCausalLM", kinds, None),  # transformers' has no kinds of layers
+    ):
+        assert settings_of(name, layer_types=given)["layer_types"] == stated
 
 
 def test_phis_part_of_each_head_is_found_in_either_place():
