@@ -114,11 +114,46 @@ def test_layers_of_several_types_and_kept_ones(tmp_path: Path):
     assert worst_difference(torch_logits(model, TOKENS), logits(tmp_path / "out")) < 5e-4
 
 
-def test_rows_that_no_group_divides_are_left(tmp_path: Path):
-    model = save_wide("llama", tmp_path / "m", hidden_size=288, intermediate_size=400)
+ROPE = {"rope_theta": 1e4, "original_max_position_embeddings": 32}
+LONG = {"short_factor": [1.0] * 12, "long_factor": [1 + i / 3 for i in range(12)], "factor": 16.0}
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rows that no group divides, and biases": ("llama", {"wide": False}),
+    "biases": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "layers without rotation": ("smollm3", {"num_hidden_layers": 4}),
+    "blocks without experts": ("qwen3_moe", {"mlp_only_layers": [1], "norm_topk_prob": False}),
+    "a tied output": ("olmo2", {"tied": True}),
+    "linear": ("llama", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
+    "yarn": ("qwen3", {"rope_parameters": {**ROPE, "rope_type": "yarn", "factor": 16.0}}),
+    "longrope": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                **ROPE, **LONG, "rope_type": "longrope", "partial_rotary_factor": 0.75
+            },
+        },
+    ),
+    "windows": (
+        "smollm3",
+        {
+            "sliding_window": 16,
+            "use_sliding_window": True,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_settings_ask_for(case: str, tmp_path: Path):
+    family, changes = OTHERS[case]
+    layers = {"num_hidden_layers": 2} if changes.get("wide", True) else {}
+    model = save_wide(family, tmp_path / "m", **{**layers, **changes})
     plan = quantize_model(tmp_path / "m", tmp_path / "out", "mlx4")
     put_into(model, restored(plan, tmp_path / "out"))
-    assert worst_difference(torch_logits(model, TOKENS), logits(tmp_path / "out")) < 2e-5
+    limit = ALIKE.get(family, 2e-5)
+    assert worst_difference(torch_logits(model, TOKENS), logits(tmp_path / "out")) < limit
 
 
 def test_the_text_of_a_multimodal_model(tmp_path: Path):

@@ -8,7 +8,7 @@ Source: mlx-lm, mlx_lm/models.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qconvert.errors import UnsupportedError
 from qconvert.model.families.common import (
@@ -38,6 +38,8 @@ class MlxFamily:
         experts: what a single expert's name ends with, from its number on, and what the stack of
             all is called in its place.
         coarse: ends of names of layers that its converter gives 8 bits, whatever is asked for.
+        windows: whether layers may see a window only: "all" of a pattern, "some" beside others with
+            full attention, or "none".
     """
 
     model_type: str
@@ -45,6 +47,17 @@ class MlxFamily:
     wrapper: str = ""
     experts: Mapping[str, str] = field(default_factory=dict)
     coarse: tuple[str, ...] = ()
+    windows: Literal["all", "some", "none"] = "none"
+
+    def heeds_window(self, config: Config) -> bool:
+        """Whether layers with a window see no more in mlx-lm either.
+
+        Args:
+            config: transformers' settings.
+        """
+        kinds = {"full_attention", "sliding_attention"}
+        mixed = self.windows == "some" and kinds <= set(config.get("layer_types") or ())
+        return mixed or self.windows == "all"
 
 
 def mlx_family(config: Config) -> MlxFamily:
@@ -81,13 +94,16 @@ def _decoder(config: Config) -> dict[str, Any]:
 
 def _llama(config: Config) -> dict[str, Any]:
     biases = {key: bool(config.get(key)) for key in ("attention_bias", "mlp_bias")}
-    heads = {"head_dim": head_size(config)}
-    return {**_decoder(config), **heads, **biases, **rope_settings(config, "llama3")}
+    # Of windows mlx-lm's Llama knows more than transformers', whose layers are all alike.
+    more = {"head_dim": head_size(config), "layer_types": None}
+    return {**_decoder(config), **more, **biases, **rope_settings(config, "llama3")}
 
 
 def _smollm3(config: Config) -> dict[str, Any]:
     stated = ("no_rope_layers", "no_rope_layer_interval")
     given = {key: config[key] for key in stated if config.get(key) is not None}
+    if SMOLLM3.heeds_window(config):
+        given["layer_types"] = config["layer_types"]
     return {**_llama(config), **given}
 
 
@@ -210,6 +226,8 @@ _OF_MIXTRAL = {
     "w3.weight": "switch_mlp.up_proj.weight",
 }
 
+SMOLLM3 = MlxFamily("smollm3", _smollm3, windows="some")
+
 FAMILIES = {
     "LlamaForCausalLM": MlxFamily("llama", _llama),
     "MistralForCausalLM": MlxFamily("mistral", _llama),
@@ -219,8 +237,10 @@ FAMILIES = {
     "Qwen3MoeForCausalLM": MlxFamily(
         "qwen3_moe", _qwen3_moe, experts=_OF_QWEN, coarse=("mlp.gate.weight",)
     ),
-    "Gemma3ForCausalLM": MlxFamily("gemma3_text", _gemma3),
-    "Gemma3ForConditionalGeneration": MlxFamily("gemma3", _gemma3, wrapper="language_model."),
+    "Gemma3ForCausalLM": MlxFamily("gemma3_text", _gemma3, windows="all"),
+    "Gemma3ForConditionalGeneration": MlxFamily(
+        "gemma3", _gemma3, wrapper="language_model.", windows="all"
+    ),
     "Phi3ForCausalLM": MlxFamily("phi3", _phi3),
     "GPT2LMHeadModel": MlxFamily("gpt2", _gpt2),
     "Olmo2ForCausalLM": MlxFamily("olmo2", _olmo2),
@@ -229,5 +249,5 @@ FAMILIES = {
         _granite,
         coarse=("self_attn.o_proj.weight", "mlp.down_proj.weight", "lm_head.weight"),
     ),
-    "SmolLM3ForCausalLM": MlxFamily("smollm3", _smollm3),
+    "SmolLM3ForCausalLM": SMOLLM3,
 }

@@ -183,16 +183,12 @@ def _fallback_lines(choices: Sequence[Choice]) -> Iterator[str]:
         yield f"{shorten(names)}: {reason}: {what}"
 
 
-WINDOWED = ("gemma3", "gemma3_text")
-"""The models of which mlx-lm heeds the window."""
-
-
 def _window(model: Model, family: MlxFamily) -> Iterator[str]:
     """What mlx-lm does not heed."""
     settings = model.settings
     window, context = settings.get("sliding_window"), settings.get("max_position_embeddings")
-    if family.model_type in WINDOWED or not isinstance(window, int) or not isinstance(context, int):
+    if not isinstance(window, int) or not isinstance(context, int) or window >= context:
         return
     chosen = settings.get("use_sliding_window", not model.family.window_by_choice)
-    if chosen and window < context and "sliding_attention" not in settings.get("layer_types", ()):
+    if chosen and not family.heeds_window(settings):
         yield f"the model's window of {window} tokens is not kept: mlx-lm attends to all of them"

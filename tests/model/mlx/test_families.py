@@ -88,6 +88,24 @@ def test_gemmas_layers_become_a_pattern():
     assert (found["rope_theta"], found["rope_local_base_freq"]) == (5e4, 2e4)
 
 
+def test_a_window_is_heeded_beside_full_attention_alone():
+    kinds = ["full_attention", "sliding_attention"]
+    for name, given, heeded in (
+        ("SmolLM3ForCausalLM", kinds, True),
+        ("SmolLM3ForCausalLM", kinds[1:], False),
+        ("MistralForCausalLM", kinds, False),
+        ("Qwen2ForCausalLM", kinds, False),
+        ("Gemma3ForCausalLM", kinds[1:], True),
+    ):
+        assert FAMILIES[name].heeds_window({"layer_types": given}) == heeded
+    for name, given, stated in (
+        ("SmolLM3ForCausalLM", kinds, kinds),
+        ("SmolLM3ForCausalLM", kinds[1:], None),
+        ("MistralForCausalLM", kinds, None),  # transformers' has no kinds of layers
+    ):
+        assert settings_of(name, layer_types=given)["layer_types"] == stated
+
+
 def test_phis_part_of_each_head_is_found_in_either_place():
     for config in (
         {"partial_rotary_factor": 0.5},
