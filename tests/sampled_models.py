@@ -28,13 +28,24 @@ def quantized(
     threads: int = 2,
     device: str = "auto",
 ) -> Path:
+    return quantized_together(made, family, [recipe], watcher, threads, device)[0]
+
+
+def quantized_together(
+    made: Any,
+    family: str,
+    recipes: list[Recipe],
+    watcher: Any = None,
+    threads: int = 2,
+    device: str = "auto",
+) -> list[Path]:
+    """The weight files of several outputs of one run."""
     _, model, calibration = made(family)
     watcher = watcher or Silent()
-    asked = replace(recipe, calibration=calibration, vocabulary=False)
+    asked = [replace(one, calibration=calibration, vocabulary=False) for one in recipes]
     run = Run(threads, watcher, device)
-    (plan,) = plan_outputs(open_checkpoint(str(model)), [asked], run)
-    (result,) = write_stale([plan], threads, watcher, device)
-    return result.paths[0]
+    plans = plan_outputs(open_checkpoint(str(model)), asked, run)
+    return [result.paths[0] for result in write_stale(plans, threads, watcher, device)]
 
 
 def divergence(model: Any, path: Path, folder: Path) -> float:

@@ -5,6 +5,8 @@ itself. A share of the diagonal's mean, as GPTQ has it, would be that of a few c
 are thousands of times larger than the others', and drown these.
 """
 
+from typing import Any
+
 from qconvert.formats.types import Seen
 
 SHARE = 0.02
@@ -27,8 +29,7 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
     """
     import torch
 
-    assert seen.hessian is not None
-    hessian = seen.hessian.double()
+    hessian = seen.hessian
     diagonal = hessian.diagonal().clone()
     live = diagonal > 0
     if seen.tokens:
@@ -36,14 +37,31 @@ def factored(seen: Seen, share: float = SHARE) -> Seen:
     if not live.any() or not torch.isfinite(hessian).all():
         return seen
     for _ in range(RETRIES):
-        damped = hessian.clone()
-        damped.diagonal().copy_(torch.where(live, diagonal * (1 + share), diagonal[live].mean()))
-        # Backwards, so that H = R R^T with an upper R, whose inverse is U.
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-        if not failed:
-            upper = lower.flip(0, 1)
-            eye = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
-            factor = torch.linalg.solve_triangular(upper, eye, upper=True)
-            return seen._replace(factor=factor.float())
+        damped = torch.where(live, diagonal * (1 + share), diagonal[live].mean())
+        factor = _inverse_factor(hessian, damped.sqrt())
+        if factor is not None:
+            return seen._replace(factor=factor)
         share *= 2
     return seen
+
+
+def _inverse_factor(hessian: Any, size: Any) -> Any:
+    """U of a matrix whose diagonal becomes the square of `size`; None where it does not factor.
+
+    By that the matrix is divided first: what float32 rounds off it is then small beside the
+    damping of each channel, however large others are.
+    """
+    import torch
+
+    # Backwards, so that H = R R^T with an upper R, whose inverse is U.
+    unit = hessian.flip(0, 1)
+    unit /= size.flip(0)
+    unit /= size.flip(0)[:, None]
+    unit.diagonal().fill_(1)
+    lower, failed = torch.linalg.cholesky_ex(unit)
+    if failed:
+        return None
+    upper = lower.flip(0, 1)
+    del unit, lower  # wide layers have large ones
+    factor = torch.diag(1 / size)
+    return torch.linalg.solve_triangular(upper, factor, upper=True, out=factor)

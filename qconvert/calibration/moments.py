@@ -3,9 +3,8 @@ weight's errors against each other. They are never filed; the calibration's toke
 can be made again.
 
     H = E x x^T           [columns, columns], of the inputs of a model that is quantized so far
-    C = E (y - x) x^T     [columns, columns], y being the original's input for the same token
-    R = E (s - r) x^T     [rows, columns], with the residual stream that the layer adds to: s the
-                          original's, r the quantized model's
+    E (y - x) x^T         [columns, columns], y being the original's input for the same token
+    E d x^T               [rows, columns], d being what the layer should give besides
 """
 
 from dataclasses import dataclass, field
@@ -17,36 +16,42 @@ from qconvert.formats.types import Seen
 
 
 class Drift(NamedTuple):
-    """How far a layer's surroundings have drifted from the original's.
+    """How far a layer's surroundings have drifted from the original's: one of these, torch float32
+    on the device of `Seen.hessian`.
 
     Attributes:
-        cross: C, torch float32 [columns, columns], on the device of `Seen.hessian`.
-        stream: R, the same [rows, columns]; None where the layer adds to no stream.
+        input: E (y - x) x^T.
+        output: E d x^T, of layers that add to the residual stream.
     """
 
-    cross: Any
-    stream: Any = None
+    input: Any = None
+    output: Any = None
 
 
-HALVED = 512
+HALVED = 256
 """Rows of a symmetric product that are made at a time, up to their own columns."""
 
 
 @dataclass
 class Sums:
-    """Over the tokens of one input, of one matrix; tensors on the inputs' device, and the moments
-    transposed."""
+    """Over the tokens of one input, of one matrix, and then means; tensors on the inputs' device.
+
+    Attributes:
+        second: of which the lower half counts.
+        input, output: of `Drift`, transposed.
+    """
 
     count: int = 0
     first: Any = 0
     second: Any = None
-    cross: Any = None
-    stream: Any = None
+    input: Any = None
+    output: Any = None
+    are_means: bool = False
 
 
 @dataclass(frozen=True)
 class Moments:
-    """An observer of a walk, and what it saw."""
+    """An observer of a walk, and what it saw. When it has been asked, it can observe no more."""
 
     _sums: dict[tuple[str, int], Sums] = field(default_factory=dict)
     _inputs: dict[str, str] = field(default_factory=dict)
@@ -64,8 +69,8 @@ class Moments:
         Products are of the inputs' own type, and their sums float32.
 
         Args:
-            off: y - x, of the shape of x; None for nothing to compare with.
-            behind: s - r, [tokens, rows]; None where the layer adds to no stream.
+            off: y - x, of the shape of x, or None.
+            behind: d, [tokens, rows], or None.
         """
         import torch
 
@@ -76,9 +81,9 @@ class Moments:
         across = x.T.contiguous()
         sums.second = _add_half(sums.second, across, x)
         if off is not None:
-            sums.cross = _add(sums.cross, across, off)
+            sums.input = _add(sums.input, across, off)
         if behind is not None:
-            sums.stream = _add(sums.stream, across, behind)
+            sums.output = _add(sums.output, across, behind)
 
     def of(self, weight: str, matrix: int = 0) -> Seen | None:
         """What a weight saw; None for no tokens. Experts that fewer tokens reached than they have
@@ -88,34 +93,38 @@ class Moments:
             sums = self._all(weight)
         if sums is None:
             return None
-        half = sums.second.tril()
-        mean = _mean(sums.first, sums)
-        hessian = _mean(half + half.tril(-1).T, sums)
-        return Seen(_row(hessian.diagonal()), _row(mean), hessian, sums.count)
+        hessian = _there(sums.second)
+        return Seen(_row(hessian.diagonal()), _row(sums.first), hessian, sums.count)
 
     def drift_of(self, weight: str, matrix: int = 0) -> Drift | None:
         """How far its surroundings have drifted; None where nothing is known of it."""
         sums = self._found(weight, matrix)
-        if sums is None or sums.cross is None:
+        if sums is None or (sums.input is None and sums.output is None):
             return None
-        stream = None if sums.stream is None else _mean(sums.stream.T, sums)
-        return Drift(_mean(sums.cross.T, sums), stream)
+        return Drift(*(one if one is None else _there(one.T) for one in (sums.input, sums.output)))
 
     def _all(self, weight: str) -> Sums | None:
         """Of all matrices together."""
         first = self._inputs.get(weight, "")
-        found = [sums for (name, _), sums in self._sums.items() if name == first and sums.count]
+        matrices = [matrix for name, matrix in self._sums if name == first]
+        found = [sums for sums in (self._found(first, matrix) for matrix in matrices) if sums]
         if len(found) < 2:
             return found[0] if found else None
+        count = sum(sums.count for sums in found)
         return Sums(
-            sum(sums.count for sums in found),
-            sum(sums.first for sums in found),
-            sum(sums.second for sums in found),
+            count,
+            sum(sums.first * (sums.count / count) for sums in found),
+            sum(sums.second * (sums.count / count) for sums in found),
         )
 
     def _found(self, weight: str, matrix: int) -> Sums | None:
+        """As means; None without tokens."""
         sums = self._sums.get((self._inputs.get(weight, ""), matrix))
-        return sums if sums is not None and sums.count else None
+        if sums is None or not sums.count:
+            return None
+        if not sums.are_means:
+            _average(sums)
+        return sums
 
 
 def _add(total: Any, across: Any, right: Any) -> Any:
@@ -137,11 +146,25 @@ def _add_half(total: Any, across: Any, x: Any) -> Any:
     return total
 
 
-def _mean(total: Any, sums: Sums) -> Any:
-    """Where linear algebra is done: on the inputs' device, if that has float64."""
-    mean = (total / sums.count).float().contiguous()
-    return mean.cpu() if mean.device.type == "mps" else mean
+def _average(sums: Sums) -> None:
+    """Make means of sums, in their place: those of wide layers are large."""
+    sums.first = sums.first / sums.count
+    for total in (sums.second, sums.input, sums.output):
+        if total is not None:
+            total /= sums.count
+    second = sums.second
+    for start in range(0, len(second), HALVED):
+        stop = min(start + HALVED, len(second))
+        second[start:stop, stop:] = second[stop:, start:stop].T
+        own = second[start:stop, start:stop].tril()
+        second[start:stop, start:stop] = own + own.tril(-1).T
+    sums.are_means = True
+
+
+def _there(values: Any) -> Any:
+    """Where linear algebra is done: on the inputs' device, if that has all of it."""
+    return (values.cpu() if values.device.type == "mps" else values).contiguous()
 
 
 def _row(values: Any) -> np.ndarray:
-    return np.ascontiguousarray(values.cpu().numpy())
+    return np.ascontiguousarray(values.float().cpu().numpy())

@@ -14,6 +14,8 @@ from qconvert.checkpoint.files import check_small_files, inside, read_json_objec
 from qconvert.checkpoint.foreign import ADAPTER, check_tensors, foreign_files
 from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
+from qconvert.checkpoint.quantized.join import join_quantized, method_of
+from qconvert.checkpoint.quantized.modelopt import read_settings
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.checkpoint.types import Checkpoint, TensorInfo
 from qconvert.checkpoint.wrappers import unwrapped
@@ -104,6 +106,8 @@ def _checkpoint(
     quantization = quantization_of(config)
     if has_codes(quantization):
         tensors = join_codes(tensors, config, quantization)
+    elif method := method_of(quantization):
+        tensors = join_quantized(tensors, config, quantization, method)
     check_tensors(path, tensors)
     tensors = attach_scales(tensors, quantization)
     return Checkpoint("huggingface", source, path, config=config, tensors=tensors, notices=notices)
@@ -137,6 +141,8 @@ def read_config(directory: Path) -> dict[str, Any]:
             'add the class that the weights belong to, such as "architectures": '
             '["LlamaForCausalLM"]',
         )
+    if quantization_of(config) is None and (settings := read_settings(directory)) is not None:
+        config["quantization_config"] = settings
     return config
 
 

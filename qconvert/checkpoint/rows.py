@@ -13,6 +13,7 @@ from qconvert.checkpoint.dtypes import PLAIN, decode, row_bytes
 from qconvert.checkpoint.files import reason
 from qconvert.checkpoint.types import Codes, TensorInfo
 from qconvert.errors import CheckpointError
+from qconvert.formats.safetensors.types import WeightFormat
 
 # Linux reads at most 2 GiB at once.
 MAX_READ = 1 << 30
@@ -153,6 +154,10 @@ def _runs(
 
 def _read_codes(tensor: TensorInfo, codes: Codes, start: int, stop: int) -> np.ndarray:
     """Rows of a weight that is stored as codes and scales."""
+    if not isinstance(codes.form, WeightFormat):
+        from qconvert.checkpoint.quantized.read import read_quantized
+
+        return read_quantized(tensor, codes, codes.form, start, stop)
     from qconvert.formats.safetensors.layouts import format_of
 
     format_ = format_of(codes.form)

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qconvert.checkpoint.metadata import Field
+from qconvert.checkpoint.quantized.layouts import Layout
 from qconvert.formats.safetensors.types import WeightFormat
 
 
 @dataclass(frozen=True)
 class Codes:
-    """How compressed-tensors stores the weight of a linear layer.
+    """How the weight of a linear layer is stored as several tensors.
 
     Attributes:
-        form: its layout.
+        form: its layout, compressed-tensors' or another library's.
         parts: what it consists of, by suffix: "weight_packed", "weight_scale".
         turned: the weight is [in, out] (GPT-2), and its codes are of [out, in].
     """
 
-    form: WeightFormat
+    form: WeightFormat | Layout
     parts: "Mapping[str, TensorInfo]"
     turned: bool = False
 
@@ -116,4 +117,4 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(tensor.stored_bytes for tensor in self.tensors.values())

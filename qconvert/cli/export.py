@@ -166,15 +166,12 @@ def to_directory(
     quiet: bool,
 ) -> None:
     """GGUF to a Hugging Face directory."""
-    from qconvert.containers.directory import check_directory
     from qconvert.plan.safetensors.export import make_export_plan
     from qconvert.run.executor import default_threads
-    from qconvert.run.outputs import write_outputs
+    from qconvert.run.outputs import write_stale
 
     path = recipe.output or default_directory(checkpoint)
     _check_place(path)
-    if not dry_run:
-        check_directory(path)
     plan = make_export_plan(checkpoint, replace(recipe, output=path))
     if not quiet:
         for notice in plan.notices:
@@ -183,7 +180,7 @@ def to_directory(
         show_plan(plan, as_json)
         return
     with render.watching(quiet) as watcher:
-        (result,) = write_outputs([plan], threads or default_threads(), watcher)
+        (result,) = write_stale([plan], threads or default_threads(), watcher)
     show_result(plan, result, as_json=as_json, quiet=quiet)
 
 

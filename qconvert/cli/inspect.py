@@ -33,9 +33,9 @@ def inspect(
 ) -> None:
     """Show what MODEL is, and what each file type would weigh.
 
-    Reads headers only, on the hub too. MODEL may also be what `quantize`, `calibrate` and
-    `export` have written: a GGUF file, a directory of quantized safetensors, a calibration, an
-    importance matrix.
+    Reads headers and a few rows, on the hub headers alone. MODEL may also be what `quantize`,
+    `calibrate` and `export` have written: a GGUF file, a directory of quantized safetensors, a
+    calibration, an importance matrix.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
 """What `inspect` prints of a checkpoint: what it is, and what it would weigh."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from qconvert.checkpoint import TensorInfo
     from qconvert.checkpoint.metadata import Field
     from qconvert.inspection import Inspection
+    from qconvert.inspection.grids import Grid
     from qconvert.plan.types import Plan
 
 ITEMS_SHOWN = 4
@@ -75,6 +77,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
             }
             for plan in found.plans
         ],
+        "grids": [asdict(grid) for grid in found.grids],
         "problems": list(found.problems),
     }
 
@@ -89,7 +92,7 @@ def tensors_data(tensors: "Iterable[TensorInfo]") -> list[dict[str, Any]]:
             "name": tensor.name,
             "shape": list(tensor.shape),
             "dtype": tensor.dtype,
-            "bytes": tensor.nbytes,
+            "bytes": tensor.stored_bytes,
         }
         for tensor in tensors
     ]
@@ -119,7 +122,17 @@ def show_overview(found: "Inspection") -> None:
         f"{human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
         "dtypes": dtypes_text(found.dtypes),
     }
+    if found.grids:
+        rows["grids"] = "; ".join(map(grid_text, found.grids))
     show_facts(checkpoint.source, rows)
+
+
+def grid_text(grid: "Grid") -> str:
+    """Which weights lie on a grid, and what keeps them."""
+    return (
+        f"{grid.tensors} of {grid.looked_at} weights lie on a {grid.bits}-bit grid of "
+        f"{grid.block}, by some of their rows: {grid.type} keeps them exactly"
+    )
 
 
 def show_metadata(found: "Inspection") -> None:
@@ -150,7 +163,9 @@ def _item(item: Any, cut: bool) -> Any:
 
 
 def show_tensors(tensors: "Iterable[TensorInfo]") -> None:
-    rows = [(one.name, " x ".join(map(str, one.shape)), one.dtype, one.nbytes) for one in tensors]
+    rows = [
+        (one.name, " x ".join(map(str, one.shape)), one.dtype, one.stored_bytes) for one in tensors
+    ]
     render.print_table(("tensor", "shape", "dtype", ">bytes"), rows)
 
 

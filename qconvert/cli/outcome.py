@@ -1,5 +1,6 @@
 """What `quantize` says: the plan of every output before, and what was written after."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def write(
     quiet: bool,
 ) -> None:
     """Say what will be done, do it, and say what was done."""
-    from qconvert.plan.algorithms import cost
+    from qconvert.plan.algorithms import by_sample, cost
 
     if not quiet:
         for one in planned:
@@ -33,8 +34,8 @@ def write(
                 render.say(notice)
     if dry_run:
         if not quiet:
-            for line in filter(None, map(cost, planned)):
-                render.say(line)
+            for numbers in by_sample(planned):
+                render.say(cost([planned[number] for number in numbers]))
         show_plans(planned, as_json)
         return
     from qconvert.run.executor import default_threads
@@ -150,7 +151,20 @@ def result_data(result: "Result") -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "resumed_tensors": result.resumed,
         **({"feedback": dict(result.helped)} if result.helped else {}),
+        **({"exact": list(result.exact)} if result.exact else {}),
     }
+
+
+def exact_line(planned: "Plan", result: "Result") -> str:
+    """How many tensors lose nothing though they are quantized."""
+    from qconvert.errors import shorten
+
+    kinds = Counter(line.format for line in planned.tensors if line.name in set(result.exact))
+    words = ", ".join(f"{count} {name}" for name, count in kinds.items())
+    return (
+        f"{planned.target.path.name}: exactly the source's numbers in {words}: "
+        f"{shorten(list(result.exact))}"
+    )
 
 
 def summary(planned: "Plan", nbytes: int, *, bits: bool = True) -> str:
@@ -172,7 +186,9 @@ def show_results(
             for path in result.paths if one.target.path in result.paths else [one.target.path]:
                 render.show_path(path)
             render.show(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
-        if gain := gain_line(planned):
+            if result.exact:
+                render.say(exact_line(one, result))
+        if gain := gain_line([one for one, result in pairs if not result.exact]):
             render.say(gain)
 
 

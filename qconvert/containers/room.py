@@ -17,6 +17,10 @@ TEMPORARY = "make room, or have TMPDIR name a folder on another disk"
 ELSEWHERE = "make room, or choose another place with -o"
 """What to do where an output finds none."""
 
+WAITING = 1 << 32
+"""Bytes of activations that wait in memory, of all models that run side by side; more wait on the
+disk."""
+
 PIECE = 1 << 22
 """Bytes that are written at once where blocks cannot be asked for."""
 

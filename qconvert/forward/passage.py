@@ -11,13 +11,21 @@ to go on.
 
 So a block is computed once, though each weight is made of what goes into it when those in front
 have been made already. transformers' own code runs in a coroutine for each batch (greenlet), whose
-activations stay in memory while it waits. Everything happens in one thread.
+activations stay in memory while it waits, or on the disk where they are many. Everything happens in
+one thread.
 """
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from qconvert.containers.room import WAITING
+from qconvert.forward.linears import rows_of
+from qconvert.forward.parking import Parked, park, unpark
 
 if TYPE_CHECKING:
     from qconvert.forward.block import Block
@@ -32,22 +40,36 @@ class Stop:
 
     Attributes:
         names: of weights; the first of those that share the input, of experts all.
-        inputs: [tokens, columns] and the number of the matrix; of each expert that has any.
+        held: the input as the model has it, and the number of the matrix; of each expert that has
+            any.
     """
 
     names: Group
-    inputs: list[tuple[Any, int]]
+    held: list[tuple[Any, int]]
+
+    @property
+    def inputs(self) -> list[tuple[Any, int]]:
+        """The same as [tokens, columns]."""
+        return [(x.reshape(-1, x.shape[-1]), matrix) for x, matrix in self.held]
 
 
 @dataclass
 class _Run:
-    """A batch under way."""
+    """A batch under way.
 
+    Attributes:
+        seen: tensors that may still be there, as weak references.
+        parked: what of them is on the disk.
+    """
+
+    number: int
     routine: Any
     stop: Stop | None = None
     last: Any = None
     streams: dict[str, Any] = field(default_factory=dict)
     out: Any = None
+    seen: list[Any] = field(default_factory=list)
+    parked: Parked | None = None
 
 
 class Passage:
@@ -56,12 +78,15 @@ class Passage:
     Args:
         block: that runs for nobody else meanwhile. Leave with `close`.
         points: modules of the block, by name, whose inputs are kept; "" for the block itself.
+        beside: how many others of its kind there are.
     """
 
-    def __init__(self, block: "Block", points: Collection[str] = ()) -> None:
+    def __init__(self, block: "Block", points: Collection[str] = (), beside: int = 0) -> None:
         self.block = block
         self._runs: dict[int, _Run] = {}
         self._now: _Run | None = None
+        self._awake: _Run | None = None
+        self.parks = (1 + beside) * _bytes_waiting(block) > WAITING
         block.passage = self
         self._hooks = [
             block.module.get_submodule(point).register_forward_pre_hook(self._keep(point))
@@ -78,6 +103,7 @@ class Passage:
             ValueError: it does not come there.
         """
         run = self._runs.get(batch) or self._begin(batch, hidden)
+        self._wake(run)
         while run.stop is None or run.stop.names[0] != group[0]:
             if run.routine.dead:
                 raise ValueError(f"{group} are not in front of batch {batch}")
@@ -88,12 +114,18 @@ class Passage:
         """What has gone into a point, [tokens, hidden]."""
         return self._runs[batch].streams[point].flatten(0, 1)
 
+    def hold(self, batch: int, tensor: Any) -> None:
+        """Have a tensor wait with a batch, which somebody else has."""
+        self._runs[batch].seen.append(ref(tensor))
+
     def finish(self, batch: int, hidden: Any) -> Any:
         """What comes out for a batch, which is forgotten."""
         run = self._runs.get(batch) or self._begin(batch, hidden)
+        self._wake(run)
         while not run.routine.dead:
             self._go_on(run)
         del self._runs[batch]
+        self._path(run).unlink(missing_ok=True)
         return run.out
 
     def arrive(self, names: Group, x: Any) -> None:
@@ -108,7 +140,8 @@ class Passage:
         """Called in front of products of several matrices."""
         run = self._now
         assert run is not None
-        run.stop = Stop(names, [(x.reshape(-1, x.shape[-1]), matrix) for x, matrix in inputs])
+        run.stop = Stop(names, inputs)
+        run.seen.extend(ref(x) for x, _ in inputs)
         self._wait()
 
     def close(self) -> None:
@@ -119,6 +152,7 @@ class Passage:
         for run in self._runs.values():
             if run.routine:
                 run.routine.throw()
+            self._path(run).unlink(missing_ok=True)
         self._runs.clear()
 
     def _begin(self, batch: int, hidden: Any) -> _Run:
@@ -127,10 +161,28 @@ class Passage:
         def through() -> None:
             run.out = self.block.forward(hidden)
 
-        run = _Run(greenlet(through))
+        run = _Run(batch, greenlet(through))
         run.streams[""] = hidden
         self._runs[batch] = run
         return run
+
+    def _wake(self, run: _Run) -> None:
+        """Have what a batch needs in memory, and what the last one needs on the disk."""
+        if not self.parks or self._awake is run:
+            return
+        before = self._awake
+        if before is not None and before.number in self._runs:
+            alive = {id(t): t for t in (seen() for seen in before.seen) if t is not None}
+            before.seen = [ref(tensor) for tensor in alive.values()]
+            before.parked = park(self._path(before), alive.values())
+        if run.parked is not None:
+            unpark(run.parked)
+            run.parked = None
+        self._awake = run
+
+    def _path(self, run: _Run) -> Path:
+        states = self.block.walk.states
+        return states.folder / f"{states.name}-waiting-{run.number}"
 
     def _go_on(self, run: _Run) -> None:
         self._now = run
@@ -146,16 +198,25 @@ class Passage:
         def keep(module: Any, args: Any) -> None:
             if self._now is not None:
                 self._now.streams[point] = args[0]
+                self._now.seen.append(ref(args[0]))
 
         return keep
 
 
+def _bytes_waiting(block: "Block") -> int:
+    """By all batches in front of the widest product: its input, and the residual stream twice."""
+    windows, window, hidden = block.walk.states.shape
+    lines = block.linears.values()
+    widest = max(rows_of(line, getattr(line.module, line.parameter)).shape[-1] for line in lines)
+    return prod((windows, window, 2 * hidden + widest)) * block.walk.states.itemsize
+
+
 @contextmanager
-def passing(block: "Block", points: Collection[str] = ()) -> Iterator[Passage]:
-    """A passage that is closed behind its use."""
+def passing(block: "Block", points: Collection[str] = (), beside: int = 0) -> Iterator[Passage]:
+    """A passage that is closed behind its use. Arguments are those of `Passage`."""
     import torch
 
-    passage = Passage(block, points)
+    passage = Passage(block, points, beside)
     try:
         with torch.no_grad():
             yield passage

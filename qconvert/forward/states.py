@@ -42,7 +42,12 @@ class States:
     def nbytes(self) -> int:
         """Of each file."""
         windows, window, hidden = self.shape
-        return windows * window * hidden * np.dtype(BITS[self.dtype]).itemsize
+        return windows * window * hidden * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(BITS[self.dtype]).itemsize
 
     def create(self, hint: str = TEMPORARY) -> None:
         """Make the files, with their full size; what they hold already stays.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
+from qconvert.inspection.grids import Grid, find_grids
 from qconvert.model.open import Model, open_model
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.make import make_plan
@@ -32,6 +33,7 @@ class Inspection:
         dtypes: tensors and bytes by dtype.
         plans: what each type would make, as far as it can be made.
         problems: why there are no plans, or not for all types.
+        grids: those that the weights lie on already.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +45,7 @@ class Inspection:
     metadata: Mapping[str, Field]
     plans: tuple[Plan, ...]
     problems: tuple[str, ...]
+    grids: tuple[Grid, ...] = ()
 
 
 def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> Inspection:
@@ -74,6 +77,7 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
         metadata,
         tuple(plans),
         (*(model.notices if model and known is not None else ()), *problems),
+        find_grids(model) if model else (),
     )
 
 
@@ -125,5 +129,5 @@ def _dtypes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
         counts[tensor.dtype] += 1
-        sizes[tensor.dtype] += tensor.nbytes
+        sizes[tensor.dtype] += tensor.stored_bytes
     return {dtype: (counts[dtype], sizes[dtype]) for dtype, _ in sizes.most_common()}

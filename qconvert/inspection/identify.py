@@ -9,6 +9,7 @@ from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.checkpoint.fp8 import FLOAT_METHODS
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.checkpoint.huggingface import quantization_of, read_config
+from qconvert.checkpoint.quantized.join import method_of
 from qconvert.checkpoint.safetensors import read_metadata
 
 Kind = Literal["checkpoint", "quantized", "calibration", "importance", "tensors"]
@@ -40,9 +41,11 @@ def identify(path: Path) -> Kind:
 
 
 def _is_quantized(directory: Path) -> bool:
-    """Whether its weights are codes; fp8 with scales for blocks is how some models are published,
-    and such are originals."""
+    """Whether its weights are codes that are shown by themselves; what is read like any source is
+    none: fp8 with scales for blocks is how some models are published, and such are originals."""
     if not (directory / "config.json").exists():
         return False
     quantization = quantization_of(read_config(directory))
-    return isinstance(quantization, dict) and quantization.get("quant_method") not in FLOAT_METHODS
+    if not isinstance(quantization, dict) or method_of(quantization) is not None:
+        return False
+    return quantization.get("quant_method") not in FLOAT_METHODS

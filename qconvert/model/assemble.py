@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from qconvert.checkpoint import TensorInfo, read_bytes, read_rows
+from qconvert.checkpoint import TensorInfo, read_rows
+from qconvert.checkpoint.blocks import read_blocks
 from qconvert.model.types import Rows, TensorMap
 
 Tensors = Mapping[str, TensorInfo]
@@ -64,11 +65,14 @@ def _read_run(part: Rows, tensors: Tensors, first: int, last: int) -> np.ndarray
 
 
 def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> np.ndarray:
-    """The same rows as they are stored: uint8, [stop - start, row bytes].
+    """The same rows in the bytes that their codes have: uint8, [stop - start, row bytes].
 
-    Only for tensors that are moved and not computed.
+    Only for tensors that are moved and not computed; of those that are stored [in, out], whose
+    codes are [out, in].
     """
-    return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_bytes))
+    if tensor.transpose:
+        return read_blocks(tensors[tensor.parts[0].source], start, stop)
+    return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_blocks))
 
 
 def _read(tensors: Tensors, part: Rows, read: Callable[..., np.ndarray]) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Which weights are made with what a sample shows of their inputs, and in which format."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 
+from qconvert.containers.room import WAITING
 from qconvert.containers.sizes import human_bytes
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
@@ -79,28 +80,48 @@ def factors_of(tensor: TensorPlan) -> Factors | None:
     return coding.factors if isinstance(coding, Quantized | Blocks) else None
 
 
-def cost(plan: Plan) -> str:
-    """What it takes to make the weights that have an algorithm, in words; empty for none."""
-    taken = sum(bool(tensor.algorithm) for tensor in plan.tensors)
-    if plan.sample is None or not taken:
-        return ""
+def by_sample(plans: Sequence[Plan]) -> list[list[int]]:
+    """The numbers of plans that have something to be made with a sample; those with the same one
+    together, so that the original runs once for them."""
+    found: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
+    for number, plan in enumerate(plans):
+        if plan.sample is not None and any(tensor.algorithm for tensor in plan.tensors):
+            found.setdefault((plan.sample.tobytes(), plan.sample.shape), []).append(number)
+    return list(found.values())
+
+
+def cost(plans: Sequence[Plan]) -> str:
+    """What it takes to make the weights that have an algorithm, of outputs with one sample, in
+    words."""
+    names = ", ".join(plan.target.path.name for plan in plans)
+    taken = sum(bool(tensor.algorithm) for plan in plans for tensor in plan.tensors)
+    assert plans[0].sample is not None
     return (
-        f"{plan.target.path.name}: feedback for {taken} weights; the model runs on the "
-        f"calibration's {plan.sample.size} tokens, several times as long as calibrating took, in "
-        f"about {human_bytes(memory(plan))} of memory (--no-feedback leaves that out)"
+        f"{names}: feedback for {taken} weights; the model runs on the calibration's "
+        f"{plans[0].sample.size} tokens, several times as long as calibrating took, in about "
+        f"{human_bytes(memory(plans))} of memory (--no-feedback leaves that out)"
     )
 
 
-def memory(plan: Plan) -> int:
-    """About how many bytes it takes: the activations of two blocks that wait in front of the widest
-    product, the second moments of its inputs, and what libraries take by themselves."""
-    columns = [tensor.map.columns for tensor in plan.tensors if tensor.algorithm]
-    if plan.sample is None or not columns:
+def memory(plans: Sequence[Plan]) -> int:
+    """About how many bytes it takes: a block of each model, the activations that wait in front of
+    a product, the moments of the widest input with what is made of them, and what libraries take by
+    themselves."""
+    own = [tensor.map for tensor in plans[0].tensors if tensor.algorithm]
+    if plans[0].sample is None or not own:
         return 0
-    widest, usual = max(columns), Counter(columns).most_common(1)[0][0]
-    waiting = 2 * plan.sample.size * (3 * usual + widest) * 2
-    moments = 8 * 4 * widest**2  # two sets of H and C, and factors in float64 on the way
-    return LIBRARIES + int(SLACK * waiting) + moments
+    models, tokens = len(plans) + 1, plans[0].sample.size
+    usual, _ = Counter(map_.columns for map_ in own).most_common(1)[0]
+    widest = max(map_.columns for map_ in own)
+    rows = max(map_.shape[-2] for map_ in own if map_.columns == widest)
+    blocks = len({block_number(gguf_name(t)) for t in plans[0].tensors if t.algorithm})
+    weights = models * 2 * sum(map_.elements for map_ in own) // blocks
+    moments = 4 * (6 * widest**2 + 8 * rows * widest)
+    waiting = models * 2 * tokens * (2 * usual + widest)
+    if waiting <= WAITING:
+        return LIBRARIES + weights + int(SLACK * waiting) + moments
+    attention = models * 2 * tokens * 3 * usual  # what waits there is not put on the disk
+    return LIBRARIES + weights + max(attention, moments)
 
 
 FEW_BITS = 7

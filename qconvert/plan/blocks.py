@@ -7,6 +7,7 @@ import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.formats import FORMATS
+from qconvert.formats.ggml.grids import exact_blocks, gives_back
 from qconvert.formats.quantize import quantize
 from qconvert.formats.types import Seen, block_sizes
 
@@ -49,6 +50,9 @@ class Blocks:
         importance: float32 [matrices, columns], or None.
         means: of the inputs, float32 [matrices, columns], or None where they are not known.
         factors: what the rows are multiplied with.
+        rounded_to: the dtype that the rows were rounded to, "F32", "F16" or "BF16": blocks that lie
+            on the format's grid keep their weights to the last bit. Empty where that is not looked
+            for.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Blocks:
     importance: np.ndarray | None = None
     means: np.ndarray | None = None
     factors: Factors | None = None
+    rounded_to: str = ""
 
     row_step = 1
 
@@ -76,7 +81,24 @@ class Blocks:
         """uint8 [rows, row bytes]."""
         seen, algorithm = self._seen(start), "balance" if self.means is not None else "nearest"
         weights = np.ascontiguousarray(rows)
-        return quantize(FORMATS[self.format], weights, seen, algorithm=ALGORITHMS[algorithm])
+        made = quantize(FORMATS[self.format], weights, seen, algorithm=ALGORITHMS[algorithm])
+        exact = exact_blocks(self.format, weights, self.rounded_to) if self._may_keep else None
+        if exact is not None:
+            made[0].reshape(exact.blocks.shape)[exact.mask] = exact.blocks[exact.mask]
+        return made
+
+    def keeps(self, rows: np.ndarray, made: tuple[np.ndarray, ...]) -> bool:
+        """Whether what was made of rows gives them back, as their dtype has them."""
+        if not self._may_keep or not len(rows):
+            return False
+        format_ = FORMATS[self.format]
+        first = gives_back(format_.dequantize((made[0][:1],)), rows[:1], self.rounded_to)
+        return first and gives_back(format_.dequantize(made), rows, self.rounded_to)
+
+    @property
+    def _may_keep(self) -> bool:
+        """Whether these are still the rows that lay in the source."""
+        return bool(self.rounded_to) and self.factors is None
 
     def read_back(self, rows: np.ndarray, start: int, peak: float) -> np.ndarray:
         return FORMATS[self.format].dequantize(self.make(rows, start, peak))

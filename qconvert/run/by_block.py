@@ -1,7 +1,7 @@
 """Weights quantized while the model walks over its sample, one block in memory.
 
     for each block:
-        for each input of its weights, in the order in which they are computed:
+        for each input of its weights, in the order in which they are computed, and each output:
             see it                         in the block as it is by now, and in the original
             quantize the weights           and guard that on windows that were not shown
             put them into the store        where an interrupted run finds them
@@ -11,12 +11,14 @@
 What each row decides for itself is written as it is streamed, byte by byte; so are the tensors
 outside of blocks. `qconvert.run.stored.with_made` plans the file of both.
 
+Several outputs are made at once, so that the original runs once for all of them.
+
 A run that is taken up begins with the last block that is complete: what goes into it is still on
 the disk, since a block's output takes the place of the input of the block before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,6 +27,7 @@ import numpy as np
 from qconvert.calibration.moments import Moments
 from qconvert.containers.store import Store
 from qconvert.formats.types import Arrays
+from qconvert.forward.passage import Group
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
@@ -33,7 +36,7 @@ from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Threads
 from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
 from qconvert.run.observation import Pair, observe, side_by_side
-from qconvert.run.smoothing import TOKENS, Joint, divisors, joints, multiplied
+from qconvert.run.smoothing import TOKENS, divisors, joint_of, multiplied
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
@@ -43,33 +46,54 @@ HELPED = " helped"
 
 
 @dataclass(frozen=True)
+class Job:
+    """An output whose weights are made.
+
+    Attributes:
+        tasks: by the GGUF names of weights in blocks; the others stay as they are.
+        store: of an identity that says the walks', and all that the tasks depend on.
+        norms: tensors that may change with the weights behind them; see `qconvert.run.smoothing`.
+    """
+
+    tasks: Mapping[str, Sequence[Task]]
+    store: Store
+    norms: Mapping[str, TensorPlan] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Walks:
-    """The model that is being quantized, and the original beside it, on one sample.
+    """The model as it becomes for each output, and the original beside them, on one sample.
 
     Attributes:
         shown: the first windows, which algorithms are shown; the others are for the guard.
     """
 
-    quantized: Walk
+    quantized: tuple[Walk, ...]
     original: Walk
     shown: int
 
-    def __iter__(self) -> Iterator[tuple[Block, Block]]:
-        return zip(self.quantized, self.original, strict=True)
+    def __iter__(self) -> Iterator[tuple[tuple[Block, ...], Block]]:
+        return zip(zip(*self.quantized, strict=True), self.original, strict=True)
 
     def __len__(self) -> int:
-        return len(self.quantized)
+        return len(self.original)
+
+    @property
+    def every(self) -> tuple[Walk, ...]:
+        return *self.quantized, self.original
 
     def begin_at(self, index: int) -> None:
-        self.quantized.begin = self.original.begin = index
+        for walk in self.every:
+            walk.begin = index
 
     def exist(self) -> bool:
         """Whether hidden states of an earlier run are there."""
-        return self.quantized.states.exist() and self.original.states.exist()
+        return all(walk.states.exist() for walk in self.every)
 
 
-def open_walks(model: Model, tokens: np.ndarray, place: Place) -> Walks:
-    """Both walks, with their hidden states in the folder of the place.
+def open_walks(model: Model, tokens: np.ndarray, places: Sequence[Place]) -> Walks:
+    """A walk for each place, with its hidden states in the folder there, and the original's in the
+    first.
 
     Args:
         tokens: int [windows, window].
@@ -77,57 +101,58 @@ def open_walks(model: Model, tokens: np.ndarray, place: Place) -> Walks:
     of = min(UNSEEN, len(tokens))
     unseen = np.arange(len(tokens)) % of == of - 1
     ordered = np.concatenate((tokens[~unseen], tokens[unseen]))
-    beside = replace(place, states="original")
     shown = int(np.count_nonzero(~unseen))
-    own, other = (Walk(model, ordered, each, cut=shown) for each in (place, beside))
-    return Walks(own, other, shown)
+    beside = replace(places[0], states="original")
+    *own, other = (Walk(model, ordered, place, cut=shown) for place in (*places, beside))
+    return Walks(tuple(own), other, shown)
 
 
 def quantize_by_block(
-    walks: Walks,
-    tasks: Mapping[str, Sequence[Task]],
-    store: Store,
-    watcher: Watcher,
-    threads: int = 1,
-    norms: Mapping[str, TensorPlan] | None = None,
-) -> dict[str, float]:
-    """Walk to the end; all that is made is in the store then.
+    walks: Walks, jobs: Sequence[Job], watcher: Watcher, threads: int = 1
+) -> list[dict[str, float]]:
+    """Walk to the end; all that is made is in the stores then.
 
     Returns:
-        Of each tensor that an algorithm was to make, the share of its matrices for which that
-        helps; the others are what streaming would write.
+        For each job, of each tensor that an algorithm was to make, the share of its matrices for
+        which that helps; the others are what streaming would write.
 
     Args:
-        walks: with their hidden states in the store's folder.
-        tasks: by the GGUF names of weights in blocks; the others stay as they are.
-        store: of an identity that says the walks', and all that the tasks depend on.
+        walks: one for each job, with its hidden states in the store's folder.
         threads: rows that are quantized at once.
-        norms: tensors that may change with the weights behind them; see `qconvert.run.smoothing`.
 
     Raises:
         OutputError: no room.
         WeightError: NaN or infinity comes out of a block.
     """
-    if not walks.exist():
-        store.clear()
-    walks.begin_at(max(sum(_mark(index) in store for index in range(len(walks))) - 1, 0))
-    size = walks.quantized.tokens.size
-    watcher.begin(len(walks) * size, walks.quantized.begin * size)
+    done = {sum(_mark(index) in job.store for index in range(len(walks))) for job in jobs}
+    if not walks.exist() or len(done) > 1:  # who is ahead has no states for who is behind
+        done = {0}
+        for job in jobs:
+            job.store.clear()
+    walks.begin_at(max(done.pop() - 1, 0))
+    size = walks.original.tokens.size * len(jobs)
+    watcher.begin(len(walks) * size, walks.original.begin * size)
     with Threads(threads) as executor:
-        bench = Bench(walks.quantized.model.checkpoint, executor)
-        for block, beside in walks:
-            here = {name: tasks[name] for name in block.linears if name in tasks}
-            places = joints(walks.quantized.model, block.index, here, norms or {})
-            with side_by_side(block, beside) as pair:
-                _quantize(bench, store, pair, here, walks.shown, places)
-                store.put(_mark(block.index), {})
-                block.run()
-                beside.run()
-            for walk in (walks.quantized, walks.original):
-                walk.states.sync(block.index + 1)
-            watcher.advance(size, f"block {block.index + 1} of {len(walks)}")
-    names = [task.name for of in tasks.values() for task in of if task.algorithm != NEAREST]
-    return {name: float(store.get(name)[f"{name}{HELPED}"].mean()) for name in names}
+        bench = Bench(walks.original.model, executor)
+        for blocks, beside in walks:
+            with side_by_side(blocks, beside) as pairs:
+                for group in pairs[0].groups:
+                    for job, pair in zip(jobs, pairs, strict=True):
+                        _quantize(bench, job, pair, group, walks.shown)
+                for job in jobs:
+                    job.store.put(_mark(beside.index), {})
+                for block in (*blocks, beside):
+                    block.run()
+            for walk in walks.every:
+                walk.states.sync(beside.index + 1)
+            watcher.advance(size, f"block {beside.index + 1} of {len(walks)}")
+    return [_helped(job) for job in jobs]
+
+
+def _helped(job: Job) -> dict[str, float]:
+    tasks = [task for of in job.tasks.values() for task in of if task.algorithm != NEAREST]
+    of_each = {task.name: job.store.get(task.name) for task in tasks}
+    return {name: float(of[f"{name}{HELPED}"].mean()) for name, of in of_each.items()}
 
 
 def _mark(index: int) -> str:
@@ -135,40 +160,28 @@ def _mark(index: int) -> str:
     return f"block {index}"
 
 
-def _quantize(
-    bench: Bench,
-    store: Store,
-    pair: Pair,
-    tasks: Mapping[str, Sequence[Task]],
-    shown: int,
-    places: Mapping[str, Joint],
-) -> None:
-    """Make what the store lacks, and install all of it, one input after the other."""
+def _quantize(bench: Bench, job: Job, pair: Pair, group: Group, shown: int) -> None:
+    """Make what the store lacks of the weights of an input, and install all of them."""
     import torch
 
-    for group in pair.groups:
-        here = {name: tasks[name] for name in group if name in tasks}
-        missing = [task for of in here.values() for task in of if task.name not in store]
-        both = (Moments(), Moments())
-        joint = places.get(group[0])
-        if joint is not None and {*joint.weights} != {*group}:
-            joint = None  # something else has the same input
-        unseen: list[Any] = []
-        if any(task.algorithm != NEAREST for task in missing):
-            both = observe(pair, group, shown, unseen if joint else None)
-        writer = pair.writers.get(group[0])
-        factor = writer.factor if writer else 1.0
-        about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both, factor=factor))
-        if joint:
-            x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
-            every = [task for of in here.values() for task in of]
-            divisor = divisors(bench, store, joint, every, about(0), x)
-            if divisor is not None:
-                here = {name: [multiplied(t, divisor) for t in of] for name, of in here.items()}
-                missing = [multiplied(task, divisor) for task in missing]
-        _make_group(bench, store, missing, about)
-        for name, of in here.items():
-            pair.block.install(name, _rows_made(of, store))
+    here = {name: job.tasks[name] for name in group if name in job.tasks}
+    missing = [task for of in here.values() for task in of if task.name not in job.store]
+    joint = joint_of(bench.model, pair.block.index, group, here, job.norms)
+    both = (Moments(), Moments())
+    unseen: list[Any] = []
+    if any(task.algorithm != NEAREST for task in missing):
+        both = observe(pair, group, shown, unseen if joint else None)
+    about = lru_cache(1)(partial(about_matrix, bench, group[0], both=both))
+    if joint:
+        x = torch.cat(unseen)[:TOKENS].cpu() if unseen else None
+        every = [task for of in here.values() for task in of]
+        divisor = divisors(bench, job.store, joint, every, about(0), x)
+        if divisor is not None:
+            here = {name: [multiplied(t, divisor) for t in of] for name, of in here.items()}
+            missing = [multiplied(task, divisor) for task in missing]
+    _make_group(bench, job.store, missing, about)
+    for name, of in here.items():
+        pair.block.install(name, _rows_made(of, job.store))
 
 
 def _make_group(

@@ -17,13 +17,14 @@ import numpy as np
 
 from qconvert.algorithms import ALGORITHMS
 from qconvert.algorithms.damping import SHARE, factored
-from qconvert.algorithms.drift import besides, best_strength, corrections, retargeted
+from qconvert.algorithms.drift import besides, best_strength, correction, retargeted
 from qconvert.algorithms.guard import helps
 from qconvert.calibration.moments import Drift, Moments
 from qconvert.checkpoint import Checkpoint
 from qconvert.formats.quantize import Algorithm, quantize, slab_of, stacked
 from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.model.assemble import assemble
+from qconvert.model.open import Model
 from qconvert.plan.algorithms import FEEDBACK, factors_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor
@@ -75,7 +76,6 @@ class About:
         smooth: the same, with that for drift.
         drift: of the same tokens; None where nothing is known of it.
         unseen, unseen_drift: of the tokens for the guard.
-        factor: by what the layer's output is multiplied before it is added to the stream.
     """
 
     seen: Seen
@@ -83,7 +83,6 @@ class About:
     drift: Drift | None
     unseen: Seen
     unseen_drift: Drift | None
-    factor: float
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,20 @@ class Bench:
     """Where weights are made.
 
     Attributes:
-        checkpoint: where their rows come from.
+        model: where their rows come from.
         executor: for jobs of some rows.
     """
 
-    checkpoint: Checkpoint
+    model: Model
     executor: Executor
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
 
 
 def about_matrix(
-    bench: Bench, name: str, matrix: int, both: tuple[Moments, Moments], factor: float
+    bench: Bench, name: str, matrix: int, both: tuple[Moments, Moments]
 ) -> About | None:
     """What the moments, of tokens shown and not shown, say of a matrix; None where no token reached
     it, or none of those for the guard did."""
@@ -110,7 +113,7 @@ def about_matrix(
     drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
     shares = (SHARE, DRIFT_SHARE) if drift else (SHARE,)
     made = [factored(own, share) for share in shares]
-    return About(made[0], made[-1], drift, other, unseen_drift, factor)
+    return About(made[0], made[-1], drift, other, unseen_drift)
 
 
 def spread(rows: int, most: int) -> np.ndarray:
@@ -147,8 +150,9 @@ def _divided(about: About, divisor: np.ndarray) -> About:
     def drift(one: Drift | None) -> Drift | None:
         if one is None:
             return None
-        stream = None if one.stream is None else one.stream / _beside(divisor, one.stream)
-        return Drift(one.cross / _outer(divisor, one.cross), stream)
+        if one.output is not None:
+            return Drift(output=one.output / _beside(divisor, one.output))
+        return Drift(one.input / _outer(divisor, one.input))
 
     return replace(
         about,
@@ -168,7 +172,7 @@ def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> t
     peak = peak_of(bench.checkpoint, task.tensor)
     x = prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
     if task.algorithm != NEAREST and about is not None:
-        wanted = besides(x, about.unseen_drift, about.factor) if about.unseen_drift else None
+        wanted = besides(x, about.unseen_drift) if about.unseen_drift else None
         target = _target(x, about, wanted) if task.algorithm == FEEDBACK else x
         algorithm = ALGORITHMS[task.algorithm]
         made = _made(bench, task.format, target, about.seen, peak or None, algorithm)
@@ -220,16 +224,16 @@ def _as_multiplied(about: About, task: Task, start: int) -> About:
 
 
 def _with_rows(drift: Drift | None, rows: np.ndarray) -> Drift | None:
-    if drift is None or drift.stream is None:
+    if drift is None or drift.output is None:
         return drift
-    return drift._replace(stream=drift.stream * _beside(rows, drift.stream))
+    return Drift(output=drift.output * _beside(rows, drift.output))
 
 
 def _target(x: Weights, about: About, wanted: Any) -> Weights:
     """The weight to be rounded: corrected for drift as far as that helps on other tokens."""
     if about.drift is None or wanted is None or about.smooth.factor is None:
         return x
-    made = corrections(x, about.smooth, about.drift, about.factor)
+    made = correction(x, about.smooth, about.drift)
     return retargeted(x, made, best_strength(made, about.unseen, wanted))
 
 

@@ -15,6 +15,8 @@ from qconvert.formats.floats import measure
 from qconvert.formats.safetensors.scales import LARGEST
 from qconvert.formats.types import Arrays
 from qconvert.model.assemble import assemble, assemble_bytes
+from qconvert.model.types import Rows
+from qconvert.plan.blocks import Blocks
 from qconvert.plan.types import Coding, Plan
 from qconvert.run.slabs import Slab
 
@@ -33,12 +35,14 @@ class Made(NamedTuple):
         nonfinite: weights that were NaN or infinite.
         clipped: weights that were beyond the format's range.
         vanished: weights that were too small for it, and are zeros now.
+        exact: what is written gives all weights back to the last bit.
     """
 
     pieces: Arrays
     nonfinite: int = 0
     clipped: int = 0
     vanished: int = 0
+    exact: bool = False
 
     def losses(self, format_: str) -> Iterator[tuple[int, str]]:
         """How many weights suffered, and what."""
@@ -62,9 +66,8 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
     stored = None
     if coding.moved:
         stored = assemble_bytes(tensor.map, sources, slab.start, slab.stop)
-        dtype = sources[tensor.map.parts[0].source].dtype
         raw = stored.reshape(slab.stop - slab.start, -1)
-        rows = decode(dtype, raw, tensor.map.columns)
+        rows = decode(tensor.format, raw, tensor.map.columns)
     else:
         rows = assemble(tensor.map, sources, slab.start, slab.stop)
     nonfinite, largest = measure(rows)
@@ -74,7 +77,9 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
             "the checkpoint is damaged; --allow-nan goes on all the same",
         )
     if stored is not None:
-        return Made((stored,), nonfinite)
+        return Made(
+            (stored,), nonfinite, exact=any(_is_codes(part, plan) for part in tensor.map.parts)
+        )
     if nonfinite and not coding.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     prepared = coding.prepare(rows, slab.start)
@@ -92,7 +97,14 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
             )
         elif lost.any():
             prepared, clipped = _clip(coding, prepared, slab.start, peak, lost)
-    return Made(coding.make(prepared, slab.start, peak), nonfinite, clipped, vanished)
+    pieces = coding.make(prepared, slab.start, peak)
+    exact = isinstance(coding, Blocks) and coding.keeps(prepared, pieces)
+    return Made(pieces, nonfinite, clipped, vanished, exact)
+
+
+def _is_codes(part: Rows, plan: Plan) -> bool:
+    """Whether rows are codes of another library's, whose numbers a type of ggml's has too."""
+    return plan.checkpoint.tensors[part.source].codes is not None
 
 
 def largest_weight(job: tuple[Plan, Slab]) -> float:

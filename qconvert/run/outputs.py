@@ -29,7 +29,7 @@ def write_outputs(
         WeightError: a weight is NaN, infinite or beyond its format, and that is not allowed.
     """
     with ExitStack() as stack:
-        made = [stack.enter_context(with_sampled(plan, threads, watcher, device)) for plan in plans]
+        made = stack.enter_context(with_sampled(plans, threads, watcher, device))
         works = [(plan, stack.enter_context(plan.target.making())) for plan in made]
         results = write_files(works, threads, watcher)
     for plan in plans:

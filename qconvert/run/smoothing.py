@@ -64,28 +64,33 @@ class Joint:
     rounded: str
 
 
-def joints(
-    model: Model, block: int, tasks: Mapping[str, Sequence[Task]], norms: Mapping[str, TensorPlan]
-) -> dict[str, Joint]:
-    """The inputs of a block that can be divided, by the first weight.
+def joint_of(
+    model: Model,
+    block: int,
+    group: Sequence[str],
+    tasks: Mapping[str, Sequence[Task]],
+    norms: Mapping[str, TensorPlan],
+) -> Joint | None:
+    """An input of a block that can be divided; None for one that cannot: another maker than a norm,
+    or something besides has the same input, or is not quantized.
 
     Args:
-        tasks: how weights are quantized; where one of an input's is not, it stays.
+        group: the GGUF names of the weights that it is multiplied with.
+        tasks: how they are quantized.
         norms: tensors in float32, by name; none where what reads the file does not round.
     """
-    found = {}
     for fold in folds(model.family.folds, block, {*tasks, *norms}):
         maker = f"{fold.maker}.weight"
         names = tuple(f"{stem}.weight" for stem in fold.weights)
         own = [task for name in names for task in tasks.get(name, ())]
-        if not fold.is_norm or fold.routers or maker not in norms or len(own) != len(names):
+        if not fold.is_norm or fold.routers or maker not in norms or {*names} != {*group}:
             continue
         codings = [task.tensor.coding for task in own]
         kinds = {input_type(c.format) for c in codings if isinstance(c, Blocks)}
-        if len(kinds) == 1 and kinds <= {"Q8_K", "Q8_0"}:
+        if len(own) == len(names) and len(kinds) == 1 and kinds <= {"Q8_K", "Q8_0"}:
             both = (norms[name] for name in (maker, f"{fold.maker}.bias") if name in norms)
-            found[names[0]] = Joint(tuple(both), names, kinds.pop())
-    return found
+            return Joint(tuple(both), names, kinds.pop())
+    return None
 
 
 def divisors(

@@ -40,6 +40,7 @@ class Result:
 
     Attributes:
         helped: as the plan has it.
+        exact: the tensors in formats of blocks that give the source's numbers back to the last bit.
     """
 
     paths: tuple[Path, ...]
@@ -47,6 +48,7 @@ class Result:
     seconds: float
     resumed: int
     helped: Mapping[str, float] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
 
 
 @dataclass
@@ -105,7 +107,7 @@ def write_files(
         ]
         outs = [writing.out for line in lines for writing in line]
         try:
-            resumed = _write(lines, executor, watcher)
+            resumed, exact = _write(lines, executor, watcher)
             for plan, _ in works:
                 check_unchanged(plan.checkpoint)
         except (WeightError, CheckpointError):
@@ -117,14 +119,21 @@ def write_files(
     seconds = time.monotonic() - started
     return [
         Result(
-            tuple(file.path for file in files), sum(file.nbytes for file in files), seconds, count
+            tuple(file.path for file in files),
+            sum(file.nbytes for file in files),
+            seconds,
+            count,
+            exact=kept,
         )
-        for (_, files), count in zip(works, resumed, strict=True)
+        for (_, files), count, kept in zip(works, resumed, exact, strict=True)
     ]
 
 
-def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watcher) -> list[int]:
-    """Write what is not written yet; for each line, the number of tensors that were."""
+def _write(
+    lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watcher
+) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Write what is not written yet; for each line, the number of tensors that were, and those of
+    the others that are exact."""
     missing = [[step for writing in line for step in _missing_steps(writing)] for line in lines]
     todo = _side_by_side(missing)
     tensors = [tensor for line in lines for tensor in line[0].plan.tensors]
@@ -135,12 +144,15 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     jobs = ((s.writing.plan, slab, _peak(s, peaks, executor)) for s, slab in streamed)
     made = executor.map(make, jobs)
     losses: Counter[tuple[str, str]] = Counter()
+    exact: dict[tuple[int, str], bool] = {}
     for step in todo:
         writing, place, name = step.writing, step.place, step.tensor.name
         if step.part == 0:
             # The slabs come first: when they end, nothing is taken from the next tensor's.
             for slab, done in zip(cut(step.tensor), made):  # noqa: B905
                 writing.out.append(done.pieces[0].data)
+                key = (id(writing.plan), name)
+                exact[key] = done.exact and exact.get(key, True)
                 _hold(step, done.pieces)
                 for count, what in done.losses(step.tensor.format):
                     losses[name, what] += count
@@ -153,10 +165,15 @@ def _write(lines: Sequence[Sequence[Writing]], executor: Executor, watcher: Watc
     for (name, what), count in losses.items():
         if count:
             watcher.note(f"{name}: {count} {what}")
-    return [
+    resumed = [
         len(line[0].plan.tensors) - sum(step.part == 0 for step in steps)
         for line, steps in zip(lines, missing, strict=True)
     ]
+    kept = [
+        tuple(t.name for t in line[0].plan.tensors if exact.get((id(line[0].plan), t.name)))
+        for line in lines
+    ]
+    return resumed, kept
 
 
 def _hold(step: Step, pieces: tuple[np.ndarray, ...]) -> None:

@@ -87,6 +87,17 @@ def test_a_full_directory_is_left_alone(qconvert, file, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_what_is_up_to_date_is_left(qconvert, file, tmp_path):
+    out = tmp_path / "out"
+    assert qconvert("export", file, "-o", out).returncode == 0
+    when = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = qconvert("export", file, "-o", out)
+    assert again.returncode == 0
+    assert "up to date" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == when
+    assert qconvert("export", file, "-o", out, "--dtype", "f16").returncode == 1
+
+
 def test_rounding_is_mentioned(qconvert, file, tmp_path):
     done = qconvert("export", file, "-o", tmp_path / "out", "--dtype", "bf16")
     assert done.returncode == 0

@@ -174,13 +174,13 @@ def test_fp8_with_a_scale_for_each_block_is_a_source_too(qconvert, made, tmp_pat
 
 
 def test_another_method_is_shown_as_far_as_it_is_known(qconvert, made, tmp_path):
-    path = tmp_path / "gptq"
+    path = tmp_path / "hqq"
     shutil.copytree(made / "tiny-llama-w4a16", path)
     config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "hqq", "bits": 4}
     (path / "config.json").write_text(json.dumps(config))
     data = inspect(path)
-    assert (data["method"], data["quantized"], data["parameters"]) == ("gptq", [], None)
+    assert (data["method"], data["quantized"], data["parameters"]) == ("hqq", [], None)
     assert "not known" in data["problems"][0]
     assert qconvert("inspect", path).returncode == 0
 

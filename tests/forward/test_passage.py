@@ -1,5 +1,6 @@
 """Batches that wait in front of a block's products, against a block that runs as it is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from common import random_tokens, save_model
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.forward import passage as passage_module
 from qconvert.forward.passage import passing
 from qconvert.forward.residual import writers
 from qconvert.forward.walk import Block, Place, Walk
@@ -23,8 +25,13 @@ def first_block(family: str, folder: Path) -> tuple[Any, Block]:
     return model, next(iter(Walk(open_model(open_checkpoint(str(folder / family))), TOKENS, place)))
 
 
+@pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "qwen3_moe", "gemma3", "olmo2"])
-def test_all_is_as_it_would_be_without_waiting(family: str, tmp_path: Path):
+def test_all_is_as_it_would_be_without_waiting(
+    family: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if where == "disk":
+        monkeypatch.setattr(passage_module, "WAITING", 0)
     _, block = first_block(family, tmp_path)
     batches = [hidden for _, hidden in block.batches()]
     whole: list[list[tuple[Any, Any, int]]] = [[] for _ in batches]
@@ -41,11 +48,31 @@ def test_all_is_as_it_would_be_without_waiting(family: str, tmp_path: Path):
                 assert [k for _, k in stop.inputs] == [k for _, k in wanted]
                 for (own, _), (other, _) in zip(stop.inputs, wanted, strict=True):
                     assert torch.equal(own, other)
+        files = [*tmp_path.glob("states-waiting-*")]
+        assert len(files) == (len(batches) if where == "disk" else 0)
         assert all(
             torch.equal(passage.finish(number, hidden), out)
             for number, (hidden, out) in enumerate(zip(batches, outs, strict=True))
         )
+    assert not [*tmp_path.glob("states-waiting-*")]
     assert torch.equal(block.forward(batches[0]), outs[0])
+
+
+def test_memory_has_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of those that wait on the disk; and it is given back when the passage is closed."""
+    monkeypatch.setattr(passage_module, "WAITING", 0)
+    _, block = first_block("llama", tmp_path)
+    group = ("blk.0.ffn_down.weight",)
+    with passing(block) as passage:
+        stops = [passage.to(number, hidden, group) for number, (_, hidden) in batches_of(block)]
+        held = [stop.held[0][0].numel() for stop in stops]
+        assert held[-1] > 0
+        assert not any(held[:-1])
+    assert not [*tmp_path.glob("states-waiting-*")]
+
+
+def batches_of(block: Block) -> Iterator[tuple[int, tuple[int, Any]]]:
+    return enumerate(block.batches())
 
 
 def test_what_is_installed_meanwhile_counts_for_what_follows(tmp_path: Path):

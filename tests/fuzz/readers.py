@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from captures import run_capture
+from checkpoint.quantized.test_bitsandbytes import four_bit_layer
 from common import FAMILIES, convert_model, save_model
 from fuzz.mutations import Mutate, of_bytes, of_json, of_text
 from imatrix_files import dat_bytes, dat_entry, write_imatrix
+from quantized_sources import awq_layer, gptq_layer, nvfp4_layer, save_quantized
 from speaking_models import BYTE_LEVEL, convert_speaking_model, save_speaking_model
 from tokenizer_oracles import byte_level_directory, save, train_sentencepiece
 
@@ -40,6 +42,7 @@ def readers(folder: Path) -> Iterator[Reader]:
     yield from _configurations(folder / "families")
     yield from _tokenizers(folder / "tokenizers")
     yield from _containers(folder / "containers")
+    yield from _quantized(folder / "quantized")
     yield from _statistics(folder / "statistics")
     yield from _texts(folder / "texts")
     yield from _own(folder / "own")
@@ -207,6 +210,29 @@ def _containers(folder: Path) -> Iterator[Reader]:
     save_model("llama", shards, max_shard_size="600KB")
     index = shards / "model.safetensors.index.json"
     yield Reader("index", index, of_json, lambda: open_checkpoint(str(shards)))
+
+
+def _quantized(folder: Path) -> Iterator[Reader]:
+    """Layers as other libraries store them, with all that says how."""
+    from qconvert.checkpoint import open_checkpoint, read_rows
+
+    def read(path: Path) -> None:
+        for tensor in open_checkpoint(str(path)).tensors.values():
+            read_rows(tensor, 0, min(tensor.rows, 40))
+
+    layers: dict[str, tuple[dict[str, Any], Any]] = {
+        "gptq": ({"bits": 4, "group_size": 32}, lambda w: gptq_layer(w, act_order=True)),
+        "awq": ({"bits": 4, "group_size": 32, "version": "gemm"}, awq_layer),
+        "bitsandbytes": ({"load_in_4bit": True}, lambda w: four_bit_layer(w, nested=True)),
+        "modelopt": ({"quant_algo": "NVFP4"}, nvfp4_layer),
+    }
+    for method, (settings, layer) in layers.items():
+        path = folder / method
+        quantization = {"quant_method": method, **settings}
+        save_quantized(path, quantization, layer, num_hidden_layers=1, head_dim=48)
+        opened = lambda path=path: read(path)  # noqa: E731
+        yield Reader(f"settings of {method}", path / "config.json", of_json, opened, 0.3)
+        yield Reader(f"layers of {method}", path / "model.safetensors", _header(4000), opened, 0.5)
 
 
 def _header(most: int) -> Mutate:

@@ -26,7 +26,7 @@ from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.plan.types import Plan
 from qconvert.run import fitting
-from qconvert.run.by_block import HELPED, UNSEEN, open_walks, quantize_by_block
+from qconvert.run.by_block import HELPED, UNSEEN, Job, open_walks, quantize_by_block
 from qconvert.run.fitting import Task
 from qconvert.run.outputs import write_outputs
 from qconvert.run.stored import with_made
@@ -73,9 +73,9 @@ def made_by_block(
 ) -> Iterator[tuple[Store, Walk]]:
     with open_store(path, algorithm) as store:
         place = Place(store.folder, "cpu", "f32", batch=3)
-        walks = open_walks(open_model(plan.checkpoint), TOKENS, place)
-        quantize_by_block(walks, tasks_of(plan, algorithm), store, watcher or Silent())
-        yield store, walks.quantized
+        walks = open_walks(open_model(plan.checkpoint), TOKENS, [place])
+        quantize_by_block(walks, [Job(tasks_of(plan, algorithm), store)], watcher or Silent())
+        yield store, walks.quantized[0]
 
 
 def arrays_of(store: Store) -> dict[str, bytes]:

@@ -216,7 +216,7 @@ def _name(checkpoint: Checkpoint) -> str:
         return name
     sizes: dict[str, int] = {}
     for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.stored_bytes
     return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else "unknown"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qconvert.checkpoint import TensorInfo
+from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.model.open import Model
 
 
@@ -45,6 +46,8 @@ def _stored(info: TensorInfo) -> Stored:
     """A tensor of a directory, with its scales."""
     if info.codes is not None:
         form = info.codes.form
+        if not isinstance(form, WeightFormat):
+            return Stored(form.label, info.stored_bytes)
         group = f" g{form.group_size}" if form.strategy == "group" and form.type == "int" else ""
         return Stored(f"{form.type}{form.bits}{group}", info.stored_bytes)
     return Stored(info.dtype, info.stored_bytes)

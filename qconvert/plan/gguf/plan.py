@@ -8,15 +8,18 @@ said here.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qconvert import __version__
 from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint, TensorInfo
+from qconvert.checkpoint.blocks import ggml_type
 from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
+from qconvert.formats.ggml.grids import FINDERS
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
@@ -129,6 +132,7 @@ def _plan_tensor(
             _can_be_moved(map_, choice.format, checkpoint.tensors),
             values,
             means,
+            rounded_to=_rounded_to(map_, choice.format, checkpoint.tensors),
         ),
         choice.format,
         choice.wanted,
@@ -139,10 +143,22 @@ def _plan_tensor(
 
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
-    if tensor.is_computed:
+    infos = [sources[part.source] for part in tensor.parts]
+    turned = {info.codes is not None and info.codes.turned for info in infos}
+    if turned != {tensor.transpose} or replace(tensor, transpose=False).is_computed:
         return False
-    dtypes = {sources[part.source].dtype for part in tensor.parts}
-    return dtypes == {format_} and block_sizes(format_)[0] > 1
+    return {ggml_type(info) for info in infos} == {format_} and block_sizes(format_)[0] > 1
+
+
+def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> str:
+    """What the weights were rounded to as they are; empty where they are computed, or where their
+    format's grid is not looked for."""
+    if format_ not in FINDERS or replace(tensor, transpose=False, reshaped=False).is_computed:
+        return ""
+    infos = [sources[part.source] for part in tensor.parts]
+    dtypes = {info.dtype for info in infos if info.scale is None}
+    plain = len(dtypes) == 1 and all(info.scale is None for info in infos)
+    return dtypes.pop() if plain and dtypes <= {"F16", "BF16"} else "F32"
 
 
 def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:

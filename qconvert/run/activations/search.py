@@ -30,9 +30,13 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
 from qconvert.run.activations.joints import Joint
 from qconvert.run.activations.kept import Found, keep, take_up
+from qconvert.run.fitting import spread
 
 SEARCH_TOKENS = 2048
 """On which candidates are tried."""
+
+ROWS_TRIED = 256
+"""Of each weight, spread evenly: rows have scales of their own."""
 
 EXPERTS_TRIED = 8
 """Of a layer, those that most tokens reached."""
@@ -220,7 +224,8 @@ def _errors(
     most = sorted(seen, key=lambda matrix: (-sum(map(len, seen[matrix])), matrix))
     for matrix in most[:EXPERTS_TRIED]:
         x = torch.cat(seen[matrix])
-        weights = [weight_of(block.linears[name], matrix) for name in joint.names]
+        whole = (weight_of(block.linears[name], matrix) for name in joint.names)
+        weights = [weight[spread(len(weight), ROWS_TRIED)] for weight in whole]
         of_matrix = [s[matrix] if s.ndim > 1 else s for s in candidates]
         choose = None if aim.form.dynamic else partial(_range, aim, collector)
         totals += len(x) * np.array(output_errors(Trial(x, weights), of_matrix, aim.form, choose))

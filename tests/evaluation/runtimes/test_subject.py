@@ -137,11 +137,11 @@ def test_what_is_no_model_is_refused(tmp_path):
 def test_layouts_that_only_transformers_reads_go_there(tmp_path):
     save_model("llama", tmp_path / "model", wide=True, num_hidden_layers=1)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "hqq", "bits": 4}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     subject = open_subject(str(tmp_path / "model"))
-    assert (subject.kind, subject.runtime.backend) == ("gptq", "transformers")
-    with pytest.raises(UnsupportedError, match="gptq"):
+    assert (subject.kind, subject.runtime.backend) == ("hqq", "transformers")
+    with pytest.raises(UnsupportedError, match="hqq"):
         open_subject(str(tmp_path / "model"), "torch")
 
 

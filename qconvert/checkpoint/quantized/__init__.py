@@ -1,0 +1,1 @@
+"""Weights that other libraries than compressed-tensors have quantized, read as plain numbers."""
