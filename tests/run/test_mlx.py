@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captures import run_capture
 from common import convert_model
+from compressed_models import stored_arrays
 from listening import Listening
 from mlx_models import put_into, restored, save_wide
 from sampled_models import OTHER, SAMPLE
@@ -72,6 +74,22 @@ def test_each_step_lies_nearer_to_the_original(models: Any, family: str, type_: 
     assert errors[1] < 0.97 * errors[0]
     assert errors[2] < 0.97 * errors[1]
     assert not [one for one in tmp_path.iterdir() if "partial" in one.name]
+
+
+def test_weights_wider_than_the_model_are_narrowed_first(tmp_path: Path):
+    """As mlx-lm's converter does with what config.json names a narrower dtype for."""
+    model = save_wide("llama", tmp_path / "wide", num_hidden_layers=1)
+    model.bfloat16().save_pretrained(tmp_path / "narrow")
+    (tmp_path / "wide" / "config.json").write_bytes(
+        (tmp_path / "narrow" / "config.json").read_bytes()
+    )
+    made = []
+    for name in ("wide", "narrow"):
+        written(tmp_path / name, Recipe("mlx4", output=tmp_path / f"{name}-mlx4"))
+        made.append(stored_arrays(tmp_path / f"{name}-mlx4"))
+    assert made[0].keys() == made[1].keys()
+    for name, array in made[0].items():
+        np.testing.assert_array_equal(array, made[1][name])
 
 
 def test_routers_and_positions_are_no_matter_of_feedback(models: Any, tmp_path: Path):

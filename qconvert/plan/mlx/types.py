@@ -59,8 +59,9 @@ class Storage:
 
     @property
     def words(self) -> str:
-        """As tables and notices have it: "mlx4 in groups of 64"."""
-        return f"{self.name} in groups of {self.group_size}"
+        """As tables and notices have it: "mlx4", or "mlx4 in groups of 32"."""
+        is_usual = self.mode != "affine" or self.group_size == USUAL_GROUP
+        return self.name if is_usual else f"{self.name} in groups of {self.group_size}"
 
 
 def make_storage(name: str, group_size: int | str | None = None) -> Storage:

@@ -62,7 +62,8 @@ def test_the_largest_weight_is_met_and_so_is_zero(bits, size):
         groups = x.reshape(len(x), -1, size)
         low, high = groups.min(axis=2), groups.max(axis=2)
         edge = np.where(np.abs(low) > np.abs(high), low, high)
-        near_zero = np.rint(edge / ((high - low) / ((1 << bits) - 1))) == 0
+        width = np.maximum((high - low) / ((1 << bits) - 1), np.float32(1e-7))
+        near_zero = np.rint(edge / width) == 0
         np.testing.assert_array_equal(bias, np.where(near_zero, 0, edge))
         steps = np.divide(bias, scale, dtype=np.float64)
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
