@@ -175,7 +175,7 @@ def test_a_config_that_says_nothing_is_refused(
     assert words in refused(make_directory(shards(**{"config.json": config})))
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", None])
+@pytest.mark.parametrize("method", ["hqq", "aqlm", "quanto", "compressed-tensors", None])
 @pytest.mark.parametrize("nested", [False, True])
 def test_weights_that_are_integer_codes_are_refused(
     make_directory: Make, method: str | None, nested: bool

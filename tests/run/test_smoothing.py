@@ -69,7 +69,7 @@ def test_massive_channels_cost_little(massive: Any, tmp_path: Path, monkeypatch:
     model = massive("")[0]
     path = quantized(massive, "", Recipe("q6_k", output=tmp_path / "out.gguf"))
     with monkeypatch.context() as patch:
-        patch.setattr(by_block, "joints", lambda *args: {})
+        patch.setattr(by_block, "joint_of", lambda *args: None)
         without = quantized(massive, "", Recipe("q6_k", output=tmp_path / "without.gguf"))
     assert far(model, path) < 0.5 * far(model, without)
     divided, whole = norms(path), norms(without)
