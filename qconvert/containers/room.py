@@ -25,6 +25,18 @@ PIECE = 1 << 22
 """Bytes that are written at once where blocks cannot be asked for."""
 
 
+def waiting_bytes(tokens: int, width: int, widest: int, itemsize: int) -> int:
+    """Bytes of what a block's tokens have in front of its widest product: its input, and the
+    residual stream twice.
+
+    Args:
+        width: numbers of a token in the stream.
+        widest: in the input.
+        itemsize: bytes of one.
+    """
+    return tokens * (2 * width + widest) * itemsize
+
+
 def check_free(folder: Path, needed: int, hint: str, purpose: str = "") -> None:
     """Refuse what the disk has no room for.
 

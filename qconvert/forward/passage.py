@@ -18,12 +18,11 @@ one thread.
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qconvert.containers.room import WAITING
+from qconvert.containers.room import WAITING, waiting_bytes
 from qconvert.forward.linears import rows_of
 from qconvert.forward.parking import Parked, park, unpark
 
@@ -204,11 +203,12 @@ class Passage:
 
 
 def _bytes_waiting(block: "Block") -> int:
-    """By all batches in front of the widest product: its input, and the residual stream twice."""
-    windows, window, hidden = block.walk.states.shape
+    """By all batches."""
+    states = block.walk.states
+    windows, window, width = states.shape
     lines = block.linears.values()
     widest = max(rows_of(line, getattr(line.module, line.parameter)).shape[-1] for line in lines)
-    return prod((windows, window, 2 * hidden + widest)) * block.walk.states.itemsize
+    return waiting_bytes(windows * window, width, widest, states.itemsize)
 
 
 @contextmanager

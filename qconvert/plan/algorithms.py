@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from qconvert.containers.room import WAITING
+from qconvert.containers.room import WAITING, waiting_bytes
 from qconvert.containers.sizes import human_bytes
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
@@ -115,14 +115,17 @@ def memory(plans: Sequence[Plan]) -> int:
     widest = max(map_.columns for map_ in own)
     rows = max(map_.shape[-2] for map_ in own if map_.columns == widest)
     blocks = len({block_number(gguf_name(t)) for t in plans[0].tensors if t.algorithm})
-    weights = models * 2 * sum(map_.elements for map_ in own) // blocks
+    weights = models * ITEM * sum(map_.elements for map_ in own) // blocks
     moments = 4 * (6 * widest**2 + 8 * rows * widest)
-    waiting = models * 2 * tokens * (2 * usual + widest)
+    waiting = models * waiting_bytes(tokens, usual, widest, ITEM)
     if waiting <= WAITING:
         return LIBRARIES + weights + int(SLACK * waiting) + moments
-    attention = models * 2 * tokens * 3 * usual  # what waits there is not put on the disk
+    attention = models * ITEM * tokens * 3 * usual  # what waits there is not put on the disk
     return LIBRARIES + weights + max(attention, moments)
 
+
+ITEM = 2
+"""Bytes of a number of bfloat16 or float16."""
 
 FEW_BITS = 7
 """Of a weight: with fewer, a calibration brings an output much nearer to the original."""

@@ -119,8 +119,8 @@ def observe(
         behind = STREAM / writer.factor * behind + _product(pair.beside, group[0], y - x)
         output = pair.outputs[group[0]].early(beside.held[0][0])
         pair.other.hold(batch, output)
-        weight = _weights(stream + writer.factor * output.flatten(0, -2).float())
-        weight = weight.to(x.dtype)
+        after = stream + writer.factor * output.flatten(0, -2).float()
+        weight = _weights(after).to(x.dtype)
         moments.observe(group, x * weight, 0, behind=behind * weight)
     return both
 

@@ -118,4 +118,3 @@ class Nvfp4:
 
 
 Layout = Gptq | Awq | FourBit | EightBit | Mxfp4 | Nvfp4
-LAYOUTS = (Gptq, Awq, FourBit, EightBit, Mxfp4, Nvfp4)

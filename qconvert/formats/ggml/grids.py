@@ -15,9 +15,10 @@ import numpy as np
 
 from qconvert.formats.ggml.legacy import BLOCK, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from qconvert.formats.ggml.mxfp4 import MXFP4
-from qconvert.formats.ggml.scalar import Params, half, rounded_by_steps
+from qconvert.formats.ggml.scalar import Params, rounded_by_steps
 from qconvert.formats.ggml.ternary import TQ1_0, TQ2_0
 from qconvert.formats.quantize import nearest
+from qconvert.formats.safetensors.scales import read, stored
 from qconvert.formats.types import Format, Weights, block_sizes
 
 PRECISION = {"F32": (24, -149), "F16": (11, -24), "BF16": (8, -133)}
@@ -73,12 +74,7 @@ def gives_back(made: Weights, x: Weights, dtype: str) -> bool:
 
 def _same(made: Weights, x: Weights, dtype: str) -> np.ndarray:
     with np.errstate(all="ignore"):
-        if dtype == "BF16":
-            bits = made.view(np.uint32)
-            made = (bits + 0x7FFF + (bits >> 16 & 1) & np.uint32(0xFFFF0000)).view(np.float32)
-        elif dtype == "F16":
-            made = half(made)
-        return np.asarray(made == x)
+        return np.asarray(read(stored(made, dtype)) == x)
 
 
 def _find(format_name: str, x: Weights, dtype: str) -> Exact:

@@ -5,7 +5,7 @@ weight is read.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.containers.target import Slot
-from qconvert.errors import PlanError, UsageError, shorten
+from qconvert.errors import PlanError, UsageError
 from qconvert.formats.safetensors.types import ScaleDtype
 from qconvert.model.mlx.families import MlxFamily, mlx_family
 from qconvert.model.mlx.weights import mlx_weights
@@ -26,9 +26,10 @@ from qconvert.plan.changes import larger, rounded
 from qconvert.plan.mlx.choices import Choice, choose, exceptions, storage_of
 from qconvert.plan.mlx.config import config_json
 from qconvert.plan.mlx.tensors import MlxWeight
+from qconvert.plan.mlx.types import Storage
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.config import DTYPES
 from qconvert.plan.safetensors.directory import directory_plan
+from qconvert.plan.safetensors.notices import fallback_lines
 from qconvert.plan.safetensors.plan import files_of, missing_tokenizer, model_dtype
 from qconvert.plan.safetensors.statistics import statistics_digest
 from qconvert.plan.statistics import NOTHING, Statistics
@@ -67,7 +68,11 @@ def plan_mlx(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> 
         *model.description.notices,
         *notice_quantized({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN}),
         *missing_tokenizer(model),
-        *_fallback_lines(choices),
+        *fallback_lines(
+            (choice.weight.name, choice.reason, _words(choice.storage))
+            for choice in choices
+            if choice.reason
+        ),
         *warnings,
         *statistics.notices,
         *_window(model, family),
@@ -84,17 +89,8 @@ def plan_mlx(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> 
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
-        facts = {
-            "Source": checkpoint.source,
-            "Fingerprint": model.fingerprint,
-            "Class": model.config["architectures"][0],
-            "Parameters": f"{plan.parameters:,}",
-            "Bytes of weights": f"{plan.nbytes:,}",
-            "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
-            "Other numbers": DTYPES[dtype],
-            **({"Calibration": importance.path.name} if importance else {}),
-        }
-        return files_of(model, config, facts, notices, written=WRITTEN, library="mlx")
+        about = {"written": WRITTEN, "library": "mlx"}
+        return files_of(model, config, plan, dtype, importance, **about)
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)
@@ -172,15 +168,8 @@ def _of_matrices(weight: Weight, known: Mapping[str, np.ndarray]) -> np.ndarray 
     return np.ascontiguousarray(found.reshape(-1, found.shape[-1]), np.float32)
 
 
-def _fallback_lines(choices: Sequence[Choice]) -> Iterator[str]:
-    """For each reason, which weights are stored otherwise than was asked for."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
-    for choice in choices:
-        if choice.reason:
-            what = choice.storage.words if choice.storage else "not quantized"
-            by_reason.setdefault((choice.reason, what), []).append(choice.weight.name)
-    for (reason, what), names in by_reason.items():
-        yield f"{shorten(names)}: {reason}: {what}"
+def _words(storage: Storage | None) -> str:
+    return storage.words if storage else "not quantized"
 
 
 def _window(model: Model, family: MlxFamily) -> Iterator[str]:

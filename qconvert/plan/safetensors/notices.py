@@ -4,7 +4,7 @@ Of transformers what 5.23 with compressed-tensors 0.20 does is told, and tests h
 programs themselves; of serving engines, what the layout is made for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from qconvert.errors import shorten
 from qconvert.formats.safetensors.types import WeightFormat
@@ -133,13 +133,15 @@ def _beside(model: Model, choices: Sequence[Choice]) -> Iterator[str]:
         )
 
 
-def fallback_lines(choices: Sequence[Choice]) -> tuple[str, ...]:
-    """For each reason, how many weights have another scheme than was asked for, and which."""
+def fallback_lines(fallbacks: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
+    """For each reason, how many weights are stored otherwise than was asked for, and which.
+
+    Args:
+        fallbacks: the name of a weight, why, and what it is stored as.
+    """
     by_reason: dict[tuple[str, str], list[str]] = {}
-    for choice in choices:
-        for reason in choice.reasons:
-            key = (reason, described(choice.scheme))
-            by_reason.setdefault(key, []).append(choice.weight.name)
+    for name, reason, what in fallbacks:
+        by_reason.setdefault((reason, what), []).append(name)
     return tuple(
         f"{shorten(names)}: {reason}: {what}" for (reason, what), names in by_reason.items()
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.calibration.importance import match_importance
+from qconvert.calibration.importance import Importance, match_importance
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.containers.model_card import model_card
@@ -88,7 +88,11 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *_missing_pooler(model),
         *notice_quantized({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN}),
         *missing_tokenizer(model),
-        *fallback_lines(choices),
+        *fallback_lines(
+            (choice.weight.name, reason, described(choice.scheme))
+            for choice in choices
+            for reason in choice.reasons
+        ),
         *warnings,
         *statistics.notices,
         *loads_in(model, choices),
@@ -104,17 +108,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
-        facts = {
-            "Source": checkpoint.source,
-            "Fingerprint": model.fingerprint,
-            "Class": model.config["architectures"][0],
-            "Parameters": f"{plan.parameters:,}",
-            "Bytes of weights": f"{plan.nbytes:,}",
-            "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
-            "Other numbers": DTYPES[dtype],
-            **({"Calibration": importance.path.name} if importance else {}),
-        }
-        return files_of(model, config_json(model, choices, dtype), facts, notices)
+        return files_of(model, config_json(model, choices, dtype), plan, dtype, importance)
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)
@@ -236,14 +230,31 @@ def missing_tokenizer(model: Model) -> list[str]:
 def files_of(
     model: Model,
     config: Mapping[str, Any],
-    facts: Mapping[str, str],
-    notices: Sequence[str],
+    plan: Plan,
+    dtype: ScaleDtype,
+    importance: Importance | None,
     *,
     written: str = WRITTEN,
     library: str = "transformers",
 ) -> dict[str, bytes]:
-    """All files but the weights, the model card with these facts among them."""
+    """All files but the weights.
+
+    Args:
+        config: config.json.
+        dtype: of the numbers that are not quantized.
+        written, library: of the model card: what made it, and what loads it.
+    """
     checkpoint, family = model.checkpoint, model.family
+    facts = {
+        "Source": checkpoint.source,
+        "Fingerprint": model.fingerprint,
+        "Class": model.config["architectures"][0],
+        "Parameters": f"{plan.parameters:,}",
+        "Bytes of weights": f"{plan.nbytes:,}",
+        "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
+        "Other numbers": DTYPES[dtype],
+        **({"Calibration": importance.path.name} if importance else {}),
+    }
     if checkpoint.container == "gguf":
         stored = read_stored(checkpoint.metadata, model.config["vocab_size"])
         config = {**config, **special_ids(stored)}
@@ -255,5 +266,6 @@ def files_of(
         metadata = general_metadata(checkpoint.path, checkpoint.source, family.name, maps)
     base = checkpoint.source.partition("@")[0].partition(":")[0]
     task = "feature-extraction" if family.encoder else "text-generation"
-    card = model_card(metadata, facts, notices, task, written=written, base=base, library=library)
+    words = {"written": written, "base": base, "library": library}
+    card = model_card(metadata, facts, plan.notices, task, **words)
     return {**files, "README.md": card.encode()}
