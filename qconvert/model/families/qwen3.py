@@ -12,7 +12,7 @@ DECODER = replace(
     model_type="qwen3",
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     defaults={**qwen2.DEFAULTS, "head_dim": 128},
-    attention=Attention(qk_norms="heads"),
+    attention=Attention(qk_norms="heads", sized=True),
     only=(SILU_ONLY, Only("attention_bias", (False,))),
 )
 

@@ -19,7 +19,12 @@ from qconvert.model.types import Config
 
 def decoder_keys(decoder: Decoder, config: Config) -> Metadata:
     """`{name}.*`, in the order of a file."""
+    epsilon = decoder.norms.epsilon, EPSILONS[decoder.norms.kind]
     keys: Metadata = {}
+    usual = {
+        **decoder_metadata(decoder.name, config, epsilon),
+        **rope_metadata(decoder.name, config),
+    }
     for scalar in decoder.scalars:
         if not scalar.optional or config.get(scalar.setting) is not None:
             keys[scalar.key] = f32(real(config, scalar.setting))
@@ -29,12 +34,7 @@ def decoder_keys(decoder: Decoder, config: Config) -> Metadata:
         keys |= window_metadata(decoder.windows, config)
     if decoder.experts:
         keys |= _experts(decoder.experts, config)
-    epsilon = decoder.norms.epsilon, EPSILONS[decoder.norms.kind]
-    return {
-        **decoder_metadata(decoder.name, config, epsilon),
-        **rope_metadata(decoder.name, config),
-        **prefixed(decoder.name, keys),
-    }
+    return {**usual, **prefixed(decoder.name, keys)}
 
 
 def turned(config: Config) -> int:

@@ -27,6 +27,7 @@ def decoder_rules(decoder: Decoder, config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         *_norms(norms, norms.before, config),
         *_attention(decoder.attention, config),
+        *_qk_norms(decoder),
         *_norms(norms, norms.behind_attention, config),
         *_feed_forward(decoder, config),
         *_norms(norms, norms.behind_feed_forward, config),
@@ -69,8 +70,12 @@ def _attention(part: Attention, config: Config) -> Iterator[Rule]:
         yield from attention_biases(heads, kv_heads)
     if is_stated(part.output_bias, config):
         yield replace(_bias(output), optional=isinstance(part.output_bias, str))
-    if part.qk_norms:
-        yield from QK_NORMS
+
+
+def _qk_norms(decoder: Decoder) -> Iterator[Rule]:
+    if decoder.attention.qk_norms:
+        for rule in QK_NORMS:
+            yield replace(rule, add=decoder.norms.shift)
 
 
 def _feed_forward(decoder: Decoder, config: Config) -> Iterator[Rule]:

@@ -18,12 +18,12 @@ def decoder_settings(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Any]
         UnsupportedError: a layout that the family does not have in transformers.
     """
     keys = Keys(checkpoint, decoder.name)
-    only = {one.setting: next(iter(one.allowed)) for one in decoder.only}
+    only = {one.setting: next(iter(one.allowed), None) for one in decoder.only}
     epsilon = decoder.norms.epsilon, EPSILONS[decoder.norms.kind]
     config = {
         **decoder_config(keys, decoder.classes[0], decoder.model_type, epsilon),
         **rope_config(keys, decoder.rope.theta),
-        **({"head_dim": keys.head_size} if decoder.defaults.get("head_dim") else {}),
+        **({"head_dim": keys.head_size} if decoder.attention.sized else {}),
         **{name: only.get(name, flag) for name, flag in _biases(decoder, keys, only).items()},
         **decoder.written,
         **_scalars(decoder, keys),

@@ -93,6 +93,7 @@ class Attention:
             model of another family was saved under this one's name; transformers takes zeros then.
         qk_norms: norms of queries and keys: of each head, or of "all" heads together.
         square: llama.cpp takes heads to be as wide as the model, all together.
+        sized: `config.json` states the size of a head even where it follows from others.
     """
 
     pairs: Literal["halves", "neighbours"] = "halves"
@@ -101,6 +102,7 @@ class Attention:
     output_bias: Stated = "attention_bias"
     qk_norms: Literal["", "heads", "all"] = ""
     square: bool = False
+    sized: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,13 +242,13 @@ class Windows:
         built_in: llama.cpp's own pattern: full attention in every block of that number.
         interval: the same where the settings do not say it otherwise.
         older: settings of it that came before `layer_types`, the first that is there counts.
-        theta: blocks with a window have a base of their own.
+        theta: the base of blocks with a window, where nothing says it; 0 if it is that of others.
     """
 
     built_in: int
     interval: int
     older: tuple[str, ...] = ()
-    theta: bool = False
+    theta: float = 0.0
 
 
 SILU_ONLY = Only("hidden_act", SILU)

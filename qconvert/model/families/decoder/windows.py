@@ -72,9 +72,11 @@ def stored_pattern(windows: Windows, keys: Keys) -> list[bool]:
 
 
 def window_config(windows: Windows, keys: Keys) -> dict[str, Any]:
-    """`layer_types` and `sliding_window`, from a file."""
+    """The settings of windows, from a file."""
     sliding = stored_pattern(windows, keys)
     config: dict[str, Any] = {"layer_types": [KINDS[is_sliding] for is_sliding in sliding]}
+    if windows.theta:
+        config["rope_local_base_freq"] = keys.real("rope.freq_base_swa", default=windows.theta)
     if any(sliding):
         config["sliding_window"] = keys.whole("attention.sliding_window")
     return config
