@@ -97,6 +97,11 @@ class Function:
         return Function("log(-x)" if self.name == "-exp(x)" else "-exp(x)")
 
 
+def columns_of(steps: tuple[Step, ...]) -> tuple[int, ...]:
+    """In which order columns come out of steps; empty where they stay as they are."""
+    return next((step.order for step in steps if isinstance(step, Columns)), ())
+
+
 def inverse(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """What undoes steps, in its order.
 
