@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from qconvert.errors import WeightError
 from qconvert.forward.experts import Inputs, are_experts, run_experts
 from qconvert.forward.linears import Linear, names_in, with_rows
@@ -189,13 +191,18 @@ class Block:
 
     def _show(self, names: tuple[str, ...], x: Any, matrix: int) -> None:
         if self._observe is not None:
-            self._observe(names, x.reshape(-1, x.shape[-1]), matrix)
+            self._observe(names, self.linears[names[0]].arranged(x), matrix)
 
 
 def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> tuple | None:
     block.see(names, args[0])
-    inputs = block.walk.inputs
-    return (inputs(names, args[0]), *args[1:]) if inputs else None
+    inputs, columns = block.walk.inputs, block.linears[names[0]].columns
+    if inputs is None:
+        return None
+    if not columns:
+        return inputs(names, args[0]), *args[1:]
+    changed = inputs(names, args[0][..., columns])  # in the order in which blocks are made
+    return changed[..., np.argsort(columns)], *args[1:]
 
 
 def _after(block: Block, names: tuple[str, ...], module: Any, args: tuple, out: Any) -> None:

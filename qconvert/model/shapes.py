@@ -54,6 +54,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_exps.weight": ("experts", "expert_ffn", "hidden"),
     "ffn_up_exps.weight": ("experts", "expert_ffn", "hidden"),
     "ffn_down_exps.weight": ("experts", "hidden", "expert_ffn"),
+    "ffn_gate_inp.bias": ("experts",),
+    "ffn_gate_exps.bias": ("experts", "expert_ffn"),
+    "ffn_up_exps.bias": ("experts", "expert_ffn"),
+    "ffn_down_exps.bias": ("experts", "hidden"),
+    "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
 
@@ -103,6 +108,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "context": value("context_length", 0),
         "types": 0 if types is None else int(types.value),
         "hidden": hidden,
+        "heads": heads,
         "head": head,
         "query": query,
         "key": key,

@@ -35,10 +35,15 @@ class Rule:
         rows: first and last+1 row of the source that this tensor takes; None takes all. Of a
             source with three dimensions (fused experts), rows of each matrix.
         period: `rows` are those of each so many rows (heads that lie query, key, value by turns).
+        runs: in place of `rows`, first and last+1 row of each run of the source's rows, in the
+            order that the tensor has them (heads in another order).
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
-        transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each.
+        transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
+            are those of [out, in].
+        turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
+            with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
         stored: the shape of the source, where it is no matter of rows: the elements are the same.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
@@ -53,6 +58,8 @@ class Rule:
     transpose: bool = False
     optional: bool = False
     period: int = 0
+    runs: tuple[tuple[int, int], ...] = ()
+    turned: bool = False
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[int, ...] | None = None
@@ -83,8 +90,8 @@ class TensorMap:
     Attributes:
         name: GGUF's name.
         shape: row-major, outermost dimension first.
-        parts: runs of source rows whose concatenation is the tensor's rows, in order. With
-            `transpose`, one part that names whole matrices.
+        parts: runs of source rows whose concatenation is the tensor's rows, in order; with
+            `transpose`, its columns.
         order: within each group of `len(order)` output rows, row k comes from source row
             `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
             Of a tensor with one dimension (a bias), elements are grouped in place of rows.

@@ -8,6 +8,7 @@ from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.gemma3 import GEMMA3
 from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite import GRANITE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.mistral import MISTRAL
@@ -34,6 +35,7 @@ FAMILIES = (
     GRANITE,
     SMOLLM3,
     BERT,
+    GPT_OSS,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

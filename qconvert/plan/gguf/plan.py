@@ -22,6 +22,7 @@ from qconvert.errors import PlanError
 from qconvert.formats.ggml.grids import FINDERS
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
+from qconvert.model.transforms import Some
 from qconvert.model.types import TensorMap
 from qconvert.plan.algorithms import made_with, with_algorithm
 from qconvert.plan.blocks import Blocks
@@ -145,9 +146,21 @@ def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorI
     """Whether the stored blocks can stay as they are."""
     infos = [sources[part.source] for part in tensor.parts]
     turned = {info.codes is not None and info.codes.turned for info in infos}
-    if turned != {tensor.transpose} or replace(tensor, transpose=False).is_computed:
+    if turned != {tensor.transpose} or _is_computed(tensor, infos):
         return False
     return {ggml_type(info) for info in infos} == {format_} and block_sizes(format_)[0] > 1
+
+
+def _is_computed(tensor: TensorMap, infos: Sequence[TensorInfo]) -> bool:
+    """Whether its values are others than those of its codes; of a tensor that is stored [in, out]
+    each so many rows of the codes may be taken."""
+    plain = replace(tensor, transpose=False)
+    steps = [step for part in tensor.parts for step in part.steps]
+    if tensor.transpose and len(infos) == 1 and len(steps) == 1 and isinstance(steps[0], Some):
+        step, columns = steps[0], infos[0].columns
+        if step.stop == columns and not columns % step.stride and step.start < step.stride:
+            plain = replace(plain, parts=tuple(replace(part, steps=()) for part in plain.parts))
+    return plain.is_computed
 
 
 def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> str:

@@ -1,0 +1,93 @@
+"""Tiny models of families with mixed layers: experts with biases, linear attention, latent keys.
+
+Each is made once for all tests that look at it (`large_model` in `conftest.py`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import VOCABULARY, convert_model
+
+
+@dataclass(frozen=True)
+class Large:
+    """A class of transformers' and the settings of its tiny model.
+
+    Attributes:
+        zero_norms: the model adds one to the weights of its norms.
+    """
+
+    model: str
+    config: str
+    settings: dict[str, Any]
+    zero_norms: bool = False
+
+
+LARGE: dict[str, Large] = {
+    "gpt_oss": Large(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {
+            "hidden_size": 192,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 40,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    ),
+}
+
+
+def large_model(family: str, **changes: Any) -> Any:
+    """A random float32 model in evaluation mode, the same at every call."""
+    import torch
+    import transformers
+
+    entry = LARGE[family]
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    usual = {"vocab_size": VOCABULARY, "max_position_embeddings": 512, "rms_norm_eps": 0.02}
+    settings = usual | {"tie_word_embeddings": False} | entry.settings | changes
+    config = getattr(transformers, entry.config)(**ids, **settings)
+    config._attn_implementation = "eager"
+    model = getattr(transformers, entry.model)(config).float().eval()
+    spread(model, entry)
+    return model
+
+
+def spread(model: Any, entry: Large) -> None:
+    """Draw weights that make every part matter, and routers that know what they want."""
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            random = torch.randn(weight.shape, generator=draw)
+            if name.endswith("embed_tokens.weight"):
+                weight.copy_(0.3 * random)
+            elif name.endswith((".gate.weight", ".router.weight")):
+                weight.copy_(0.6 * random)
+            elif name.endswith(("bias", "_bias", "sinks")):
+                weight.copy_(0.1 * random)
+            elif weight.dim() > 1:
+                weight.copy_(0.06 * random)
+            else:
+                weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
+
+
+def save_large(family: str, directory: Path, **changes: Any) -> Any:
+    """Write config.json and safetensors; returns the model."""
+    model = large_model(family, **changes)
+    model.save_pretrained(directory)
+    return model
+
+
+def convert_large(directory: Path, *types: str) -> None:
+    """Files of these types beside the directory."""
+    for type_ in types:
+        convert_model(directory, directory.with_name(f"{type_}.gguf"), type_)
