@@ -46,7 +46,6 @@ LARGE: dict[str, Large] = {
 
 def large_model(family: str, **changes: Any) -> Any:
     """A random float32 model in evaluation mode, the same at every call."""
-    import torch
     import transformers
 
     entry = LARGE[family]

@@ -73,7 +73,9 @@ def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -
     """
     if tensor.transpose:
         (part,) = tensor.parts
-        first, stride = next(((s.start, s.stride) for s in part.steps if isinstance(s, Some)), (0, 1))
+        first, stride = next(
+            ((s.start, s.stride) for s in part.steps if isinstance(s, Some)), (0, 1)
+        )
         return read_blocks(tensors[part.source], first + start * stride, stop * stride)[::stride]
     return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_blocks))
 

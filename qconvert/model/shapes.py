@@ -58,6 +58,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_exps.bias": ("experts", "expert_ffn"),
     "ffn_up_exps.bias": ("experts", "expert_ffn"),
     "ffn_down_exps.bias": ("experts", "hidden"),
+    "exp_probs_b.bias": ("experts",),
+    "ffn_gate_inp_shexp.weight": ("hidden",),
+    "ffn_gate_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_up_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_down_shexp.weight": ("hidden", "shared_ffn"),
     "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
@@ -101,6 +106,8 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
     ffn = value("feed_forward_length", 0)
+    expert = value("expert_feed_forward_length", ffn)
+    shared = expert * value("expert_shared_count", 0)
     types = metadata.get("tokenizer.ggml.token_type_count")
     return {
         "blocks": value("block_count", 0),
@@ -109,6 +116,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "types": 0 if types is None else int(types.value),
         "hidden": hidden,
         "heads": heads,
+        "kv_heads": value("attention.head_count_kv", heads),
         "head": head,
         "query": query,
         "key": key,
@@ -116,5 +124,6 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "ffn": ffn,
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),
-        "expert_ffn": value("expert_feed_forward_length", ffn),
+        "expert_ffn": expert,
+        "shared_ffn": value("expert_shared_feed_forward_length", shared or ffn),
     }

@@ -6,19 +6,33 @@ A new family is a file here and a line in `FAMILIES`.
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
+from qconvert.model.families.cohere import COHERE, COHERE2
+from qconvert.model.families.ernie4_5 import ERNIE4_5
+from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma2 import GEMMA2
 from qconvert.model.families.gemma3 import GEMMA3
+from qconvert.model.families.glm4 import GLM4
+from qconvert.model.families.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite import GRANITE
+from qconvert.model.families.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral import MISTRAL
 from qconvert.model.families.mixtral import MIXTRAL
 from qconvert.model.families.olmo2 import OLMO2
+from qconvert.model.families.olmo3 import OLMO3
+from qconvert.model.families.olmoe import OLMOE
 from qconvert.model.families.phi3 import PHI3
 from qconvert.model.families.qwen2 import QWEN2
+from qconvert.model.families.qwen2_moe import QWEN2_MOE
 from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
+from qconvert.model.families.stablelm import STABLELM
+from qconvert.model.families.starcoder2 import STARCODER2
 from qconvert.model.types import Config, Family
 
 FAMILIES = (
@@ -36,6 +50,22 @@ FAMILIES = (
     SMOLLM3,
     BERT,
     GPT_OSS,
+    GEMMA2,
+    QWEN2_MOE,
+    OLMO3,
+    SEED_OSS,
+    GLM4,
+    GLM4_MOE,
+    EXAONE4,
+    COHERE,
+    COHERE2,
+    STARCODER2,
+    STABLELM,
+    OLMOE,
+    ERNIE4_5,
+    GRANITE_MOE,
+    GRANITE_MOE_SHARED,
+    MINIMAX_M2,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

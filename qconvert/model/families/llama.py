@@ -25,7 +25,7 @@ DECODER = Decoder(
     model_type="llama",
     classes=("LlamaForCausalLM", "LlamaModel"),
     defaults=DEFAULTS,
-    attention=Attention("neighbours"),
+    attention=Attention(regrouped=True),
     rope=Rope((*ROPE_TYPES, "llama3"), counted=True),
     feed_forward=FeedForward(bias="mlp_bias"),
     pooled=True,

@@ -54,6 +54,9 @@ def _shapes(decoder: Decoder) -> dict[str, tuple[str, ...]]:
     shapes: dict[str, tuple[str, ...]] = {}
     if decoder.attention.qk_norms == "all":
         shapes |= {"attn_q_norm.weight": ("query",), "attn_k_norm.weight": ("key",)}
+    if decoder.attention.qk_norms == "each":
+        shapes |= {"attn_q_norm.weight": ("heads", "head")}
+        shapes |= {"attn_k_norm.weight": ("kv_heads", "head")}
     if decoder.feed_forward and decoder.feed_forward.fused:
         shapes["ffn_up.weight"] = ("gate_up", "hidden")
     return shapes

@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from qconvert.model.families.common import block_count, head_count, kv_head_count, whole
+from qconvert.model.families.common import (
+    MOST_BLOCKS,
+    block_count,
+    head_count,
+    kv_head_count,
+    whole,
+)
 from qconvert.model.families.decoder.types import Attention, Decoder, Experts, Names, Norms, Stated
 from qconvert.model.families.parts import (
     EMBEDDING,
@@ -27,7 +33,7 @@ def decoder_rules(decoder: Decoder, config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         *_norms(norms, norms.before, config),
         *_attention(decoder.attention, config),
-        *_qk_norms(decoder),
+        *_qk_norms(decoder, config),
         *_norms(norms, norms.behind_attention, config),
         *_feed_forward(decoder, config),
         *_norms(norms, norms.behind_feed_forward, config),
@@ -59,7 +65,7 @@ def _bias(rule: Rule) -> Rule:
 
 def _attention(part: Attention, config: Config) -> Iterator[Rule]:
     heads = kv_heads = 0
-    if part.pairs == "neighbours":
+    if part.regrouped:
         heads, kv_heads = head_count(config), kv_head_count(config)
     rules = attention(heads, kv_heads)
     output = rules[-1]
@@ -72,8 +78,8 @@ def _attention(part: Attention, config: Config) -> Iterator[Rule]:
         yield replace(_bias(output), optional=isinstance(part.output_bias, str))
 
 
-def _qk_norms(decoder: Decoder) -> Iterator[Rule]:
-    if decoder.attention.qk_norms:
+def _qk_norms(decoder: Decoder, config: Config) -> Iterator[Rule]:
+    if decoder.attention.qk_norms and is_stated(decoder.attention.qk_normed, config):
         for rule in QK_NORMS:
             yield replace(rule, add=decoder.norms.shift)
 
@@ -81,7 +87,7 @@ def _qk_norms(decoder: Decoder) -> Iterator[Rule]:
 def _feed_forward(decoder: Decoder, config: Config) -> Iterator[Rule]:
     """Of dense blocks and of blocks with experts, where there are any."""
     experts, feed_forward = decoder.experts, decoder.feed_forward
-    dense = experts.dense(config) if experts else None
+    dense = dense_blocks(experts, config) if experts else None
     if feed_forward is not None and dense != ():
         weights = [
             Rule(f"{BLOCK}{gguf}.weight", f"{LAYER}{hf}.weight", blocks=dense)
@@ -99,37 +105,39 @@ def _feed_forward(decoder: Decoder, config: Config) -> Iterator[Rule]:
         yield replace(rule, hf=LAYER + rule.hf, blocks=others)
 
 
+def dense_blocks(experts: Experts, config: Config) -> tuple[int, ...]:
+    """The blocks without experts."""
+    if not experts.leading:
+        return experts.dense(config)
+    stated = config.get(experts.leading)
+    return tuple(range(whole(config, experts.leading, most=MOST_BLOCKS))) if stated else ()
+
+
 def _experts(experts: Experts, config: Config) -> Iterator[Rule]:
-    """Names of Hugging Face's within a block. Those of single experts come first; the fused ones
-    stand in for them."""
-    gate, up, down = (f"{BLOCK}ffn_{part}_exps.weight" for part in ("gate", "up", "down"))
-    size = whole(config, experts.size)
+    """With Hugging Face's names within a block. Those of single experts come first, by which a
+    checkpoint has them; the others stand in for them."""
     for name in experts.routers:
         yield Rule(BLOCK + "ffn_gate_inp.weight", name)
     for name in experts.correction:
         yield Rule(BLOCK + "exp_probs_b.bias", name)
-    for target, name in zip((gate, up, down), experts.names, strict=bool(experts.names)):
-        yield Rule(target, name)
-    both, last = (experts.part + name for name in experts.fused)
-    yield Rule(gate, both, rows=(0, size))
-    yield Rule(up, both, rows=(size, 2 * size))
-    yield Rule(down, last)
-    yield from _shared(experts, config)
-
-
-def _shared(experts: Experts, config: Config) -> Iterator[Rule]:
+    size = whole(config, experts.size)
+    yield from _gated("exps", experts.single, size)
+    for names in experts.fused:
+        yield from _gated("exps", names, size)
     shared = experts.shared
-    if shared is None:
-        return
-    gate, up, down = (f"{BLOCK}ffn_{part}_shexp.weight" for part in ("gate", "up", "down"))
-    if shared.gate:
-        yield Rule(BLOCK + "ffn_gate_inp_shexp.weight", shared.gate + ".weight")
-    if shared.fused is None:
-        for target, name in ((gate, "gate_proj"), (up, "up_proj"), (down, "down_proj")):
-            yield Rule(target, f"{shared.part}{name}.weight")
-        return
-    size = whole(config, shared.size)
-    both, last = (f"{shared.part}{name}.weight" for name in shared.fused)
-    yield Rule(gate, both, rows=(0, size))
-    yield Rule(up, both, rows=(size, 2 * size))
-    yield Rule(down, last)
+    if shared is not None:
+        if shared.gate:
+            stored = (1, whole(config, "hidden_size"))
+            yield Rule(BLOCK + "ffn_gate_inp_shexp.weight", shared.gate, stored=stored)
+        yield from _gated("shexp", shared.names, whole(config, shared.size))
+
+
+def _gated(end: str, names: tuple[str, ...], size: int) -> Iterator[Rule]:
+    """Gate, up and down, or gate and up in one matrix and down."""
+    gate, up, down = (f"{BLOCK}ffn_{part}_{end}.weight" for part in ("gate", "up", "down"))
+    if len(names) == 3:
+        yield from map(Rule, (gate, up, down), names)
+    elif names:
+        yield Rule(gate, names[0], rows=(0, size))
+        yield Rule(up, names[0], rows=(size, 2 * size))
+        yield Rule(down, names[1])

@@ -28,6 +28,7 @@ def decoder_settings(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Any]
         **decoder.written,
         **_scalars(decoder, keys),
         **(_experts(decoder.experts, keys) if decoder.experts else {}),
+        **_norm_flag(decoder, keys),
         **(window_config(decoder.windows, keys) if decoder.windows else {}),
         **only,
     }
@@ -58,6 +59,13 @@ def _biases(decoder: Decoder, keys: Keys, only: dict[str, Any]) -> dict[str, boo
     }
 
 
+def _norm_flag(decoder: Decoder, keys: Keys) -> dict[str, bool]:
+    normed = decoder.attention.qk_normed
+    return (
+        {normed: keys.has_tensor("blk.{i}.attn_q_norm.weight")} if isinstance(normed, str) else {}
+    )
+
+
 def _scalars(decoder: Decoder, keys: Keys) -> dict[str, Any]:
     return {
         scalar.setting: None
@@ -76,6 +84,8 @@ def _experts(experts: Experts, keys: Keys) -> dict[str, Any]:
         config[experts.size] = keys.whole("expert_feed_forward_length")
     if experts.shared:
         config[experts.shared.size] = keys.whole(experts.shared.key)
+    if experts.leading:
+        config[experts.leading] = keys.value("leading_dense_block_count") or 0
     if experts.scale:
         config[experts.scale] = keys.real("expert_weights_scale", default=1.0)
     if experts.normalised:

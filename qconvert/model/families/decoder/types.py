@@ -85,22 +85,24 @@ class Attention:
     """The projections of attention.
 
     Attributes:
-        pairs: how rotary pairs lie in Hugging Face's heads and llama.cpp's: "halves" in both, or
-            "neighbours" in llama.cpp, for which rows are regrouped.
+        regrouped: rotary pairs are neighbours in llama.cpp and lie in halves at Hugging Face.
         fused: queries, keys and values are one matrix.
         bias: of queries, keys and values.
         output_bias: of the output projection. One that a setting promises may be missing, where a
             model of another family was saved under this one's name; transformers takes zeros then.
-        qk_norms: norms of queries and keys: of each head, or of "all" heads together.
+        qk_norms: norms of queries and keys: one for heads, one for "each" head, or one over "all" of
+            them together.
+        qk_normed: whether they are there.
         square: llama.cpp takes heads to be as wide as the model, all together.
         sized: `config.json` states the size of a head even where it follows from others.
     """
 
-    pairs: Literal["halves", "neighbours"] = "halves"
+    regrouped: bool = False
     fused: bool = False
     bias: Stated = "attention_bias"
     output_bias: Stated = "attention_bias"
-    qk_norms: Literal["", "heads", "all"] = ""
+    qk_norms: Literal["", "heads", "each", "all"] = ""
+    qk_normed: Stated = True
     square: bool = False
     sized: bool = False
 
@@ -112,14 +114,12 @@ class Rope:
     Attributes:
         kinds: of stretching, those that can be said.
         theta: the base where the settings have none.
-        part: of each head, the part that turns where the settings do not say.
         partly: whether llama.cpp can turn a part.
         counted: the number of elements that turn is written.
     """
 
     kinds: Collection[str] = ROPE_TYPES
     theta: float = 10000.0
-    part: float = 1.0
     partly: bool = False
     counted: bool = False
 
@@ -157,18 +157,20 @@ class Shared:
     """An expert that every token goes through.
 
     Attributes:
-        size: its setting.
-        part: what its matrices' names begin with.
-        gate: of the matrix that weighs it, if there is one.
-        fused: gate and up are one matrix, of this name; with the name of the other one.
-        key: what GGUF calls its size, or the number of ordinary experts that it is as large as.
+        size: the setting of its size, or of the number of experts that it is as large as.
+        key: GGUF's for the same.
+        names: of gate, up and down, or of both in one and down.
+        gate: of the matrix that weighs what it gives, if there is one.
     """
 
     size: str
-    part: str = "mlp.shared_expert."
-    gate: str = ""
-    fused: tuple[str, str] | None = None
     key: str = "expert_shared_feed_forward_length"
+    names: tuple[str, ...] = (
+        "mlp.shared_expert.gate_proj.weight",
+        "mlp.shared_expert.up_proj.weight",
+        "mlp.shared_expert.down_proj.weight",
+    )
+    gate: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,16 @@ class Experts:
     Attributes:
         count, used, size: settings.
         sized: whether GGUF is told the size; it is that of a dense feed-forward otherwise.
-        part: what their names begin with.
-        names: gate, up and down of a single one, as checkpoints have them; none if they have all
-            in one as transformers holds them in memory.
-        routers: names of the router in checkpoints and in memory.
-        correction: the vector that is added to scores for the choice.
-        scale, normalised: settings that become keys.
+        single: of gate, up and down of one expert, as checkpoints have them; none where they have
+            all in one.
+        fused: of gate and up of all experts and of down, by the names that there are for them.
+        routers: by the names that there are for them.
+        correction: of what is added to scores for the choice, by the names that there are.
         gating: llama.cpp's number of the function of scores, where it has to be told.
+        scale, normalised: settings of what is done with the scores of those that are chosen, that
+            become keys.
         shared: an expert besides.
+        leading: the setting of how many blocks come before the first with experts.
         dense: the blocks without experts.
     """
 
@@ -193,19 +197,19 @@ class Experts:
     used: str = "num_experts_per_tok"
     size: str = "moe_intermediate_size"
     sized: bool = True
-    part: str = "mlp.experts."
-    names: tuple[str, ...] = (
+    single: tuple[str, ...] = (
         "mlp.experts.{e}.gate_proj.weight",
         "mlp.experts.{e}.up_proj.weight",
         "mlp.experts.{e}.down_proj.weight",
     )
-    fused: tuple[str, str] = ("gate_up_proj", "down_proj")
+    fused: tuple[tuple[str, str], ...] = (("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),)
     routers: tuple[str, ...] = ("mlp.gate.weight",)
     correction: tuple[str, ...] = ()
+    gating: int = 0
     scale: str = ""
     normalised: str = ""
-    gating: int = 0
     shared: Shared | None = None
+    leading: str = ""
     dense: Callable[[Config], tuple[int, ...]] = no_blocks
 
 
@@ -241,12 +245,14 @@ class Windows:
     Attributes:
         built_in: llama.cpp's own pattern: full attention in every block of that number.
         interval: the same where the settings do not say it otherwise.
+        always: llama.cpp takes some blocks to have a window, whatever the file says of it.
         older: settings of it that came before `layer_types`, the first that is there counts.
         theta: the base of blocks with a window, where nothing says it; 0 if it is that of others.
     """
 
     built_in: int
     interval: int
+    always: bool = False
     older: tuple[str, ...] = ()
     theta: float = 0.0
 

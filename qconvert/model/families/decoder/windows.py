@@ -42,7 +42,7 @@ def every(interval: int, count: int) -> list[bool]:
 def window_metadata(windows: Windows, config: Config) -> Metadata:
     """The window, and the pattern where it is not llama.cpp's own."""
     sliding = sliding_blocks(windows, config)
-    if not any(sliding):
+    if not (any(sliding) or windows.always):
         return {}
     keys: Metadata = {"attention.sliding_window": u32(whole(config, "sliding_window"))}
     if windows.theta:
