@@ -146,5 +146,5 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
             f"the family {name!r:.80} cannot be written as a Hugging Face checkpoint",
             f"known: {', '.join(names)}",
         )
-    has_experts = f"{name}.expert_count" in checkpoint.metadata
-    return next((family for family in found if family.experts and has_experts), found[0])
+    marked = (f for f in found if f.mark and f"{name}.{f.mark}" in checkpoint.metadata)
+    return next(marked, found[0])

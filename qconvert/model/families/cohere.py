@@ -1,5 +1,5 @@
-"""Command R and Command R7B: attention and feed-forward side by side behind one norm, scaled logits,
-an output that is always the embedding.
+"""Command R and Command R7B: attention and feed-forward side by side behind one norm, scaled
+logits, an output that is always the embedding.
 
 Cohere 2 has windows in three of four layers, and the fourth does not turn. Rotary pairs are
 neighbours on both sides.

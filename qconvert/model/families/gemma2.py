@@ -43,12 +43,17 @@ DECODER = Decoder(
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
+        "tie_word_embeddings": True,
     },
     norms=replace(SANDWICH, shift=1.0),
     attention=Attention(sized=True),
     scalars=tuple(Scalar(name, name) for name in CAPS),
     windows=Windows(2, 2, always=True),
-    only=(Only("hidden_activation", gemma3.ACTIVATIONS), Only("attention_bias", (False,))),
+    only=(
+        Only("hidden_activation", gemma3.ACTIVATIONS),
+        Only("attention_bias", (False,)),
+        Only("tie_word_embeddings", (True,)),
+    ),
 )
 
 

@@ -31,6 +31,7 @@ DECODER = replace(
 SHARED = replace(
     DECODER,
     model_type="granitemoeshared",
+    mark="expert_shared_feed_forward_length",
     classes=("GraniteMoeSharedForCausalLM",),
     experts=replace(
         EXPERTS,

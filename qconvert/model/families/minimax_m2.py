@@ -1,5 +1,5 @@
-"""MiniMax-M2: experts chosen by sigmoids, norms over all query and all key heads together, and heads
-of which a part turns."""
+"""MiniMax-M2: experts chosen by sigmoids, norms over all query and all key heads together, and
+heads of which a part turns."""
 
 from dataclasses import replace
 

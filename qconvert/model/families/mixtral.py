@@ -19,6 +19,7 @@ DEFAULTS = {
 
 DECODER = replace(
     llama.DECODER,
+    mark="expert_count",
     model_type="mixtral",
     classes=("MixtralForCausalLM", "MixtralModel"),
     defaults=DEFAULTS,

@@ -8,6 +8,7 @@ from qconvert.model.families.decoder.types import Windows
 
 DECODER = replace(
     olmo2.DECODER,
+    mark="attention.sliding_window",
     model_type="olmo3",
     classes=("Olmo3ForCausalLM",),
     defaults={**olmo2.DECODER.defaults, "rope_theta": 500_000.0, "sliding_window": 4096},

@@ -39,6 +39,7 @@ def family_of(decoder: Decoder) -> Family:
         shapes=_shapes(decoder),
         folds=_folds(decoder),
         experts=decoder.experts is not None,
+        mark=decoder.mark,
         pooled=decoder.pooled,
         window_by_choice=decoder.window_by_choice,
         constants=llama3_factors if "llama3" in decoder.rope.kinds else no_tensors,

@@ -90,8 +90,8 @@ class Attention:
         bias: of queries, keys and values.
         output_bias: of the output projection. One that a setting promises may be missing, where a
             model of another family was saved under this one's name; transformers takes zeros then.
-        qk_norms: norms of queries and keys: one for heads, one for "each" head, or one over "all" of
-            them together.
+        qk_norms: norms of queries and keys: one for heads, one for "each" head, or one over "all"
+            of them together.
         qk_normed: whether they are there.
         square: llama.cpp takes heads to be as wide as the model, all together.
         sized: `config.json` states the size of a head even where it follows from others.
@@ -275,7 +275,8 @@ class Decoder:
         windows: of some blocks; None where all see everything.
         written: what `config.json` says besides, on the way back.
         tied_output: llama.cpp wants a tied output written out.
-        dropped: patterns of tensors without a place, beside the usual ones.
+        mark: the key that tells its files from those of another family of that name.
+        ignored: patterns of tensors without a place.
     """
 
     name: str
@@ -293,6 +294,7 @@ class Decoder:
     written: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     tied_output: bool = False
+    mark: str = ""
     pooled: bool = False
     window_by_choice: bool = False
     ignored: tuple[str, ...] = IGNORED
