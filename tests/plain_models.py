@@ -37,6 +37,14 @@ PLAIN: dict[str, Family] = {
         shifted=True,
         scaled=True,
     ),
+    "ministral3": plain(
+        "Ministral3",
+        sizes(192, 6, 2, 40, 416, 3)
+        | {
+            "rope_parameters": YARN
+            | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}
+        },
+    ),
     "qwen2_moe": plain(
         "Qwen2Moe",
         sizes(192, 6, 3, None, 352, 2, num_experts=5, num_experts_per_tok=2)
@@ -106,3 +114,8 @@ PLAIN: dict[str, Family] = {
         router=0.02,
     ),
 }
+
+ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
+"""Those whose output is the embedding in llama.cpp."""
+
+ONE_WAY: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 A new family is a file here and a line in `FAMILIES`.
 """
 
+from collections.abc import Mapping
+
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
@@ -19,6 +21,7 @@ from qconvert.model.families.granite import GRANITE
 from qconvert.model.families.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
+from qconvert.model.families.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral import MISTRAL
 from qconvert.model.families.mixtral import MIXTRAL
 from qconvert.model.families.olmo2 import OLMO2
@@ -51,6 +54,8 @@ FAMILIES = (
     BERT,
     GPT_OSS,
     GEMMA2,
+    MISTRAL3,
+    MINISTRAL3,
     QWEN2_MOE,
     OLMO3,
     SEED_OSS,
@@ -73,6 +78,11 @@ first."""
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 """By the class in `config.json`'s `architectures`."""
 
+BY_TEXT: dict[tuple[str, str], Family] = {
+    ("Mistral3ForConditionalGeneration", "ministral3"): MINISTRAL3
+}
+"""Of classes around different text models, by the class and the text model's type."""
+
 
 def find_family(config: Config) -> Family:
     """The family of a checkpoint.
@@ -94,7 +104,9 @@ def find_family(config: Config) -> Family:
         raise UnsupportedError(
             f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(BY_CLASS)}"
         )
-    return BY_CLASS[names[0]]
+    inner = config.get("text_config")
+    kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+    return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
 
 
 NO_MODELS = {
