@@ -23,6 +23,41 @@ class Large:
     settings: dict[str, Any]
     zero_norms: bool = False
 
+    @property
+    def experts(self) -> int:
+        """Of each layer."""
+        named = ("num_local_experts", "num_experts", "n_routed_experts")
+        return next((self.settings[name] for name in named if name in self.settings), 0)
+
+
+_LINEAR: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 224,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "rms_norm_eps": 1e-6,  # llama.cpp has it for more than transformers has
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 20000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [4, 3, 3],
+    },
+}
+
+_EXPERTS: dict[str, Any] = {
+    "moe_intermediate_size": 96,
+    "shared_expert_intermediate_size": 64,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+}
 
 LARGE: dict[str, Large] = {
     "gpt_oss": Large(
@@ -40,6 +75,13 @@ LARGE: dict[str, Large] = {
             "sliding_window": 16,
             "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
         },
+    ),
+    "qwen3_5": Large("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR, zero_norms=True),
+    "qwen3_5_moe": Large(
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeTextConfig",
+        _LINEAR | _EXPERTS,
+        zero_norms=True,
     ),
 }
 
@@ -61,7 +103,8 @@ def large_model(family: str, **changes: Any) -> Any:
 
 
 def spread(model: Any, entry: Large) -> None:
-    """Draw weights that make every part matter, and routers that know what they want."""
+    """Draw weights that make every part matter. Routers look at a few channels, where each token
+    has levels of its own, far apart: which experts it takes is no matter of rounding."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
@@ -70,10 +113,15 @@ def spread(model: Any, entry: Large) -> None:
             random = torch.randn(weight.shape, generator=draw)
             if name.endswith("embed_tokens.weight"):
                 weight.copy_(0.3 * random)
+                levels = torch.linspace(-2.0, 2.0, entry.experts)
+                for row in weight:
+                    row[: entry.experts] = levels[torch.randperm(entry.experts, generator=draw)]
             elif name.endswith((".gate.weight", ".router.weight")):
-                weight.copy_(0.6 * random)
-            elif name.endswith(("bias", "_bias", "sinks")):
+                weight.copy_(0.02 * random + torch.eye(*weight.shape))
+            elif name.endswith(("bias", "_bias", "sinks", "A_log")):
                 weight.copy_(0.1 * random)
+            elif name.endswith("linear_attn.norm.weight"):
+                weight.copy_(0.2 * random + 1.0)
             elif weight.dim() > 1:
                 weight.copy_(0.06 * random)
             else:

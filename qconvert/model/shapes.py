@@ -58,6 +58,10 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_exps.bias": ("experts", "expert_ffn"),
     "ffn_up_exps.bias": ("experts", "expert_ffn"),
     "ffn_down_exps.bias": ("experts", "hidden"),
+    "ffn_gate_inp_shexp.weight": ("hidden",),
+    "ffn_gate_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_up_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_down_shexp.weight": ("hidden", "shared_ffn"),
     "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
@@ -117,4 +121,19 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),
         "expert_ffn": value("expert_feed_forward_length", ffn),
+        "shared_ffn": value("expert_shared_feed_forward_length", ffn),
+        **_linear_sizes(value, query),
+    }
+
+
+def _linear_sizes(value: Callable[[str, int], int], query: int) -> dict[str, int]:
+    """Of linear attention, and of queries with a gate beside it."""
+    head, inner = value("ssm.state_size", 0), value("ssm.inner_size", 0)
+    return {
+        "query_gate": 2 * query,
+        "linear_head": head,
+        "linear_heads": value("ssm.time_step_rank", 0),
+        "linear_value": inner,
+        "linear_channels": 2 * head * value("ssm.group_count", 0) + inner,
+        "kernel": value("ssm.conv_kernel", 0),
     }

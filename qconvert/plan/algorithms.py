@@ -9,6 +9,7 @@ import numpy as np
 
 from qconvert.containers.room import WAITING, waiting_bytes
 from qconvert.containers.sizes import human_bytes
+from qconvert.errors import shorten
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
@@ -29,6 +30,22 @@ def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
     if statistics.sample is None or block_number(gguf_name(tensor)) < 0:
         return tensor
     return tensor if format_to_fit(tensor) is None else replace(tensor, algorithm=FEEDBACK)
+
+
+def without_algorithm(tensors: Iterable[TensorPlan], statistics: Statistics) -> tuple[str, ...]:
+    """Which weights take none although there are tokens to run the model on."""
+    if statistics.sample is None:
+        return ()
+    names = [
+        tensor.name
+        for tensor in tensors
+        if isinstance(tensor.coding, Quantized | MlxWeight)
+        and tensor.coding.weight.scattered
+        and tensor.coding.weight.block >= 0
+    ]
+    if not names:
+        return ()
+    return (f"without feedback, because GGUF has their rows in another order: {shorten(names)}",)
 
 
 def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[str, str]:
@@ -61,8 +78,11 @@ def order_of(tensor: TensorPlan) -> tuple[int, ...]:
 
 def format_to_fit(tensor: TensorPlan) -> Format | None:
     """The format of a weight that is what its checkpoint says, quantized, and no more; None where
-    it is stored as numbers or turned, moved, or has the range of its input beside it."""
+    it is stored as numbers or turned, moved, scattered in GGUF, by which its inputs are known, or
+    has the range of its input beside it."""
     coding = tensor.coding
+    if isinstance(coding, Quantized | MlxWeight) and coding.weight.scattered:
+        return None
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d
         return coding.format if is_plain else None
