@@ -83,6 +83,12 @@ LARGE: dict[str, Large] = {
         _LINEAR | _EXPERTS,
         zero_norms=True,
     ),
+    "qwen3_next": Large(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        _LINEAR | _EXPERTS,
+        zero_norms=True,
+    ),
 }
 
 

@@ -133,6 +133,7 @@ def _linear_sizes(value: Callable[[str, int], int], query: int) -> dict[str, int
         "query_gate": 2 * query,
         "linear_head": head,
         "linear_heads": value("ssm.time_step_rank", 0),
+        "linear_gates": 2 * value("ssm.time_step_rank", 0),
         "linear_value": inner,
         "linear_channels": 2 * head * value("ssm.group_count", 0) + inner,
         "kernel": value("ssm.conv_kernel", 0),

@@ -19,6 +19,7 @@ from qconvert.model.families.qwen2 import QWEN2
 from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.qwen3_next import QWEN3_NEXT
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.types import Config, Family
 
@@ -39,6 +40,7 @@ FAMILIES = (
     GPT_OSS,
     QWEN3_5,
     QWEN3_5_MOE,
+    QWEN3_NEXT,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

@@ -34,9 +34,20 @@ SHAPES = {
     "ssm_a": ("linear_heads",),
     "ssm_beta.weight": ("linear_heads", "hidden"),
     "ssm_alpha.weight": ("linear_heads", "hidden"),
+    "ssm_ba.weight": ("linear_gates", "hidden"),
     "ssm_norm.weight": ("linear_head",),
     "ssm_out.weight": ("hidden", "linear_value"),
 }
+
+NORMS = (
+    Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight", add=1.0),
+    Rule("blk.{i}.post_attention_norm.weight", LAYER + "post_attention_layernorm.weight", add=1.0),
+)
+
+OUTPUT = (
+    Rule("output_norm.weight", "model.norm.weight", add=1.0),
+    Rule("output.weight", "lm_head.weight", optional=True),
+)
 
 DEFAULTS = {
     "partial_rotary_factor": 0.25,

@@ -94,29 +94,19 @@ def limits(config: Config) -> None:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    return (*_rules(config), *FEED_FORWARD, *_OUTPUT)
+    return (*_rules(config), *FEED_FORWARD, *delta_net.OUTPUT)
 
 
 def rules_of_experts(config: Config) -> tuple[Rule, ...]:
-    return (*_rules(config), *delta_net.experts(config), *_OUTPUT)
-
-
-_OUTPUT = (
-    Rule("output_norm.weight", "model.norm.weight", add=1.0),
-    Rule("output.weight", "lm_head.weight", optional=True),
-)
+    return (*_rules(config), *delta_net.experts(config), *delta_net.OUTPUT)
 
 
 def _rules(config: Config) -> tuple[Rule, ...]:
     linear, full = delta_net.blocks_of(config)
     others = delta_net.full_attention(LAYER + "self_attn.")
-    norms = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
     return (
         *EMBEDDING,
-        *(
-            Rule(f"blk.{{i}}.{gguf}.weight", f"{LAYER}{hf}.weight", add=1.0)
-            for gguf, hf in norms.items()
-        ),
+        *delta_net.NORMS,
         *(replace(rule, blocks=full) for rule in others),
         *(replace(rule, blocks=linear) for rule in _linear_attention(config)),
     )
