@@ -59,6 +59,35 @@ _EXPERTS: dict[str, Any] = {
     "num_experts_per_tok": 2,
 }
 
+_LATENT: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 224,
+    "moe_intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "first_k_dense_replace": 1,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_group": 3,
+    "topk_group": 2,
+    "n_shared_experts": 2,
+    "kv_lora_rank": 48,
+    "q_lora_rank": 64,
+    "qk_nope_head_dim": 40,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 20000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.7,
+    },
+}
+
 LARGE: dict[str, Large] = {
     "gpt_oss": Large(
         "GptOssForCausalLM",
@@ -89,6 +118,19 @@ LARGE: dict[str, Large] = {
         _LINEAR | _EXPERTS,
         zero_norms=True,
     ),
+    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT),
+    "glm4_moe_lite": Large(
+        "Glm4MoeLiteForCausalLM",
+        "Glm4MoeLiteConfig",
+        _LATENT | {"n_group": 1, "topk_group": 1},
+    ),
+    "deepseek_v2": Large(
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        _LATENT | {"num_hidden_layers": 26, "q_lora_rank": None, "norm_topk_prob": False}
+        | {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
+        | {"n_group": None, "topk_group": None},
+    ),
 }
 
 
@@ -115,7 +157,7 @@ def spread(model: Any, entry: Large) -> None:
 
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in [*model.named_parameters(), *biases_of_routers(model)]:
             random = torch.randn(weight.shape, generator=draw)
             if name.endswith("embed_tokens.weight"):
                 weight.copy_(0.3 * random)
@@ -132,6 +174,10 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.06 * random)
             else:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
+
+
+def biases_of_routers(model: Any) -> list[tuple[str, Any]]:
+    return [(name, x) for name, x in model.named_buffers() if name.endswith("correction_bias")]
 
 
 def save_large(family: str, directory: Path, **changes: Any) -> Any:

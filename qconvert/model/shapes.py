@@ -122,7 +122,22 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "experts": value("expert_count", 0),
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
+        "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
         **_linear_sizes(value, query),
+        **_latent_sizes(value, heads),
+    }
+
+
+def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int]:
+    """Of latent attention: `key_mla` are the elements of a head that do not turn."""
+    head, inner = value("attention.key_length_mla", 0), value("attention.value_length_mla", 0)
+    return {
+        "rank": value("attention.kv_lora_rank", 0),
+        "query_rank": value("attention.q_lora_rank", 0),
+        "query_mla": heads * head,
+        "key_mla": head - value("rope.dimension_count", 0),
+        "value_mla": inner,
+        "values_mla": heads * inner,
     }
 
 

@@ -6,6 +6,7 @@ A new family is a file here and a line in `FAMILIES`.
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
+from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.gemma3 import GEMMA3
 from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_oss import GPT_OSS
@@ -41,6 +42,9 @@ FAMILIES = (
     QWEN3_5,
     QWEN3_5_MOE,
     QWEN3_NEXT,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    GLM4_MOE_LITE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

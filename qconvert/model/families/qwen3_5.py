@@ -80,7 +80,6 @@ def _sections(config: Config) -> list[int]:
 
 
 def limits(config: Config) -> None:
-    delta_net.limits(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "attn_output_gate", (True,))
@@ -150,6 +149,7 @@ QWEN3_5 = Family(
     rules=rules,
     defaults=DEFAULTS,
     limits=limits,
+    caveats=delta_net.caveats,
     ignored=(*IGNORED, VISION),
     shapes=delta_net.SHAPES,
 )
@@ -161,6 +161,7 @@ QWEN3_5_MOE = Family(
     rules=rules_of_experts,
     defaults=DEFAULTS_OF_EXPERTS,
     limits=limits,
+    caveats=delta_net.caveats,
     ignored=(*IGNORED, VISION),
     shapes=delta_net.SHAPES,
     experts=True,

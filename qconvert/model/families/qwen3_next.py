@@ -47,7 +47,6 @@ def metadata(config: Config) -> Metadata:
 
 
 def limits(config: Config) -> None:
-    delta_net.limits(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "decoder_sparse_step", (1,), "llama.cpp wants experts in every layer")
@@ -108,6 +107,7 @@ QWEN3_NEXT = Family(
     rules=rules,
     defaults=DEFAULTS,
     limits=limits,
+    caveats=delta_net.caveats,
     ignored=IGNORED,
     shapes=delta_net.SHAPES,
     experts=True,
