@@ -127,9 +127,8 @@ LARGE: dict[str, Large] = {
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
-        _LATENT | {"num_hidden_layers": 26, "q_lora_rank": None, "norm_topk_prob": False}
-        | {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
-        | {"n_group": None, "topk_group": None},
+        _LATENT
+        | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
     ),
 }
 

@@ -13,6 +13,7 @@ from qconvert.errors import shorten
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
+from qconvert.model.weights import EXPERTS
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.mlx.tensors import MlxWeight
 from qconvert.plan.safetensors.tensors import Quantized
@@ -39,13 +40,24 @@ def without_algorithm(tensors: Iterable[TensorPlan], statistics: Statistics) -> 
     names = [
         tensor.name
         for tensor in tensors
-        if isinstance(tensor.coding, Quantized | MlxWeight)
-        and tensor.coding.weight.scattered
-        and tensor.coding.weight.block >= 0
+        if block_number(gguf_name(tensor)) >= 0 and (_is_absorbed(tensor) or _is_scattered(tensor))
     ]
     if not names:
         return ()
-    return (f"without feedback, because GGUF has their rows in another order: {shorten(names)}",)
+    return (f"without feedback, because transformers has it otherwise than GGUF: {shorten(names)}",)
+
+
+def _is_absorbed(tensor: TensorPlan) -> bool:
+    """Whether a runtime multiplies a tensor with something else than transformers does: matrices
+    of heads, not of experts."""
+    is_block = isinstance(tensor.coding, Blocks) and block_sizes(tensor.coding.format)[0] > 1
+    return is_block and len(tensor.shape) > 2 and EXPERTS not in gguf_name(tensor)
+
+
+def _is_scattered(tensor: TensorPlan) -> bool:
+    """Whether GGUF has a weight in other rows or columns, and so what is known of its input."""
+    coding = tensor.coding
+    return isinstance(coding, Quantized | MlxWeight) and coding.weight.scattered
 
 
 def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[str, str]:
@@ -81,7 +93,7 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
     it is stored as numbers or turned, moved, scattered in GGUF, by which its inputs are known, or
     has the range of its input beside it."""
     coding = tensor.coding
-    if isinstance(coding, Quantized | MlxWeight) and coding.weight.scattered:
+    if _is_scattered(tensor):
         return None
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d
@@ -90,6 +102,8 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
         # Routers and tables of positions are no matter of feedback.
         return coding.format if coding.weight.quantizable else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
+        return None
+    if _is_absorbed(tensor):
         return None
     return FORMATS[coding.format] if coding.factors is None else None
 
