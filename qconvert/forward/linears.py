@@ -52,6 +52,8 @@ def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Line
                 continue
             name = prefix + (f"{inner}.{attribute}" if inner else attribute)
             targets = [pair for pair in source.targets_of(name) if not pair[0].endswith(".bias")]
+            if any(rule.turned for _, rule in targets):  # see `qconvert.forward.absorbed`
+                continue
             names = tuple(target for target, _ in targets)
             for target, rule in targets:
                 height = parameter.shape[-1 if rule.transpose else -2]

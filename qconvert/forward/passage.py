@@ -142,6 +142,7 @@ class Passage:
         run = self._now
         assert run is not None
         run.stop = Stop(names, inputs, self.block.linears[names[0]])
+        run.last = None  # an input that comes again behind another one is waited for again
         run.seen.extend(ref(x) for x, _ in inputs)
         self._wait()
 

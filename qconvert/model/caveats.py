@@ -13,7 +13,11 @@ def caveats(family: Family, settings: Config) -> tuple[str, ...]:
     """One line for each."""
     rope = rope_parameters(settings)
     untruncated = rope["rope_type"] == "yarn" and rope.get("truncate") is False
-    return (*((UNTRUNCATED,) if untruncated else ()), *_window(family, settings))
+    return (
+        *((UNTRUNCATED,) if untruncated else ()),
+        *family.caveats(settings),
+        *_window(family, settings),
+    )
 
 
 def _window(family: Family, settings: Config) -> tuple[str, ...]:

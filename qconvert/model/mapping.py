@@ -236,7 +236,7 @@ def _stacked(
             fits = info.shape == stored
             parts.append(Rows(info.name, 0, info.rows))
         else:
-            fits = _can_be_sliced(info, rule, stored)
+            fits = _can_be_sliced(info, rule, shape)
             parts.extend(_slices(info, rule))
         if not fits:
             raise _misshapen(info, stored)
@@ -293,9 +293,10 @@ def _left_out(
     return tuple(name for name in tensors if name not in reached)
 
 
-def unknown_to(family: Family, left_out: Sequence[str]) -> tuple[str, ...]:
+def unknown_to(family: Family, settings: Config, left_out: Sequence[str]) -> tuple[str, ...]:
     """Those that are not known to be dispensable."""
-    patterns = [re.compile(pattern) for pattern in (*family.ignored, re.escape(OUTPUT))]
+    known = (*family.ignored, *family.dropped(settings), re.escape(OUTPUT))
+    patterns = [re.compile(pattern) for pattern in known]
     return tuple(
         name
         for name in left_out

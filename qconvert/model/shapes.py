@@ -106,8 +106,6 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
     ffn = value("feed_forward_length", 0)
-    expert = value("expert_feed_forward_length", ffn)
-    shared = expert * value("expert_shared_count", 0)
     types = metadata.get("tokenizer.ggml.token_type_count")
     return {
         "blocks": value("block_count", 0),
@@ -124,6 +122,36 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "ffn": ffn,
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),
-        "expert_ffn": expert,
-        "shared_ffn": value("expert_shared_feed_forward_length", shared or ffn),
+        "expert_ffn": value("expert_feed_forward_length", ffn),
+        "shared_ffn": value("expert_shared_feed_forward_length", ffn),
+        "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        **_linear_sizes(value, query),
+        **_latent_sizes(value, heads),
+    }
+
+
+def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int]:
+    """Of latent attention: `key_mla` are the elements of a head that do not turn."""
+    head, inner = value("attention.key_length_mla", 0), value("attention.value_length_mla", 0)
+    return {
+        "rank": value("attention.kv_lora_rank", 0),
+        "query_rank": value("attention.q_lora_rank", 0),
+        "query_mla": heads * head,
+        "key_mla": head - value("rope.dimension_count", 0),
+        "value_mla": inner,
+        "values_mla": heads * inner,
+    }
+
+
+def _linear_sizes(value: Callable[[str, int], int], query: int) -> dict[str, int]:
+    """Of linear attention, and of queries with a gate beside it."""
+    head, inner = value("ssm.state_size", 0), value("ssm.inner_size", 0)
+    return {
+        "query_gate": 2 * query,
+        "linear_head": head,
+        "linear_heads": value("ssm.time_step_rank", 0),
+        "linear_gates": 2 * value("ssm.time_step_rank", 0),
+        "linear_value": inner,
+        "linear_channels": 2 * head * value("ssm.group_count", 0) + inner,
+        "kernel": value("ssm.conv_kernel", 0),
     }

@@ -150,9 +150,11 @@ class Family:
         aliases: other names of settings, which count before those that the family reads.
         limits: settings -> None; raises UnsupportedError where llama.cpp would run the model in
             another way than transformers.
+        caveats: settings -> what llama.cpp computes a little otherwise, in words.
         constants: settings -> tensors that no checkpoint holds (name -> float32 values).
         ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
             no place for (rotary tables, pooling heads).
+        dropped: settings -> further such patterns.
         config: an opened GGUF file -> `config.json`, where the family can be written back.
         shapes: by GGUF name without its block, the sizes that make the shape of a tensor, where
             they differ from those in `model.shapes`.
@@ -172,8 +174,10 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Callable[[Config], None] = lambda settings: None
+    caveats: Callable[[Config], tuple[str, ...]] = lambda settings: ()
     constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
     ignored: tuple[str, ...] = ()
+    dropped: Callable[[Config], tuple[str, ...]] = lambda settings: ()
     config: Callable[[Checkpoint], dict[str, Any]] | None = None
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()

@@ -15,6 +15,7 @@ from qconvert.model.families.common import text_config
 from qconvert.model.mapping import OUTPUT
 from qconvert.model.reverse import Description
 from qconvert.model.roles import Role, block_number, can_be_quantized, role_of
+from qconvert.model.transforms import columns_of
 from qconvert.model.types import Rows, Rule, TensorMap
 
 EXPERTS = "_exps."
@@ -35,6 +36,8 @@ class Weight:
         order: of each group of `len(order)` rows, row k is row `order[k]` there.
         add: what GGUF's elements have in addition.
         conv1d: a matrix that is stored [in, out].
+        columns: in which order GGUF has its columns; empty for the same.
+        scattered: GGUF has its rows in several places, or its columns in another order.
         quantizable: whether it may be quantized: linear layers, token embeddings and the output.
         expert: one of a layer's experts.
     """
@@ -48,6 +51,8 @@ class Weight:
     order: tuple[int, ...] = ()
     add: float = 0.0
     conv1d: bool = False
+    columns: tuple[int, ...] = ()
+    scattered: bool = False
     quantizable: bool = False
     expert: bool = False
 
@@ -171,6 +176,7 @@ def _as_stored(
     if role_of(gguf.name) is Role.ROUTER:  # beside fused experts it goes by another name
         name = _renamed(gguf.name, name, templates) or name
     height = gguf.shape[-2] if len(gguf.shape) > 2 else 0
+    columns = columns_of(gguf.steps)
     return Weight(
         replace(stored, name=name),
         role_of(gguf.name),
@@ -181,6 +187,8 @@ def _as_stored(
         order=_inverse(gguf.order),
         add=gguf.add,
         conv1d=gguf.transpose and len(use.part) == info.rows,
+        columns=columns,
+        scattered=len(uses) > 1 or bool(columns),
         quantizable=use.quantizable,
         expert=use.expert,
     )

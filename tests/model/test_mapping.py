@@ -76,7 +76,7 @@ def test_any_tensor_of_another_shape_is_named(family: str, listing: Make) -> Non
 
 def unknown(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, ...]:
     family = find_family(config)
-    return unknown_to(family, map_tensors(family, config, tensors)[1])
+    return unknown_to(family, config, map_tensors(family, config, tensors)[1])
 
 
 def test_a_tensor_that_the_family_does_not_know_is_named(listing: Make) -> None:

@@ -1,7 +1,6 @@
 """Every plain decoder, each made once: what llama.cpp computes from its file, what comes back from
 it, and what calibration sees, are what transformers computes."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from common import (
     worst_difference,
 )
 from compressed_models import load_model, outputs, quantize_model, reference_model
-from plain_models import ALWAYS_TIED, ONE_WAY, PLAIN
+from plain_models import ALWAYS_TIED, PLAIN
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.walk import Place, Walk
@@ -49,7 +48,9 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=PLAIN)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Made]:
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     model = save_model(PLAIN[name], folder / "model", tied=name in ALWAYS_TIED)
     convert_model(folder / "model", folder / "f32.gguf", "f32")
@@ -91,9 +92,7 @@ def test_every_linear_layer_is_seen_with_its_inputs(made: Made) -> None:
         block.run(observe)
     walk.finish(observe)
     hidden = np.concatenate([part.numpy() for part in walk.last_hidden()])
-    wanted = {
-        weight.gguf for weight in model.weights if weight.quantizable and weight.block >= 0
-    }
+    wanted = {weight.gguf for weight in model.weights if weight.quantizable and weight.block >= 0}
     assert wanted <= set(seen)
     expected = last_hidden(made.model, tokens)
     assert np.abs(hidden - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -9,6 +9,7 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.cohere import COHERE, COHERE2
+from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
 from qconvert.model.families.gemma2 import GEMMA2
@@ -31,7 +32,9 @@ from qconvert.model.families.phi3 import PHI3
 from qconvert.model.families.qwen2 import QWEN2
 from qconvert.model.families.qwen2_moe import QWEN2_MOE
 from qconvert.model.families.qwen3 import QWEN3
+from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.qwen3_next import QWEN3_NEXT
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
@@ -71,6 +74,12 @@ FAMILIES = (
     GRANITE_MOE,
     GRANITE_MOE_SHARED,
     MINIMAX_M2,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_NEXT,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    GLM4_MOE_LITE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

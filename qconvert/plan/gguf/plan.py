@@ -24,7 +24,7 @@ from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
 from qconvert.model.transforms import Some
 from qconvert.model.types import TensorMap
-from qconvert.plan.algorithms import made_with, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm, without_algorithm
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
@@ -65,6 +65,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
+    behind = without_algorithm(tensors, statistics)
     words = recipe.budget | made_with(tensors, statistics.sample)
     made_by = {
         **_made_by(model, recipe, importance),
@@ -83,7 +84,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             recipe.split_max_size,
         ),
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
-        (*model.notices, *grown, *statistics.notices, *warnings),
+        (*model.notices, *grown, *statistics.notices, *behind, *warnings),
         sample=statistics.sample,
     )
 

@@ -60,6 +60,10 @@ def _shapes(decoder: Decoder) -> dict[str, tuple[str, ...]]:
         shapes |= {"attn_k_norm.weight": ("kv_heads", "head")}
     if decoder.feed_forward and decoder.feed_forward.fused:
         shapes["ffn_up.weight"] = ("gate_up", "hidden")
+    shared = decoder.experts and decoder.experts.shared
+    if shared and shared.key == "expert_shared_count":
+        shapes |= {f"ffn_{part}_shexp.weight": ("always_ffn", "hidden") for part in ("gate", "up")}
+        shapes["ffn_down_shexp.weight"] = ("hidden", "always_ffn")
     return shapes
 
 
