@@ -117,5 +117,3 @@ PLAIN: dict[str, Family] = {
 
 ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""
-
-ONE_WAY: tuple[str, ...] = ()

@@ -1,7 +1,6 @@
 """Every plain decoder, each made once: what llama.cpp computes from its file, what comes back from
 it, and what calibration sees, are what transformers computes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +47,11 @@ class Made:
 
 
 @pytest.fixture(scope="module", params=PLAIN)
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Made]:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     model = save_model(PLAIN[name], folder / "model", tied=name in ALWAYS_TIED)
     convert_model(folder / "model", folder / "f32.gguf", "f32")
-    yield Made(name, PLAIN[name], model, folder, torch_logits(model, random_tokens()))
+    return Made(name, PLAIN[name], model, folder, torch_logits(model, random_tokens()))
 
 
 def test_llama_cpp_computes_the_logits_of_transformers(made: Made) -> None:

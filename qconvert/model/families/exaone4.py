@@ -33,6 +33,7 @@ DECODER = Decoder(
     attention=Attention(bias=False, output_bias=False, qk_norms="heads", square=True),
     rope=Rope((*ROPE_TYPES, "llama3")),
     windows=WINDOWS,
+    written={"sliding_window": None},
 )
 
 
