@@ -35,6 +35,7 @@ from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
@@ -109,6 +110,8 @@ def find_family(config: Config) -> Family:
             "config.json names no architecture",
             hint='it needs a line such as "architectures": ["LlamaForCausalLM"]',
         )
+    if refusal := why_refused(names[0]):
+        raise UnsupportedError(*refusal)
     if names[0] not in BY_CLASS:
         raise UnsupportedError(
             f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(BY_CLASS)}"

@@ -1,7 +1,9 @@
 """GLM-4.5 to 4.7: experts chosen by sigmoids behind some dense blocks, and one for all tokens.
 
-Layers that predict further tokens stand behind the last block and are left out.
+Layers that foretell further tokens stand behind the last block and are left out.
 """
+
+from dataclasses import replace
 
 from gguf import ExpertGatingFuncType
 
@@ -16,10 +18,7 @@ from qconvert.model.families.decoder.types import (
     Rope,
     Shared,
 )
-from qconvert.model.families.parts import IGNORED
-
-FURTHER = r"model\.layers\.(46|92)\..*"
-"""The layer behind the last one of GLM-4.5-Air and of GLM-4.5."""
+from qconvert.model.families.deepseek import further_layers
 
 DECODER = Decoder(
     name="glm4moe",
@@ -61,8 +60,7 @@ DECODER = Decoder(
         leading="first_k_dense_replace",
     ),
     only=(SILU_ONLY, Only("n_group", (1,)), Only("topk_group", (1,))),
-    aliases={"num_local_experts": "n_routed_experts"},
-    ignored=(*IGNORED, FURTHER),
+    aliases={"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"},
 )
 
-GLM4_MOE = family_of(DECODER)
+GLM4_MOE = replace(family_of(DECODER), dropped=further_layers)
