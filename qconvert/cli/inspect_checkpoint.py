@@ -46,11 +46,12 @@ def show(source: str, path: Path, type_: str | None, *, as_json: bool, tensors: 
 
 def about_type(plan: "Plan") -> list[str]:
     """What is to be known of one type that is not told of the model already."""
+    from qconvert.plan.fallbacks import fallback_lines
     from qconvert.plan.safetensors.schemes import is_scheme
 
     if is_scheme(plan.recipe.type):
         return list(plan.notices)
-    return render.fallback_lines(plan.fallbacks, len(plan.tensors))
+    return fallback_lines(plan)
 
 
 def as_data(found: "Inspection") -> dict[str, Any]:

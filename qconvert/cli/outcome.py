@@ -19,6 +19,7 @@ def write(
     threads: int | None,
     *,
     device: str = "auto",
+    force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -41,21 +42,18 @@ def write(
     from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_stale
 
-    for one in planned:
-        if one.recipe.folder is not None:
-            one.recipe.folder.mkdir(exist_ok=True)
     with render.watching(quiet) as watcher:
-        results = write_stale(planned, threads or default_threads(), watcher, device)
+        results = write_stale(planned, threads or default_threads(), watcher, device, force=force)
     show_results(planned, results, as_json=as_json, quiet=quiet)
 
 
 def notices(planned: "Plan") -> list[str]:
     """What the user should know of an output."""
+    from qconvert.plan.fallbacks import fallback_lines
     from qconvert.plan.safetensors.schemes import is_scheme
 
     if not is_scheme(planned.recipe.type):
-        lines = render.fallback_lines(planned.fallbacks, len(planned.tensors))
-        return [*planned.notices, *lines]
+        return [*planned.notices, *fallback_lines(planned)]
     return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
@@ -193,5 +191,5 @@ def show_results(
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:
-    """One output by itself, several in a list."""
-    render.print_json(outputs[0] if len(outputs) == 1 else {"outputs": outputs})
+    """The same shape for one output and for several."""
+    render.print_json({"outputs": outputs})

@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qconvert.errors import shorten
-
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from qconvert.machine.watcher import Silent
-    from qconvert.plan.types import TensorPlan
 
 LONGEST, LONGEST_ERROR = 20_000, 1000
 """Characters of a message, and of an error."""
@@ -122,23 +119,6 @@ def clean_foreign_messages() -> None:
 
 def _json_escape(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
-
-
-def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:
-    """How many of all tensors fall back, which, why, and what it costs."""
-    if not fallbacks:
-        return []
-    extra = sum(tensor.extra_bytes for tensor in fallbacks)
-    lines = [
-        f"{len(fallbacks)} of {total} tensors fall back to another type, {extra / 1e6:+.1f} MB:"
-    ]
-    for key in dict.fromkeys((t.wanted, t.format, t.reason) for t in fallbacks):
-        group = [t for t in fallbacks if (t.wanted, t.format, t.reason) == key]
-        wanted, format_, reason = key
-        cost = sum(tensor.extra_bytes for tensor in group) / 1e6
-        names = shorten([tensor.name for tensor in group])
-        lines.append(f"  {len(group)} x {wanted} -> {format_}, {cost:+.1f} MB: {reason} ({names})")
-    return lines
 
 
 @contextmanager
