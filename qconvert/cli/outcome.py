@@ -1,5 +1,6 @@
 """What `quantize` says: the plan of every output before, and what was written after."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,12 +86,28 @@ def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
         print_all([_plan_as_data(one) for one in planned])
         return
     for one in planned:
+        print_kinds(one)
         print_tensors(one)
         if one.recipe.has_budget:
             from qconvert.cli.allocation import show_allocation
 
             show_allocation(one)
         render.show(f"would write {one.target.path}: {summary(one, one.nbytes)}")
+
+
+def print_kinds(planned: "Plan") -> None:
+    """What each kind of tensor becomes, over all blocks."""
+    kinds: dict[str, Counter[str]] = {}
+    sizes: Counter[str] = Counter()
+    for line in planned.tensors:
+        kind = re.sub(r"\.\d+\.", ".*.", line.name)
+        kinds.setdefault(kind, Counter())[line.format] += 1
+        sizes[kind] += line.nbytes
+    rows = [
+        (kind, ", ".join(f"{count} {name}" for name, count in formats.items()), sizes[kind])
+        for kind, formats in kinds.items()
+    ]
+    render.print_table(("tensors", "to", ">bytes"), rows)
 
 
 def print_tensors(planned: "Plan") -> None:

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +23,8 @@ LONGEST, LONGEST_ERROR = 20_000, 1000
 """Characters of a message, and of an error."""
 
 UNSHOWN = re.compile(r"[^\n -~]")
+
+RED, DIM, PLAIN = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -61,7 +65,7 @@ def print_table(
             printable(column.lstrip(">")),
             justify="right" if column.startswith(">") else "left",
             ratio=(3 if number else 1) if prose else None,
-            overflow="fold" if prose else "ellipsis",
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*(c if isinstance(c, Text) else Text(printable(str(c))) for c in row))
@@ -85,16 +89,42 @@ def show_path(path: object) -> None:
     print(printable(str(path)) if sys.stdout.isatty() else path)
 
 
-def say(message: str) -> None:
-    """To standard error; what strangers' files put into it may have any length."""
-    print(printable(capped(message, LONGEST)), file=sys.stderr)
+def say(message: str, *, colour: str = "") -> None:
+    """To standard error; what strangers' files put into it may have any length.
+
+    Args:
+        colour: how a terminal shows the first word.
+    """
+    text = printable(capped(message, LONGEST))
+    if sys.stderr.isatty():
+        text = _wrapped(text)
+        if colour and "NO_COLOR" not in os.environ:
+            first, space, rest = text.partition(" ")
+            text = f"{colour}{first}{PLAIN}{space}{rest}"
+    print(text, file=sys.stderr)
+
+
+def _wrapped(text: str) -> str:
+    """Lines of a terminal that break between words, and go on as far in as they begin."""
+    width = max(20, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip())),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def say_error(message: str, hint: str = "") -> None:
     """An error and its hint, each in one line."""
     for kind, text in (("error", message), ("hint", hint)):
         if text:
-            say(capped(f"{kind}: " + " ".join(text.split("\n")), LONGEST_ERROR))
+            said = capped(f"{kind}: " + " ".join(text.split("\n")), LONGEST_ERROR)
+            say(said, colour=RED if kind == "error" else DIM)
 
 
 def capped(text: str, most: int) -> str:
