@@ -53,8 +53,9 @@ def _gathered(problems: Iterable[str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for problem in problems:
         name, colon, why = problem.partition(": ")
-        names.setdefault(why if colon and " " not in name else problem, []).append(name)
-    return [f"{', '.join(who)}: {why}" if who != [why] else why for why, who in names.items()]
+        is_type = colon and " " not in name
+        names.setdefault(why if is_type else problem, []).append(name if is_type else "")
+    return [f"{', '.join(who)}: {why}" if any(who) else why for why, who in names.items()]
 
 
 def about_type(plan: "Plan") -> list[str]:
