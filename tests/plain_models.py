@@ -18,8 +18,28 @@ YARN = {
 }
 
 
-def plain(name: str, settings: dict[str, Any], config: str = "", **facts: Any) -> Family:
-    return Family(f"{name}ForCausalLM", f"{config or name}Config", settings, **facts)
+_WIDE = {
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 256,
+    "shared_expert_intermediate_size": 256,
+    "shared_intermediate_size": 256,
+    "num_hidden_layers": 8,
+}
+
+
+def plain(name: str, settings: dict[str, Any], **facts: Any) -> Family:
+    """A class of transformers' with its tiny model, and with a wide one of the same settings."""
+    wide = {key: value for key, value in _WIDE.items() if key in settings}
+    if settings["num_key_value_heads"] == settings["num_attention_heads"]:
+        wide["num_key_value_heads"] = wide["num_attention_heads"]
+    if "layer_types" in settings:
+        wide["layer_types"] = (settings["layer_types"] * 4)[:8]
+    return Family(f"{name}ForCausalLM", f"{name}Config", settings, wide, **facts)
 
 
 def _layer_norms(settings: dict[str, Any], epsilon: str) -> dict[str, Any]:
@@ -117,3 +137,6 @@ PLAIN: dict[str, Family] = {
 
 ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""
+
+WIDE = [name for name, family in PLAIN.items() if family.tiny["num_hidden_layers"] < 64]
+"""Those that are still small when they are wide."""
