@@ -138,5 +138,5 @@ PLAIN: dict[str, Family] = {
 ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""
 
-WIDE = [name for name, family in PLAIN.items() if family.tiny["num_hidden_layers"] < 64]
-"""Those that are still small when they are wide."""
+SMALL = [name for name, family in PLAIN.items() if family.tiny["num_hidden_layers"] < 64]
+"""Those with few layers."""

@@ -41,7 +41,7 @@ DECODER = Decoder(
         "max_position_embeddings": 8192,
         "layer_norm_eps": 1e-5,
         "logit_scale": 0.0625,
-        "rope_theta": 10000.0,
+        "rope_theta": 500_000.0,
         "tie_word_embeddings": True,
     },
     norms=replace(PARALLEL, kind="layer", epsilon="layer_norm_eps"),
@@ -56,7 +56,7 @@ DECODER2 = replace(
     name="cohere2",
     model_type="cohere2",
     classes=("Cohere2ForCausalLM",),
-    defaults={**DECODER.defaults, "sliding_window": 4096},
+    defaults={**DECODER.defaults, "rope_theta": 10000.0, "sliding_window": 4096},
     attention=Attention(square=True),
     windows=Windows(4, 4, always=True, older=("sliding_window_pattern",)),
 )

@@ -12,7 +12,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Config, Family
 
-EMPTY_AS_ABSENT = ("rope_theta", "rope_local_base_freq")
+EMPTY_AS_ABSENT = ("rope_theta", "rope_local_base_freq", "rope_parameters")
 """Settings whose null stands for the default, and not for none."""
 
 LARGEST = 2**31 - 1

@@ -87,8 +87,8 @@ def metadata(config: Config) -> Metadata:
 
 
 def heeded_rope(settings: Config) -> dict[str, Any]:
-    """What transformers' Gemma 3 heeds: of `rope_parameters` the sets for kinds of layers, of
-    `rope_scaling` "rope_type" alone and not the older "type"."""
+    """What transformers heeds where kinds of layers turn differently: of `rope_parameters` the
+    sets for kinds of layers, of `rope_scaling` "rope_type" alone and not the older "type"."""
     heeded: dict[str, Any] = {}
     scaling, sets = settings.get("rope_scaling"), settings.get("rope_parameters")
     if isinstance(scaling, Mapping):

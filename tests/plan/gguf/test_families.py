@@ -25,7 +25,7 @@ def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, h
     assert_same_types(tmp_path, hollow, llama_types)
 
 
-@pytest.mark.parametrize("family", plain_models.WIDE)
+@pytest.mark.parametrize("family", plain_models.SMALL)
 def test_every_plain_decoder_gets_the_types_of_llama_quantize(
     family, tmp_path, hollow, llama_types
 ):

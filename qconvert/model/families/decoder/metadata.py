@@ -11,7 +11,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.decoder.rules import dense_blocks
+from qconvert.model.families.decoder.rules import dense_blocks, shared_expert
 from qconvert.model.families.decoder.types import Decoder, Experts
 from qconvert.model.families.decoder.windows import window_metadata
 from qconvert.model.families.rope import check_rope, rope_metadata, rope_parameters
@@ -50,8 +50,8 @@ def _experts(experts: Experts, config: Config) -> Metadata:
     }
     if experts.sized:
         keys["expert_feed_forward_length"] = u32(whole(config, experts.size))
-    if experts.shared:
-        keys[experts.shared.key] = u32(whole(config, experts.shared.size))
+    if shared := shared_expert(experts, config):
+        keys[shared.key] = u32(whole(config, shared.size))
     if experts.leading:
         keys["leading_dense_block_count"] = u32(len(dense_blocks(experts, config)))
     if experts.gating:

@@ -10,7 +10,15 @@ from qconvert.model.families.common import (
     kv_head_count,
     whole,
 )
-from qconvert.model.families.decoder.types import Attention, Decoder, Experts, Names, Norms, Stated
+from qconvert.model.families.decoder.types import (
+    Attention,
+    Decoder,
+    Experts,
+    Names,
+    Norms,
+    Shared,
+    Stated,
+)
 from qconvert.model.families.parts import (
     EMBEDDING,
     LAYER,
@@ -124,12 +132,17 @@ def _experts(experts: Experts, config: Config) -> Iterator[Rule]:
     yield from _gated("exps", experts.single, size)
     for names in experts.fused:
         yield from _gated("exps", names, size)
-    shared = experts.shared
+    shared = shared_expert(experts, config)
     if shared is not None:
         if shared.gate:
             stored = (1, whole(config, "hidden_size"))
             yield Rule(BLOCK + "ffn_gate_inp_shexp.weight", shared.gate, stored=stored)
         yield from _gated("shexp", shared.names, whole(config, shared.size))
+
+
+def shared_expert(experts: Experts, config: Config) -> Shared | None:
+    """The expert for all tokens, if there is one: its size may be none."""
+    return experts.shared if experts.shared and config.get(experts.shared.size) else None
 
 
 def _gated(end: str, names: tuple[str, ...], size: int) -> Iterator[Rule]:
