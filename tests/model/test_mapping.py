@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from common import FAMILIES
-from plain_models import SMALL
+from plain_models import ALWAYS_TIED, SMALL
 
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
