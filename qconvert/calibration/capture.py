@@ -37,7 +37,7 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.containers.folder import begin_anew, is_of, open_folder
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
-from qconvert.forward.walk import Block, Place, Walk
+from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.text.types import Sample

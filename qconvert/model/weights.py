@@ -18,7 +18,6 @@ from qconvert.model.roles import Role, block_number, can_be_quantized, role_of
 from qconvert.model.transforms import columns_of
 from qconvert.model.types import Rows, Rule, TensorMap
 
-
 EXPERTS = "_exps."
 """In the GGUF names of all experts of a layer."""
 

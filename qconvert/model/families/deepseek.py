@@ -136,14 +136,15 @@ def _leading(config: Config) -> int:
         if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
             raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
         return dense
-    first = config.get("first_k_dense_replace", 0)
-    if type(first) is not int or not 0 <= first <= count:
-        raise CheckpointError(f"config.json: first_k_dense_replace is {first!r:.60}")
-    return first
+    first: int = config.get("first_k_dense_replace", 0)
+    if type(first) is int and 0 <= first <= count:
+        return first
+    raise CheckpointError(f"config.json: first_k_dense_replace is {first!r:.60}")
 
 
 def _limits(config: Config) -> None:
     latent.limits(config)
+    _leading(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "rope_interleave", (True,))
