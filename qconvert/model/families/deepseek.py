@@ -132,7 +132,7 @@ def _leading(config: Config) -> int:
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) != count:
             raise CheckpointError(f"config.json: mlp_layer_types is no list of {count} names")
-        dense = sum(kind == "dense" for kind in kinds)
+        dense: int = sum(kind == "dense" for kind in kinds)
         if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
             raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
         return dense
