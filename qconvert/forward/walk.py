@@ -214,7 +214,8 @@ class Walk:
             values = read_parameter(self.source, prefix + name, shape, self.dtype)
             set_parameter(module, name, values.to(self.device))
         for name, buffer in module.named_buffers():
-            if bare_name(prefix + name) in self.source.maps:  # a bias of a router's, say
+            known = bare_name(prefix + name) in self.source.maps
+            if known or self.source.targets_of(prefix + name):  # a bias of a router's, say
                 values = read_parameter(self.source, prefix + name, tuple(buffer.shape), "float32")
                 buffer.copy_(values)
         check_unchanged(self.model.checkpoint)  # before anything is made of what was read

@@ -159,7 +159,8 @@ class Family:
         shapes: by GGUF name without its block, the sizes that make the shape of a tensor, where
             they differ from those in `model.shapes`.
         folds: where inputs can be divided by channel.
-        experts: every block has experts.
+        experts: it has experts.
+        mark: the key that tells its files from those of another family of that name.
         encoder: it embeds texts and does not write them.
         unstored: parts with linear layers that transformers builds whether stored or not.
         pooled: checkpoints may be embedding models.
@@ -181,6 +182,7 @@ class Family:
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()
     experts: bool = False
+    mark: str = ""
     encoder: bool = False
     unstored: tuple[str, ...] = ()
     pooled: bool = False
