@@ -1,13 +1,14 @@
 """Tiny models of families with mixed layers: experts with biases, linear attention, latent keys.
 
-Each is made once for all tests that look at it (`large_model` in `conftest.py`).
+Each is made once for all tests that look at it (`large` in `conftest.py`).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from common import VOCABULARY, convert_model
+import numpy as np
+from common import VOCABULARY, convert_model, random_tokens, torch_logits
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,14 @@ class Large:
     """A class of transformers' and the settings of its tiny model.
 
     Attributes:
+        wide: what makes it one whose rows K-types can pack.
         zero_norms: the model adds one to the weights of its norms.
     """
 
     model: str
     config: str
     settings: dict[str, Any]
+    wide: dict[str, Any]
     zero_norms: bool = False
 
     @property
@@ -88,6 +91,29 @@ _LATENT: dict[str, Any] = {
     },
 }
 
+_WIDE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+_WIDE_LINEAR = _WIDE | {
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 8,
+}
+_WIDE_EXPERTS = {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
+_WIDE_LATENT = {
+    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
+    "num_key_value_heads": 8,
+    "moe_intermediate_size": 256,
+    "kv_lora_rank": 256,
+    "q_lora_rank": 256,
+    "qk_nope_head_dim": 256,
+}
+
 LARGE: dict[str, Large] = {
     "gpt_oss": Large(
         "GptOssForCausalLM",
@@ -104,43 +130,51 @@ LARGE: dict[str, Large] = {
             "sliding_window": 16,
             "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
         },
+        _WIDE,
     ),
-    "qwen3_5": Large("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR, zero_norms=True),
+    "qwen3_5": Large(
+        "Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR, _WIDE_LINEAR, zero_norms=True
+    ),
     "qwen3_5_moe": Large(
         "Qwen3_5MoeForCausalLM",
         "Qwen3_5MoeTextConfig",
         _LINEAR | _EXPERTS,
+        _WIDE_LINEAR | _WIDE_EXPERTS,
         zero_norms=True,
     ),
     "qwen3_next": Large(
         "Qwen3NextForCausalLM",
         "Qwen3NextConfig",
         _LINEAR | _EXPERTS,
+        _WIDE_LINEAR | _WIDE_EXPERTS,
         zero_norms=True,
     ),
-    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT),
+    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT, _WIDE_LATENT),
     "glm4_moe_lite": Large(
         "Glm4MoeLiteForCausalLM",
         "Glm4MoeLiteConfig",
         _LATENT | {"n_group": 1, "topk_group": 1},
+        _WIDE_LATENT,
     ),
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
         _LATENT
         | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
+        _WIDE_LATENT,
     ),
 }
 
 
-def large_model(family: str, **changes: Any) -> Any:
+def large_model(family: str, *, wide: bool = False, **changes: Any) -> Any:
     """A random float32 model in evaluation mode, the same at every call."""
     import transformers
 
     entry = LARGE[family]
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     usual = {"vocab_size": VOCABULARY, "max_position_embeddings": 512, "rms_norm_eps": 0.02}
-    settings = usual | {"tie_word_embeddings": False} | entry.settings | changes
+    settings = usual | {"tie_word_embeddings": False} | entry.settings
+    settings |= (entry.wide if wide else {}) | changes
     config = getattr(transformers, entry.config)(**ids, **settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, entry.model)(config).float().eval()
@@ -178,14 +212,30 @@ def biases_of_routers(model: Any) -> list[tuple[str, Any]]:
     return [(name, x) for name, x in model.named_buffers() if name.endswith("correction_bias")]
 
 
-def save_large(family: str, directory: Path, **changes: Any) -> Any:
+def save_large(family: str, directory: Path, *, wide: bool = False, **changes: Any) -> Any:
     """Write config.json and safetensors; returns the model."""
-    model = large_model(family, **changes)
+    model = large_model(family, wide=wide, **changes)
     model.save_pretrained(directory)
     return model
 
 
-def convert_large(directory: Path, *types: str) -> None:
-    """Files of these types beside the directory."""
-    for type_ in types:
-        convert_model(directory, directory.with_name(f"{type_}.gguf"), type_)
+class Converted(NamedTuple):
+    """A model that is there in three forms.
+
+    Attributes:
+        path: the directory; beside it are "f32.gguf" and "q8_0.gguf".
+        logits: of transformers, for `random_tokens()`.
+    """
+
+    path: Path
+    logits: np.ndarray
+
+    def file(self, type_: str) -> Path:
+        return self.path.with_name(f"{type_}.gguf")
+
+
+def convert_large(family: str, folder: Path, **changes: Any) -> Converted:
+    model = save_large(family, folder / "model", **changes)
+    for type_ in ("f32", "q8_0"):
+        convert_model(folder / "model", folder / f"{type_}.gguf", type_)
+    return Converted(folder / "model", torch_logits(model, random_tokens()))

@@ -1,8 +1,9 @@
-"""Latent attention as a runtime multiplies it, seen while transformers computes it in another way.
+"""Latent attention as a runtime multiplies it, seen while transformers computes it otherwise.
 
-transformers makes keys and values of all heads from a latent vector, kv = latent @ kv_b.T. llama.cpp
-multiplies queries with the keys' part, so that it can attend to the latent vectors themselves, and
-what attention has mixed of those with the values' part (`qconvert.model.families.latent`):
+transformers makes keys and values of all heads from a latent vector, kv = latent @ kv_b.T.
+llama.cpp multiplies queries with the keys' part, so that it can attend to the latent vectors
+themselves, and what attention has mixed of those with the values' part
+(`qconvert.model.families.latent`):
 
     attn_k_b    sees of each head the part of its queries that does not turn
     attn_v_b    sees of each head the latent vectors, mixed as the head attends

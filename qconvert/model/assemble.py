@@ -73,10 +73,10 @@ def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -
     """
     if tensor.transpose:
         (part,) = tensor.parts
-        first, stride = next(
-            ((s.start, s.stride) for s in part.steps if isinstance(s, Some)), (0, 1)
-        )
-        return read_blocks(tensors[part.source], first + start * stride, stop * stride)[::stride]
+        taken = next((step for step in part.steps if isinstance(step, Some)), Some(0, stop))
+        first, last = taken.start + start * taken.stride, stop * taken.stride
+        blocks = read_blocks(tensors[part.source], first, last)
+        return np.ascontiguousarray(blocks[:: taken.stride])
     return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_blocks))
 
 

@@ -132,18 +132,19 @@ def _leading(config: Config) -> int:
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) != count:
             raise CheckpointError(f"config.json: mlp_layer_types is no list of {count} names")
-        dense = sum(kind == "dense" for kind in kinds)
+        dense: int = sum(kind == "dense" for kind in kinds)
         if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
             raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
         return dense
-    first = config.get("first_k_dense_replace", 0)
-    if type(first) is not int or not 0 <= first <= count:
-        raise CheckpointError(f"config.json: first_k_dense_replace is {first!r:.60}")
-    return first
+    first: int = config.get("first_k_dense_replace", 0)
+    if type(first) is int and 0 <= first <= count:
+        return first
+    raise CheckpointError(f"config.json: first_k_dense_replace is {first!r:.60}")
 
 
 def _limits(config: Config) -> None:
     latent.limits(config)
+    _leading(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "rope_interleave", (True,))

@@ -88,9 +88,8 @@ class Heads:
         """Value heads of so many rows, from a row on, in llama.cpp's order."""
         if self.shared == 1:
             return ((first, first + self.keys * size),)
-        numbers = [
-            key * self.shared + own for own in range(self.shared) for key in range(self.keys)
-        ]
+        keys = range(self.keys)
+        numbers = [key * self.shared + own for own in range(self.shared) for key in keys]
         return tuple((first + n * size, first + (n + 1) * size) for n in numbers)
 
 
@@ -106,7 +105,7 @@ def heads_of(config: Config) -> Heads:
         raise CheckpointError(f"config.json: {values} value heads for {keys} key heads")
     if len(sizes) > 1:
         raise UnsupportedError(
-            "config.json: llama.cpp wants linear key and value heads of one size"
+            "config.json: linear key and value heads are not of one size, as llama.cpp wants them"
         )
     return Heads(keys, values // keys, sizes.pop())
 
@@ -148,6 +147,11 @@ def blocks_of(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(i for i, kind in enumerate(kinds) if kind), tuple(
         i for i, kind in enumerate(kinds) if not kind
     )
+
+
+def limits(config: Config) -> None:
+    heads_of(config)
+    linear_layers(config)
 
 
 def caveats(config: Config) -> tuple[str, ...]:

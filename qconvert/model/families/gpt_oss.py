@@ -1,5 +1,5 @@
-"""gpt-oss: experts with biases in MXFP4, gate and up in turns, attention with sinks, and a window in
-every second layer.
+"""gpt-oss: experts with biases in MXFP4, gate and up in turns, attention with sinks, and a window
+in every second layer.
 
 The rows of gate and up lie in turns in one tensor, [experts, in, 2 * size]. Its codes, stored
 [out, in], move as they are. What goes back into a directory would have to put the turns together
@@ -93,6 +93,7 @@ def limits(config: Config) -> None:
     for key, value in {"swiglu_alpha": 1.702, "swiglu_limit": 7.0}.items():
         if real(config, key) != value:
             raise UnsupportedError(f"config.json: llama.cpp runs this family with {key} = {value}")
+    _sliding_layers(config)
     expect(config, "attention_bias", (True,))
     check_rope(config, untruncated=True)
 

@@ -80,6 +80,7 @@ def _sections(config: Config) -> list[int]:
 
 
 def limits(config: Config) -> None:
+    delta_net.limits(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "attn_output_gate", (True,))

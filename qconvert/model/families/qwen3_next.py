@@ -47,6 +47,7 @@ def metadata(config: Config) -> Metadata:
 
 
 def limits(config: Config) -> None:
+    delta_net.limits(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "decoder_sparse_step", (1,), "llama.cpp wants experts in every layer")

@@ -5,6 +5,7 @@ import common
 import gguf
 import plain_models
 import pytest
+from large_models import LARGE, save_large
 
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
@@ -19,9 +20,10 @@ KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["tiny", "wide"])
-@pytest.mark.parametrize("family", common.FAMILIES)
+@pytest.mark.parametrize("family", [*common.FAMILIES, *LARGE])
 def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, hollow, llama_types):
-    common.save_model(family, tmp_path, wide=wide)
+    save = save_large if family in LARGE else common.save_model
+    save(family, tmp_path, wide=wide)
     assert_same_types(tmp_path, hollow, llama_types)
 
 
