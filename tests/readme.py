@@ -161,7 +161,8 @@ def families_table() -> str:
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
-        told = ["yes" if is_so else "" for is_so in (in_mlx, family.name in back)]
+        returns = family.config or (family.name in back and not family.mark)
+        told = ["yes" if is_so else "" for is_so in (in_mlx, returns)]
         lines.append(f"| {classes} | `{family.name}` | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 

@@ -63,6 +63,10 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_shexp.weight": ("shared_ffn", "hidden"),
     "ffn_up_shexp.weight": ("shared_ffn", "hidden"),
     "ffn_down_shexp.weight": ("hidden", "shared_ffn"),
+    "cls.weight": ("hidden", "hidden"),
+    "cls.bias": ("hidden",),
+    "cls.output.weight": ("labels", "hidden"),
+    "cls.output.bias": ("labels",),
     "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
@@ -106,11 +110,13 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
     ffn = value("feed_forward_length", 0)
+    labels = metadata.get(f"{architecture}.classifier.output_labels")
     types = metadata.get("tokenizer.ggml.token_type_count")
     return {
         "blocks": value("block_count", 0),
         "vocabulary": value("vocab_size", 0),
         "context": value("context_length", 0),
+        "labels": 1 if labels is None else len(labels.value),
         "types": 0 if types is None else int(types.value),
         "hidden": hidden,
         "heads": heads,

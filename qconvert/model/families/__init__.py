@@ -36,6 +36,13 @@ from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen3_next import QWEN3_NEXT
 from qconvert.model.families.refused import why_refused
+from qconvert.model.families.roberta import (
+    BERT_RANK,
+    ROBERTA,
+    ROBERTA_RANK,
+    XLM_ROBERTA,
+    XLM_ROBERTA_RANK,
+)
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
@@ -56,6 +63,11 @@ FAMILIES = (
     GRANITE,
     SMOLLM3,
     BERT,
+    XLM_ROBERTA,
+    ROBERTA,
+    XLM_ROBERTA_RANK,
+    ROBERTA_RANK,
+    BERT_RANK,
     GPT_OSS,
     GEMMA2,
     MISTRAL3,
