@@ -167,6 +167,27 @@ def families_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")
+
+
+def outlook_table() -> str:
+    """The families by what can be made of them, for those who look for theirs."""
+    from qconvert.model.families import FAMILIES
+    from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+
+    groups: dict[str, list[str]] = {}
+    back = {family.name for family in FAMILIES if family.config}
+    for family in FAMILIES:
+        made = "GGUF, safetensors"
+        made += ", MLX" if MLX_FAMILIES.keys() & set(family.classes) else ""
+        made += "; back from GGUF" if family.name in back else ""
+        name = CLASS_ENDING.sub("", family.classes[0]).removesuffix("Model").rstrip("_")
+        groups.setdefault(made, []).append(f"`{name}`")
+    lines = ["| what can be made | of the families |", "|---|---|"]
+    lines += [f"| {made} | {', '.join(dict.fromkeys(names))} |" for made, names in groups.items()]
+    return "\n".join(lines) + "\n"
+
+
 COMMANDS = (
     "inspect",
     "calibrate",
@@ -186,6 +207,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mlx": mlx_table,
     "loads": loads_table,
     "families": families_table,
+    "outlook": outlook_table,
 }
 
 

@@ -94,10 +94,12 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     """transformers' configuration of the language model."""
     import transformers
 
-    cls = getattr(transformers, config["architectures"][0])
+    # By its type, where a class goes by another name than transformers'.
+    cls = getattr(transformers, config["architectures"][0], None)
+    kind = cls.config_class if cls else transformers.CONFIG_MAPPING[config["model_type"]]
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
-    return cls.config_class.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+    return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
 
 
 def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:
