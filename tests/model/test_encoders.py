@@ -26,8 +26,8 @@ from qconvert.model.open import open_model
 LABELS = {0: "false", 1: "true", 2: "neither"}
 
 
-@pytest.mark.parametrize("name", ["XLMRobertaModel", "RobertaModel"])
-def test_positions_begin_where_they_are_used(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["XLMRobertaModel", "RobertaModel", "DistilBertModel"])
+def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
     model = save_encoder(name, tmp_path / "m")
     tokens = random_tokens(60)
     for type_ in ("f32", "q8_0"):

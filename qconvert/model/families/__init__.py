@@ -10,6 +10,7 @@ from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.distilbert import DISTILBERT
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
 from qconvert.model.families.gemma2 import GEMMA2
@@ -69,6 +70,7 @@ FAMILIES = (
     XLM_ROBERTA_RANK,
     ROBERTA_RANK,
     BERT_RANK,
+    DISTILBERT,
     GPT_OSS,
     GEMMA2,
     MISTRAL3,
