@@ -48,6 +48,7 @@ def _layer_norms(settings: dict[str, Any], epsilon: str) -> dict[str, Any]:
 
 
 PLAIN: dict[str, Family] = {
+    "gemma": plain("Gemma", sizes(192, 6, 2, 40, 416, 3), shifted=True, scaled=True),
     "gemma2": plain(
         "Gemma2",
         sizes(192, 6, 2, 40, 416, 4, sliding_window=16, query_pre_attn_scalar=40)
@@ -135,7 +136,7 @@ PLAIN: dict[str, Family] = {
     ),
 }
 
-ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
+ALWAYS_TIED = ("gemma", "gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""
 
 SMALL = [name for name, family in PLAIN.items() if family.tiny["num_hidden_layers"] < 64]

@@ -13,6 +13,7 @@ from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_
 from qconvert.model.families.distilbert import DISTILBERT
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma import GEMMA
 from qconvert.model.families.gemma2 import GEMMA2
 from qconvert.model.families.gemma3 import GEMMA3
 from qconvert.model.families.glm4 import GLM4
@@ -72,6 +73,7 @@ FAMILIES = (
     BERT_RANK,
     DISTILBERT,
     GPT_OSS,
+    GEMMA,
     GEMMA2,
     MISTRAL3,
     MINISTRAL3,
