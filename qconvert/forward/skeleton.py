@@ -70,6 +70,8 @@ def build_skeleton(source: Parameters) -> Skeleton:
     try:
         with quiet_transformers():
             config = _text_config(source.model.config)
+            if source.model.family.stand_in:
+                config = _stand_in(config, source.model.family.stand_in)
         config.pad_token_id = None  # nothing is padded, and some name a token that is not there
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
@@ -100,6 +102,16 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
     return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+
+
+def _stand_in(config: Any, name: str) -> Any:
+    """The same settings for another class."""
+    import transformers
+
+    settings = config.to_dict()
+    kind = getattr(transformers, name).config_class
+    del settings["model_type"]
+    return kind.from_dict(settings)
 
 
 def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:

@@ -17,8 +17,19 @@ def info(name: str, *shape: int) -> TensorInfo:
     return TensorInfo(name, shape, "F32", None, 0, 4 * int(np.prod(shape)))  # type: ignore[arg-type]
 
 
-ONE_WAY = {"gpt-oss", "qwen35", "qwen35moe", "qwen3next", "deepseek2", "lfm2", "lfm2moe"}
-"""What is stored in turns, in llama.cpp's order of heads, or absorbed."""
+ONE_WAY = {
+    "gpt-oss",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+    "deepseek2",
+    "lfm2",
+    "lfm2moe",
+    "qwen2vl",
+    "qwen3vl",
+}
+"""What is stored in turns, in llama.cpp's order of heads or absorbed, or was a part of a model that
+sees."""
 
 
 def test_every_other_family_can_be_written_back() -> None:

@@ -38,6 +38,7 @@ from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.qwen_vl import QWEN2_VL, QWEN3_VL
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.roberta import (
     BERT_RANK,
@@ -75,6 +76,8 @@ FAMILIES = (
     GPT_OSS,
     GEMMA,
     GEMMA2,
+    QWEN2_VL,
+    QWEN3_VL,
     MISTRAL3,
     MINISTRAL3,
     QWEN2_MOE,
