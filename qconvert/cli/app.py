@@ -20,6 +20,7 @@ from qconvert.cli.doctor import doctor
 from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
+from qconvert.cli.prune import prune
 from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
 from qconvert.containers.room import FULL, TEMPORARY
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(calibrate)
 app.command(cls=MayCalibrate)(quantize)
+app.command()(prune)
 app.command()(export)
 app.command()(evaluate)
 app.command()(compare)
