@@ -104,8 +104,8 @@ def prune(
 ) -> None:
     """Make MODEL smaller by leaving out what matters least, as a checkpoint that loads everywhere.
 
-    What is left is named; at most what it costs is told: the divergence from MODEL's predictions,
-    on tokens of the calibration that nothing was chosen by.
+    Options name what shall be left. What that costs is measured and told: the divergence from
+    MODEL's predictions, on tokens of the calibration that nothing was chosen by.
 
     \b
     Examples:

@@ -73,18 +73,25 @@ FEED_FORWARD_BIAS_NAMES = tuple(f"blk.{{i}}.ffn_{part}.bias" for part in ("gate"
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same. But
-    transformers' Llama wants a width that its heads divide; then it is called a Mistral."""
+    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same."""
     keys = Keys(checkpoint, NAME)
     config = {**decoder_config(keys, "LlamaForCausalLM", "llama"), **rope_config(keys)}
     biases = {
         "attention_bias": bias_flag(keys, ATTENTION_BIASES),
         "mlp_bias": bias_flag(keys, FEED_FORWARD_BIAS_NAMES),
     }
-    if config["hidden_size"] % config["num_attention_heads"] and not any(biases.values()):
-        mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-        return {**config, **mistral, "sliding_window": None}
-    return {**config, **biases}
+    return with_any_width({**config, **biases})
+
+
+def with_any_width(config: dict[str, Any]) -> dict[str, Any]:
+    """A Llama's config.json; where its heads do not divide its width, which transformers' Llama
+    wants, it is called a Mistral, if it has no biases."""
+    biases = {key: config.get(key) for key in ("attention_bias", "mlp_bias")}
+    if config["hidden_size"] % config["num_attention_heads"] == 0 or any(biases.values()):
+        return config
+    plain = {key: value for key, value in config.items() if key not in biases}
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    return {**plain, **mistral, "sliding_window": None}
 
 
 LLAMA = Family(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qconvert.errors import UnsupportedError
+from qconvert.model.families.llama import with_any_width
 from qconvert.model.open import Model
 from qconvert.plan.pruning.cut import Cut, Shape
 
@@ -22,6 +23,8 @@ OF_EXPERTS = "moe_intermediate_size"
 
 IN_LAYERS = ("layer_types", "no_rope_layers", "mlp_layer_types")
 """Lists with an entry for each layer."""
+
+LLAMA = "LlamaForCausalLM"
 
 NUMBERED = "mlp_only_layers"
 """A list of layers by their numbers."""
@@ -78,6 +81,8 @@ def cut_config(
                 config[name] = new
     if left.hidden != shape.hidden or left.heads != shape.heads:
         config["head_dim"] = shape.head
+        if config.get("architectures") == [LLAMA]:
+            config = with_any_width(config)
     if left.layers != shape.layers:
         config |= {name: [values[b] for b in cut.blocks] for name, values in of_layers.items()}
         if NUMBERED in config and isinstance(config[NUMBERED], list):
