@@ -98,6 +98,7 @@ def prune(
     max_shard_size: options.MaxShardSize = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -116,6 +117,7 @@ def prune(
       qconvert prune ./model -c model.calib.safetensors --sparsity 2:4 -o sparse/
     """
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.cli.outcome import print_all
     from qconvert.cli.prune_shown import describe, show
     from qconvert.containers.sizes import parse_size
     from qconvert.plan.recipe import model_name
@@ -142,10 +144,10 @@ def prune(
     checkpoint = open_checkpoint(model, progress=False if quiet else None)
     path = output or Path(f"{model_name(checkpoint.source)}-pruned")
     with render.watching(quiet, "steps") as watcher:
-        how = Run(threads or default_threads(), watcher, device, dry_run)
+        how = Run(threads or default_threads(), watcher, device, dry_run, force)
         made = run(checkpoint, calibration, path, wanted, how)
     if as_json:
-        render.print_json(describe(made))
+        print_all([describe(made)])
     elif not quiet or dry_run:
         show(made)
 

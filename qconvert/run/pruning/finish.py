@@ -46,6 +46,8 @@ def finish(desk: Desk, choice: Choice, output: Path, wanted: Wanted, run: Run) -
             costs = facts_of(judge, measured[0])
             return {**_facts(choice), **costs}
 
+        if run.force:
+            plan.target.clear()
         result = write_smaller(smaller, plan, facts, run.threads, run.watcher)
         cost, files = measured[0], result.paths
     return Pruned(

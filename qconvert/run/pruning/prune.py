@@ -56,7 +56,7 @@ def prune(
         OutputError: something is there already, no room, or it cannot be written.
     """
     started = time.monotonic()
-    if not run.dry:
+    if not run.dry and not run.force:
         check_directory(output)
     model = open_model(checkpoint)
     check_can_be_cut(model)

@@ -10,13 +10,14 @@ from qconvert.checkpoint.overlay import overlay
 from qconvert.forward.walk import Walk
 from qconvert.model.general import CARD
 from qconvert.model.open import open_model
+from qconvert.run.outputs import write_stale
 from qconvert.run.pruning.desk import Desk
-from qconvert.run.pruning.finish import cost_of, facts_of
+from qconvert.run.pruning.finish import cost_of, facts_of, recipe_of
 from qconvert.run.pruning.judge import Judge
 from qconvert.run.pruning.sparsity import make_sparse
 from qconvert.run.pruning.types import Pruned, Wanted
 from qconvert.run.pruning.write import card_of
-from qconvert.run.transform import Change, transform
+from qconvert.run.transform import Change, plan_transform
 from qconvert.run.types import Run
 
 GUARD = 8
@@ -67,14 +68,9 @@ def prune_weights(desk: Desk, wanted: Wanted, output: Path, run: Run) -> Pruned:
     }
     card = card_of(model, [weight.map for weight in model.weights], facts, WRITTEN)
     made_by = {"qconvert.sparsity": wanted.sparsity or ""}
-    result = transform(
-        model.checkpoint,
-        output,
-        Change(changed, made_by, {CARD: card}),
-        threads=run.threads,
-        watcher=run.watcher,
-        max_shard_size=wanted.max_shard_size,
-    )
+    change = Change(changed, made_by, {CARD: card})
+    plan = plan_transform(model.checkpoint, recipe_of(output, wanted), change)
+    (result,) = write_stale([plan], run.threads, run.watcher, force=run.force)
     return replace(plain, original=judge.own, cost=cost, sparse=sparse, files=result.paths)
 
 

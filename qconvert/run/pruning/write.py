@@ -8,6 +8,7 @@ from qconvert.checkpoint.open import with_states
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.containers.model_card import model_card
 from qconvert.containers.target import paths_of
+from qconvert.containers.whole import write_whole
 from qconvert.machine.watcher import Watcher
 from qconvert.model.general import CARD, general_metadata
 from qconvert.model.open import Model
@@ -56,7 +57,7 @@ def write_smaller(
         tensors = {n: i for file in files for n, i in read_safetensors(file.path).items()}
         made = with_states(checkpoint_of(smaller, tensors))
         card = card_of(smaller.whole, smaller.maps, facts(made))
-        (files[0].path.parent / CARD).write_bytes(card)
+        write_whole(files[0].path.parent / CARD, card)
     return replace(result, paths=(*paths_of(plan.target), plan.target.path / CARD))
 
 
