@@ -73,5 +73,12 @@ def card_of(
     checkpoint = model.checkpoint
     metadata = general_metadata(checkpoint.path, checkpoint.source, model.family.name, maps)
     base = checkpoint.source.partition("@")[0].partition(":")[0]
-    words = {"written": written, "base": base, "relation": "finetune"}
-    return model_card(metadata, facts, (), "text-generation", **words).encode()
+    return model_card(
+        metadata,
+        facts,
+        (),
+        "text-generation",
+        written=written,
+        base=base,
+        relation="finetune",
+    ).encode()
