@@ -132,7 +132,7 @@ def _is_calibration(path: Path) -> bool:
 def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
-    from qconvert.run.quantize import plan_outputs
+    from qconvert.run.quantize import float_type, plan_outputs
     from qconvert.run.types import Run
 
     output = recipe.output
@@ -146,15 +146,6 @@ def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **f
     name = float_type(checkpoint) if recipe.type == AUTO else recipe.type
     asked = replace(recipe, type=name)
     outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
-
-
-def float_type(checkpoint: "Checkpoint") -> str:
-    """The float type of most of a checkpoint's bytes; f32 for all but f16 and bf16."""
-    sizes: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-    most = max(sizes, key=sizes.__getitem__, default="F32")
-    return most.lower() if most in ("F16", "BF16") else "f32"
 
 
 def to_directory(

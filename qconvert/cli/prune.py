@@ -1,18 +1,11 @@
 """`qconvert prune`: a smaller checkpoint, by leaving out what matters least."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qconvert.cli import options, render
-from qconvert.errors import UsageError
-
-if TYPE_CHECKING:
-    from qconvert.run.pruning.types import Wanted
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def prune(
@@ -116,78 +109,34 @@ def prune(
       qconvert prune ./model -c model.calib.safetensors --under 4GB -t q4_k_m -o smaller/
       qconvert prune ./model -c model.calib.safetensors --sparsity 2:4 -o sparse/
     """
-    from qconvert.checkpoint import open_checkpoint
+    from qconvert import api
     from qconvert.cli.outcome import print_all
     from qconvert.cli.prune_shown import describe, show
-    from qconvert.containers.sizes import parse_size
-    from qconvert.plan.recipe import model_name
-    from qconvert.run.executor import default_threads
-    from qconvert.run.pruning.prune import prune as run
-    from qconvert.run.pruning.types import Wanted
-    from qconvert.run.types import Run
 
-    wanted = Wanted(
-        layers,
-        ffn,
-        heads,
-        hidden,
-        experts,
-        parse_count(to),
-        parse_size(under, "--under"),
-        type_,
-        sparsity,
-        multiple,
-        tokens,
-        parse_size(max_shard_size, "--max-shard-size"),
-    )
-    check_wanted(wanted)
-    checkpoint = open_checkpoint(model, progress=False if quiet else None)
-    path = output or Path(f"{model_name(checkpoint.source)}-pruned")
     with render.watching(quiet, "steps") as watcher:
-        how = Run(threads or default_threads(), watcher, device, dry_run, force)
-        made = run(checkpoint, calibration, path, wanted, how)
+        made = api.prune(
+            model,
+            calibration,
+            output,
+            layers=layers,
+            ffn=ffn,
+            heads=heads,
+            hidden=hidden,
+            experts=experts,
+            to=to,
+            under=under,
+            type=type_,
+            sparsity=sparsity,
+            multiple=multiple,
+            tokens=tokens,
+            max_shard_size=max_shard_size,
+            device=device,
+            threads=threads,
+            dry_run=dry_run,
+            force=force,
+            watcher=watcher,
+        )
     if as_json:
         print_all([describe(made)])
     elif not quiet or dry_run:
         show(made)
-
-
-def parse_count(text: str | None) -> int | None:
-    """6000000000 of "6B".
-
-    Raises:
-        UsageError: anything else.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([KMB]?)", text.strip().upper())
-    if match is None or not float(match[1]):
-        raise UsageError(f"--to {text!r:.40} is no number of parameters", "write 6B or 500M")
-    return round(float(match[1]) * UNITS[match[2]])
-
-
-def check_wanted(wanted: "Wanted") -> None:
-    """Refuse what cannot be asked for together.
-
-    Raises:
-        UsageError: naming what is.
-    """
-    asked = [*wanted.sizes, *(["a budget"] if wanted.has_budget else [])]
-    if wanted.parameters is not None and wanted.under is not None:
-        raise UsageError("--to and --under are two budgets", "give one of them")
-    if (wanted.under is None) != (wanted.type is None):
-        raise UsageError("--under and --type go together", "write --under 4GB -t q4_k_m")
-    if wanted.has_budget and wanted.sizes:
-        raise UsageError(
-            f"a budget chooses sizes, and --{next(iter(wanted.sizes))} names one",
-            "leave one of them out",
-        )
-    if wanted.sparsity is not None and asked:
-        raise UsageError(
-            "--sparsity keeps every part, and others are to be left out",
-            "do one after the other: the result of prune is a model for prune",
-        )
-    if wanted.sparsity is None and not asked:
-        raise UsageError(
-            "nothing is to be left out", "name what is to be left: --layers 24, --to 6B"
-        )

@@ -1,11 +1,15 @@
 """What is asked of a smaller model, and what came of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qconvert.errors import UsageError
 from qconvert.plan.pruning.cut import Shape
 from qconvert.run.pruning.judge import Cost
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 MULTIPLE = 256
 """Of weights in a row: what K-types divide rows by."""
@@ -118,3 +122,44 @@ class Pruned:
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
     files: tuple[Path, ...] = field(default_factory=tuple)
+
+
+def parse_count(text: str | None) -> int | None:
+    """6000000000 of "6B".
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?)([KMB]?)", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise UsageError(f"--to {text!r:.40} is no number of parameters", "write 6B or 500M")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def check_wanted(wanted: Wanted) -> None:
+    """Refuse what cannot be asked for together.
+
+    Raises:
+        UsageError: naming what is.
+    """
+    asked = [*wanted.sizes, *(["a budget"] if wanted.has_budget else [])]
+    if wanted.parameters is not None and wanted.under is not None:
+        raise UsageError("--to and --under are two budgets", "give one of them")
+    if (wanted.under is None) != (wanted.type is None):
+        raise UsageError("--under and --type go together", "write --under 4GB -t q4_k_m")
+    if wanted.has_budget and wanted.sizes:
+        raise UsageError(
+            f"a budget chooses sizes, and --{next(iter(wanted.sizes))} names one",
+            "leave one of them out",
+        )
+    if wanted.sparsity is not None and asked:
+        raise UsageError(
+            "--sparsity keeps every part, and others are to be left out",
+            "do one after the other: the result of prune is a model for prune",
+        )
+    if wanted.sparsity is None and not asked:
+        raise UsageError(
+            "nothing is to be left out", "name what is to be left: --layers 24, --to 6B"
+        )
