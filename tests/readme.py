@@ -1,6 +1,6 @@
-"""The parts of README.md that the program itself writes.
+"""The parts of README.md and of the pages beside it that the program itself writes.
 
-    python tests/readme.py README.md    writes them anew
+    python tests/readme.py    writes them anew
 
 Each stands between `<!-- NAME -->` and `<!-- end -->`.
 """
@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from checkpoints import LLAMA_8B, write_llama
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))
 
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -185,5 +188,5 @@ def refresh(text: str) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(refresh(path.read_text()))
+    for path in PAGES:
+        path.write_text(refresh(path.read_text()))
