@@ -53,6 +53,8 @@ def export(
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    push: options.Push = None,
+    public: options.Public = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -94,9 +96,10 @@ def export(
         return
     from qconvert.plan.recipe import Recipe
 
+    place, hub = options.to_hub(output, push, public)
     recipe = Recipe(
         dtype.lower(),
-        output=output,
+        output=None if place is None else Path(place),
         allow_nan=allow_nan,
         ignore=tuple(ignore or ()),
         vocabulary=not no_vocabulary,
@@ -111,14 +114,14 @@ def export(
                 "becomes a directory",
                 "leave them out; --max-shard-size is for directories",
             )
-        to_directory(checkpoint, recipe, threads, force=force, **flags)
+        to_directory(checkpoint, recipe, threads, hub, force=force, **flags)
         return
     if shard is not None:
         raise UsageError(
             "--max-shard-size is for directories, and this becomes a GGUF file",
             "use --split-max-size",
         )
-    to_gguf(checkpoint, recipe, threads, force=force, **flags)
+    to_gguf(checkpoint, recipe, threads, hub=hub, force=force, **flags)
 
 
 def _is_calibration(path: Path) -> bool:
@@ -152,6 +155,7 @@ def to_directory(
     checkpoint: "Checkpoint",
     recipe: "Recipe",
     threads: int | None,
+    hub: options.Hub = options.NOWHERE,
     *,
     force: bool,
     dry_run: bool,
@@ -174,6 +178,7 @@ def to_directory(
         return
     with render.watching(quiet) as watcher:
         (result,) = write_stale([plan], threads or default_threads(), watcher, force=force)
+    outcome.upload(hub, [result.paths], [path], checkpoint.source, quiet=quiet)
     show_result(plan, result, as_json=as_json, quiet=quiet)
 
 

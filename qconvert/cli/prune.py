@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qconvert.cli import options, render
+from qconvert.cli import options, outcome, render
 
 
 def prune(
@@ -91,6 +91,8 @@ def prune(
     max_shard_size: options.MaxShardSize = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    push: options.Push = None,
+    public: options.Public = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -110,14 +112,14 @@ def prune(
       qconvert prune ./model -c model.calib.safetensors --sparsity 2:4 -o sparse/
     """
     from qconvert import api
-    from qconvert.cli.outcome import print_all
     from qconvert.cli.prune_shown import describe, show
 
+    place, hub = options.to_hub(output, push, public)
     with render.watching(quiet, "steps") as watcher:
         made = api.prune(
             model,
             calibration,
-            output,
+            place,
             layers=layers,
             ffn=ffn,
             heads=heads,
@@ -136,7 +138,9 @@ def prune(
             force=force,
             watcher=watcher,
         )
+    if made.files:
+        outcome.upload(hub, [made.files], [made.path], model, quiet=quiet)
     if as_json:
-        print_all([describe(made)])
+        outcome.print_all([describe(made)])
     elif not quiet or dry_run:
         show(made)
