@@ -52,6 +52,7 @@ def calibrate(
         typer.Option(metavar="TYPE", help="auto, bf16, f32 or f16, of matrix products."),
     ] = "auto",
     threads: options.Cores = None,
+    cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -53,6 +53,7 @@ def export(
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
     force: options.Force = False,

@@ -1,6 +1,7 @@
 """Options that several subcommands share."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,30 @@ Device = Annotated[
         metavar="DEVICE",
         help="auto, cpu, cuda or mps, where the model is run.",
         callback=_usable,
+    ),
+]
+
+
+def _keep_downloads(folder: Path | None) -> Path | None:
+    """Have models of the hub downloaded to a folder, and found there, in this process: what
+    HF_HUB_CACHE says to `huggingface_hub`, which reads it when it is first imported.
+
+    Raises:
+        UsageError: it is no folder.
+    """
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--cache-dir {folder} is no folder", "name another")
+        os.environ["HF_HUB_CACHE"] = str(folder.absolute())
+    return folder
+
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where models of the hub are kept; by default the cache that HF_HOME names.",
+        callback=_keep_downloads,
     ),
 ]
 

@@ -91,6 +91,7 @@ def prune(
     max_shard_size: options.MaxShardSize = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
     force: options.Force = False,

@@ -168,6 +168,7 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
     force: options.Force = False,
