@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from qconvert.calibration.capture import Captured
+    from qconvert.checkpoint import Checkpoint
     from qconvert.evaluation.divergence.types import Evaluation
     from qconvert.inspection import Inspection
     from qconvert.plan.recipe import Recipe
@@ -94,6 +95,7 @@ def calibrate(
     tokens: int = 65536,
     window: int = 512,
     seed: int = 0,
+    adapter: Where | None = None,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -111,14 +113,13 @@ def calibrate(
         OutputError: the file cannot be written.
     """
     from qconvert.calibration.capture import capture
-    from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device
     from qconvert.plan.recipe import calibration_path
     from qconvert.run.executor import default_threads
     from qconvert.text.sample import draw_sample
 
     place = choose_device(device)
-    checkpoint = open_checkpoint(str(model), progress=_bars(watcher))
+    checkpoint = _opened(model, watcher, adapter)
     named = [str(data)] if isinstance(data, str | Path) else [str(one) for one in data]
     sample = draw_sample(
         named,
@@ -146,6 +147,7 @@ def plan_quantize(
     output: Where | None = None,
     *,
     calibration: Where | None = None,
+    adapter: Where | None = None,
     device: str = "auto",
     threads: int | None = None,
     watcher: Watcher = SILENT,
@@ -154,7 +156,7 @@ def plan_quantize(
     """What `quantize` would write, tensor by tensor. Nothing is written; with a budget the model
     runs. Arguments and errors are those of `quantize`."""
     return _planned(
-        model, type, output, calibration, _run(threads, watcher, device, dry=True), options
+        model, type, output, calibration, adapter, _run(threads, watcher, device, dry=True), options
     )
 
 
@@ -164,6 +166,7 @@ def quantize(
     output: Where | None = None,
     *,
     calibration: Where | None = None,
+    adapter: Where | None = None,
     device: str = "auto",
     threads: int | None = None,
     force: bool = False,
@@ -177,6 +180,7 @@ def quantize(
         type: of a GGUF file, a scheme of safetensors, or a type of MLX.
         output: a .gguf file, or a folder; by default NAME-TYPE in this one.
         calibration: what `calibrate` wrote, or an importance matrix.
+        adapter: a directory of PEFT's, merged as the model is read.
         force: replace what is there and is something else.
         options: see `Options`.
 
@@ -190,7 +194,7 @@ def quantize(
     from qconvert.run.outputs import write_stale
 
     run = _run(threads, watcher, device)
-    made = _planned(model, type, output, calibration, run, options)
+    made = _planned(model, type, output, calibration, adapter, run, options)
     return write_stale([made], run.threads, watcher, device, force=force)[0]
 
 
@@ -199,6 +203,7 @@ def export(
     output: Where,
     *,
     dtype: Literal["auto", "f32", "f16", "bf16"] = "auto",
+    adapter: Where | None = None,
     threads: int | None = None,
     force: bool = False,
     watcher: Watcher = SILENT,
@@ -212,13 +217,12 @@ def export(
     Raises:
         As `quantize`.
     """
-    from qconvert.checkpoint import open_checkpoint
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.export import make_export_plan
     from qconvert.run.outputs import write_stale
     from qconvert.run.quantize import float_type, plan_outputs
 
-    checkpoint, run = open_checkpoint(str(model), progress=_bars(watcher)), _run(threads, watcher)
+    checkpoint, run = _opened(model, watcher, adapter), _run(threads, watcher)
     recipe = Recipe(dtype, output=Path(output))
     if checkpoint.container == "gguf":
         made = make_export_plan(checkpoint, recipe)
@@ -279,6 +283,7 @@ def prune(
     multiple: int = 256,
     tokens: int = 4096,
     max_shard_size: Size | None = None,
+    adapter: Where | None = None,
     device: str = "auto",
     threads: int | None = None,
     dry_run: bool = False,
@@ -304,7 +309,6 @@ def prune(
         PlanError: the calibration is another model's or too short, or a budget cannot be met.
         OutputError: it cannot be written, or something is there.
     """
-    from qconvert.checkpoint import open_checkpoint
     from qconvert.plan.recipe import model_name
     from qconvert.run.pruning.prune import prune as run
     from qconvert.run.pruning.types import Wanted, check_wanted, parse_count
@@ -324,7 +328,7 @@ def prune(
         _bytes(max_shard_size, "max_shard_size"),
     )
     check_wanted(wanted)
-    checkpoint = open_checkpoint(str(model), progress=_bars(watcher))
+    checkpoint = _opened(model, watcher, adapter)
     path = Path(output) if output else Path(f"{model_name(checkpoint.source)}-pruned")
     how = replace(_run(threads, watcher, device, dry=dry_run), force=force)
     return run(checkpoint, Path(calibration), path, wanted, how)
@@ -337,9 +341,15 @@ def _run(threads: int | None, watcher: Watcher, device: str = "auto", *, dry: bo
     return Run(threads or default_threads(), watcher, device, dry)
 
 
-def _bars(watcher: Watcher) -> bool | None:
-    """Whether downloads are shown: on a terminal, if anything is."""
-    return False if isinstance(watcher, Silent) else None
+def _opened(
+    model: Where, watcher: Watcher, adapter: Where | None, *, dry: bool = False
+) -> "Checkpoint":
+    """The model; downloads are shown on a terminal, if anything is."""
+    from qconvert.checkpoint import open_checkpoint
+
+    progress = False if isinstance(watcher, Silent) else None
+    merged = None if adapter is None else Path(adapter)
+    return open_checkpoint(str(model), progress=progress, headers_only=dry, adapter=merged)
 
 
 def _planned(
@@ -347,14 +357,14 @@ def _planned(
     type_: str,
     output: Where | None,
     calibration: Where | None,
+    adapter: Where | None,
     run: Any,
     options: Options,
 ) -> "Plan":
-    from qconvert.checkpoint import open_checkpoint
     from qconvert.run.quantize import plan_outputs
 
     recipe = _recipe(type_, output, calibration, options)
-    checkpoint = open_checkpoint(str(model), progress=_bars(run.watcher), headers_only=run.dry)
+    checkpoint = _opened(model, run.watcher, adapter, dry=run.dry)
     return plan_outputs(checkpoint, [recipe], run)[0]
 
 

@@ -52,6 +52,7 @@ def calibrate(
         typer.Option(metavar="TYPE", help="auto, bf16, f32 or f16, of matrix products."),
     ] = "auto",
     threads: options.Cores = None,
+    adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -77,7 +78,7 @@ def calibrate(
         options.check_output(output)
     place = choose_device(device)
     choose_dtype(dtype, place)
-    checkpoint = open_checkpoint(model, progress=False if quiet else None)
+    checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)
     path = output or calibration_path(checkpoint.source)
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")

@@ -53,6 +53,7 @@ def export(
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
@@ -107,7 +108,12 @@ def export(
         split_max_size=split,
         max_shard_size=shard,
     )
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    checkpoint = open_checkpoint(
+        model,
+        progress=False if quiet else None,
+        headers_only=dry_run,
+        adapter=adapter,
+    )
     if checkpoint.container == "gguf":
         if split is not None or no_vocabulary or ignore:
             raise UsageError(

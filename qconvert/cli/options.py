@@ -18,6 +18,13 @@ Model = Annotated[
         help="A directory, a hub id (org/name or org/name@revision) or a GGUF file.",
     ),
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A PEFT adapter (LoRA, rslora, DoRA) that is merged into MODEL as it is read.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[

@@ -168,6 +168,7 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
@@ -235,7 +236,12 @@ def quantize(
     from qconvert.run.quantize import plan_outputs
     from qconvert.run.types import Run
 
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    checkpoint = open_checkpoint(
+        model,
+        progress=False if quiet else None,
+        headers_only=dry_run,
+        adapter=adapter,
+    )
     if calibrate:
         from qconvert.cli.calibrate import with_calibration
 

@@ -206,7 +206,7 @@ def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> A
         return None
     part = piece.parts[0]
     info = parameters.checkpoint.tensors[part.source]
-    if info.dtype != STORED[dtype] or info.scale is not None:
+    if info.dtype != STORED[dtype] or not info.is_plain:
         return None
     return read_bytes(info, part.start, part.stop).reshape(-1)
 

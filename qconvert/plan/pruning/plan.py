@@ -152,7 +152,7 @@ def _planned(one: TensorMap, info: TensorInfo, norm: tuple[float, float] | None)
     factors = None
     if norm is not None:
         factors = Factors(np.full(one.columns, norm[0], np.float32), add=norm[1])
-    moved = plain and not one.is_computed and factors is None
+    moved = plain and info.is_plain and not one.is_computed and factors is None
     coding = Blocks(one.name, dtype, max(one.rows, 1), moved=moved, factors=factors)
     return TensorPlan(one.name, one.shape, info.dtype, one, (slot,), coding, dtype, dtype)
 
