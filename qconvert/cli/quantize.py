@@ -168,6 +168,10 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    adapter: options.Adapter = None,
+    cache_dir: options.CacheDir = None,
+    push: options.Push = None,
+    public: options.Public = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -223,6 +227,7 @@ def quantize(
         "bits": bits,
         "types": _types(types),
     }
+    output, hub = options.to_hub(output, push, public)
     said = {name: value for name, value in given.items() if value is not None}
     _check_budget(type_ or [], said)
     asked = _placed(_asked(type_ or [], recipe, said), output)
@@ -231,7 +236,12 @@ def quantize(
     from qconvert.run.quantize import plan_outputs
     from qconvert.run.types import Run
 
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    checkpoint = open_checkpoint(
+        model,
+        progress=False if quiet else None,
+        headers_only=dry_run,
+        adapter=adapter,
+    )
     if calibrate:
         from qconvert.cli.calibrate import with_calibration
 
@@ -242,8 +252,8 @@ def quantize(
     if save_recipe is not None:
         made = [one.recipe for one in planned]
         _save(made, save_recipe, checkpoint.source, quiet=quiet)
-    flags = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
-    outcome.write(planned, threads, device=device, **flags)
+    flags: dict[str, Any] = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
+    outcome.write(planned, threads, device=device, hub=hub, **flags)
 
 
 ANY = "q8_0"
