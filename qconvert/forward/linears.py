@@ -45,6 +45,19 @@ def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Line
     return found
 
 
+def find_vectors(source: Parameters, prefix: str, module: Any) -> dict[str, tuple[Any, str]]:
+    """The parameters of one dimension in a module (norms and biases), each as the module that holds
+    it and the attribute, by the GGUF names of those that are whole tensors there."""
+    found: dict[str, tuple[Any, str]] = {}
+    for inner, child in module.named_modules():
+        for attribute, parameter in child.named_parameters(recurse=False):
+            name = prefix + (f"{inner}.{attribute}" if inner else attribute)
+            targets = source.targets_of(name)
+            if parameter.dim() == 1 and len(targets) == 1:
+                found[targets[0][0]] = (child, attribute)
+    return found
+
+
 def rows_of(line: Linear, parameter: Any) -> Any:
     """A view of a weight in its parameter: [rows, columns], of experts [experts, rows, columns]."""
     rows = parameter.transpose(-1, -2) if line.transpose else parameter
