@@ -1,4 +1,4 @@
-"""Tuning: what a file stores beside its codes is trained, and the codes too where that is asked for.
+"""Tuning: what a file stores beside its codes is trained, and the codes too if that is asked for.
 
     x = step * value - low        step = unit * whole, low likewise        (`formats.types.Units`)
 
@@ -88,7 +88,7 @@ def spread(step: Any, low: Any, value: Any, size: int, dtype: Any) -> Any:
                 by_value = by_value.view_as(value)
             return by_step, by_low if context.needs_input_grad[1] else None, by_value
 
-    return Spread.apply(step, low, value)
+    return Spread.apply(step, low, value)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Tuned:
         assert grid is not None
         step, low = self._steps(grid.step.shape, device)
         value = self._values(grid.values, grid.first, device)
-        rows, columns = value.shape
+        columns = value.shape[1]
         rest = -columns % grid.size
         if rest:
             import torch
@@ -183,9 +183,8 @@ class Tuned:
 
     def arrays(self) -> Arrays:
         """What is stored of what it has become."""
-        params = self.format.with_units(
-            self.coded.params, self.step.stored(), self.low and self.low.stored()
-        )
+        low = None if self.low is None else self.low.stored()
+        params = self.format.with_units(self.coded.params, self.step.stored(), low)
         codes = self.coded.codes
         if self.place is not None:
             grid = self.format.grid(self.coded.params)

@@ -22,6 +22,7 @@ from qconvert.cli.export import export
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
+from qconvert.cli.tune import tune
 from qconvert.containers.room import FULL, TEMPORARY
 from qconvert.errors import OutputError, QconvertError
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(calibrate)
 app.command(cls=MayCalibrate)(quantize)
+app.command()(tune)
 app.command()(export)
 app.command()(evaluate)
 app.command()(compare)

@@ -1,23 +1,22 @@
 """`tune`: a quantized file, brought nearer to the original by training what it stores.
 
-    quantize                     with feedback, as `quantize` does
-    run the original once        and keep what it foretells of every token
-    train                        scales, minima and norms, or codes too (`run.training`)
-    write the file               of the same bytes, if what was learnt helps on windows not shown
+quantize                     with feedback, as `quantize` does
+run the original once        and keep what it foretells of every token
+train                        scales, minima and norms, or codes too (`run.training`)
+write the file               of the same bytes, with what helps on windows that were not shown
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from qconvert.algorithms.tune import tuned
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
-from qconvert.errors import PlanError
+from qconvert.containers.target import Target
+from qconvert.errors import PlanError, first_line
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
@@ -27,12 +26,13 @@ from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import linear_algebra_on, prepared
-from qconvert.run.outputs import write_outputs
+from qconvert.run.outputs import is_current, write_outputs
 from qconvert.run.stream import Result
+from qconvert.run.training.budget import within
 from qconvert.run.training.loop import Outcome, train
-from qconvert.run.training.student import Matrix, Norm, Student
 from qconvert.run.training.schedule import Schedule
-from qconvert.run.training.start import Start, changed, write_start
+from qconvert.run.training.start import Start, changed, placed, write_start
+from qconvert.run.training.student import Matrix, Norm, Student
 from qconvert.run.training.teacher import teach
 from qconvert.run.types import Run
 
@@ -43,6 +43,7 @@ class Tuning:
 
     Attributes:
         tokens: to learn from, in all rounds through the sample together.
+        hours: to learn in, in place of so many tokens.
         rate: the highest, in parts of a scale.
         batch: tokens of a step.
         weights: whether codes are trained too.
@@ -50,66 +51,145 @@ class Tuning:
     """
 
     tokens: int
-    rate: float
+    hours: float | None = None
+    rate: float = 0.005
     batch: int = 2048
     weights: bool = False
     seed: int = 0
 
+    @property
+    def words(self) -> dict[str, str]:
+        """What the header of an output says of it."""
+        what = "weights" if self.weights else "scales, minima and norms"
+        much = f"{self.tokens} tokens" if self.hours is None else f"{self.hours:g} hours"
+        how = f"rate {self.rate:g}, batch {self.batch}, seed {self.seed}"
+        return {"qconvert.tuned": f"{what}; {much}; {how}"}
+
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was written, and what came of the training."""
+    """What was written, as planned, and what came of the training; None where the output was there
+    already."""
 
+    plan: Plan
     result: Result
-    outcome: Outcome
+    outcome: Outcome | None
 
 
-def tune(model: Model, plan: Plan, path: Path, tuning: Tuning, run: Run) -> Learnt:
+def tune(
+    model: Model,
+    plan: Plan,
+    path: Path,
+    tuning: Tuning,
+    run: Run,
+    more: np.ndarray | None = None,
+) -> Learnt:
     """Tune an output.
 
     Args:
         model: the original.
         plan: of the quantized file to begin with; see `training.start.beside`.
         path: of the output.
+        more: int [windows, window], to learn from beside the calibration's.
 
     Raises:
-        PlanError: there is no sample.
+        PlanError: there is no sample, a GPU's memory does not do, or nothing can be trained.
         Also what `write_outputs` and `train` raise.
     """
+    import torch
+
+    target = target_of(plan, path, tuning, more)
+    if is_current(target):
+        run.watcher.note(f"up to date: {path}")
+        files = tuple(file.path for file in target.weight_files)
+        nbytes = sum(file.nbytes for file in target.weight_files)
+        result = Result(files, nbytes, 0.0, len(plan.tensors))
+        return Learnt(replace(plan, target=target), result, None)
+    target.check()
+    start = write_start(plan, run)
+    with linear_algebra_on(library_threads()):
+        try:
+            learnt = _tune(model, start, target, tuning, run, more)
+        except torch.OutOfMemoryError as error:
+            raise PlanError(
+                f"the {run.device} has too little memory: {first_line(error)}",
+                "use a calibration with a smaller --window, or --device cpu",
+            ) from error
+    start.delete()
+    return learnt
+
+
+def target_of(plan: Plan, path: Path, tuning: Tuning, more: np.ndarray | None) -> Target:
+    """The output, whose header says all that it is made by."""
+    words = dict(tuning.words)
+    if more is not None:
+        digest = sha256(np.ascontiguousarray(more, "<i4").tobytes()).hexdigest()
+        words["qconvert.tuned.sample"] = digest
+    return placed(plan.target, path, words)
+
+
+def _tune(
+    model: Model,
+    start: Start,
+    target: Target,
+    tuning: Tuning,
+    run: Run,
+    more: np.ndarray | None,
+) -> Learnt:
+    tokens, shown = _windows(start.plan, more)
+    work = target.path.with_name(f"{target.path.name}.tune")
+    place = Place(work_folder(work), run.device)
+    walk = Walk(open_model(start.checkpoint), tokens, replace(place, states="student"))
+    watcher = run.watcher
+    with open_store(work, _identity(walk, target)) as store:
+        watcher.begin(tokens.size * len(walk), 0)
+
+        def advance(count: int) -> None:
+            watcher.advance(count, "the original")
+
+        teacher = teach(model, tokens, place, store, advance)
+        walk.embed()
+        student = Student(walk, shown, *_trained(model, start, tuning), teacher, tuning.rate)
+        if not student.parameters:
+            raise PlanError(
+                f"{start.plan.recipe.type} has nothing that can be tuned",
+                "its weights are coded several at a time; choose another type",
+            )
+        schedule = within(
+            student,
+            _schedule(tokens, shown, tuning),
+            len(tokens) - shown,
+            tuning.hours,
+            student.memory,
+            store,
+            watcher,
+        )
+        outcome = train(student, schedule, store, watcher)
+        watcher.note(_words(outcome))
+        if outcome.step:
+            _keep(student, store)
+        final = changed(start, target, store.tensors)
+        result = write_outputs([final], run.threads, watcher, run.device)[0]
+        store.delete()
+    return Learnt(replace(start.plan, target=target), result, outcome)
+
+
+def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """The windows, those for learning first, and how many these are."""
     if plan.sample is None:
         raise PlanError(
             "tuning needs a calibration of this model with its tokens",
             "make one with `qconvert calibrate`, and give it with -c",
         )
-    start = write_start(plan, run)
     tokens, shown = in_order(plan.sample)
-    cores = library_threads()
-    place = Place(work_folder(path.with_name(f"{path.name}.tune")), run.device)
-    walk = Walk(open_model(start.checkpoint), tokens, replace(place, states="student"))
-    identity = _identity(start, walk, tuning, cores)
-    with (
-        linear_algebra_on(cores),
-        open_store(path.with_name(f"{path.name}.tune"), identity) as store,
-    ):
-        run.watcher.begin(tokens.size * len(walk), 0)
-        teacher = teach(
-            model, tokens, place, store, lambda count: run.watcher.advance(count, "the original")
-        )
-        walk.embed()
-        student = Student(walk, shown, *_trained(model, start, tuning), teacher, tuning.rate)
-        outcome = train(student, _schedule(tokens, shown, tuning), store, run.watcher)
-        if outcome.step:
-            _keep(student, store)
-        made_by = {"qconvert.tuned": _words(tuning, outcome)}
-        final = changed(start, path, store.tensors, made_by)
-        result = write_outputs([final], run.threads, run.watcher, run.device)[0]
-        store.delete()
-    start.delete()
-    return Learnt(result, outcome)
+    if more is None:
+        return tokens, shown
+    joined = np.concatenate((tokens[:shown], more, tokens[shown:]))
+    return joined, shown + len(more)
 
 
 def _schedule(tokens: np.ndarray, shown: int, tuning: Tuning) -> Schedule:
-    batch = max(tuning.batch // tokens.shape[1], 1)
+    batch = min(max(tuning.batch // tokens.shape[1], 1), shown)
     steps = max(tuning.tokens // (batch * tokens.shape[1]), 1)
     return Schedule(shown, batch, steps, tuning.seed)
 
@@ -134,7 +214,7 @@ def _trained(
                 one = Matrix(tensor, first_matrix(tensor), made)
                 matrices.setdefault(gguf_name(tensor), []).append(one)
         elif _is_norm(tensor):
-            base = _numbers(start, tensor)
+            base = start.numbers(tensor)
             (name,) = names.get(tensor.name, [tensor.name])
             norms[name] = Norm(tensor, base, torch.zeros(base.shape, requires_grad=True))
     for of in matrices.values():
@@ -148,32 +228,34 @@ def _is_norm(tensor: TensorPlan) -> bool:
     return is_plain and is_gain and not tensor.map.steps
 
 
-def _numbers(start: Start, tensor: TensorPlan) -> np.ndarray:
-    from qconvert.checkpoint.files import read_bytes_at
-    from qconvert.formats.floats import to_float32
-
-    info = start.stored[tensor.slots[0].name]
-    raw = np.frombuffer(read_bytes_at(info.path, info.offset, info.nbytes), np.uint8)
-    return to_float32(raw, tensor.slots[0].dtype)
-
-
 def _keep(student: Student, store: Store) -> None:
     """Put all that was trained into the store, as it is to be written."""
-    for tensor, arrays in student.arrays():
-        if len(arrays) == 1 and arrays[0].dtype == np.float32 and len(tensor.shape) == 1:
-            dtype = tensor.slots[0].dtype
-            arrays = (stored(rounded(arrays[0], dtype), dtype),)
-        names = [slot.name for slot in tensor.slots]
-        store.put(tensor.name, dict(zip(names, arrays, strict=False)))
+    for matrix in student.every_matrix:
+        names = [slot.name for slot in matrix.tensor.slots]
+        store.put(matrix.tensor.name, dict(zip(names, matrix.tuned.arrays(), strict=False)))
+    for norm in student.norms.values():
+        (slot,) = norm.tensor.slots
+        values = stored(rounded(norm.stored(), slot.dtype), slot.dtype)
+        store.put(norm.tensor.name, {slot.name: values})
 
 
-def _words(tuning: Tuning, outcome: Outcome) -> str:
-    what = "weights" if tuning.weights else "scales and norms"
-    return f"{what}, {tuning.tokens} tokens, best after step {outcome.step}"
+def _words(outcome: Outcome) -> str:
+    """What came of it, for people."""
+    if not outcome.step:
+        return (
+            f"tuning did not help on windows that were not shown (divergence {outcome.before:.4f}):"
+            " the file is what quantize writes"
+        )
+    share = outcome.after / outcome.before
+    return (
+        f"on windows that were not shown the divergence fell from {outcome.before:.4f} to "
+        f"{outcome.after:.4f}, x{share:.2f}, best after step {outcome.step}"
+    )
 
 
-def _identity(start: Start, walk: Walk, tuning: Tuning, cores: int) -> str:
-    digest = sha256(repr((walk.identity, tuning, cores)).encode())
-    for file in start.plan.target.weight_files:
+def _identity(walk: Walk, target: Target) -> str:
+    """A digest of all that is learnt depends on; the header names the recipe and the tuning."""
+    digest = sha256(repr((walk.identity, library_threads())).encode())
+    for file in target.weight_files:
         digest.update(file.header())
     return digest.hexdigest()

@@ -207,11 +207,11 @@ class Scalar:
         blocks = np.ascontiguousarray(packed).reshape(-1, nbytes)
         with np.errstate(all="ignore"):
             read = self.read(blocks)
-        fields = [None if of is None else of.reshape(len(packed), -1) for of in read[:4]]
-        codes = self.codes.unpack(blocks, block).reshape(len(packed), -1)
+        rows = len(packed)
+        rest = [None if of is None else of.reshape(rows, -1) for of in read[1:4]]
+        codes = self.codes.unpack(blocks, block).reshape(rows, -1)
         kind = np.int8 if self.first < 0 else np.uint8
-        assert fields[0] is not None
-        return Coded(codes.view(kind), rounded_by_steps(Params(fields[0], *fields[1:])))
+        return Coded(codes.view(kind), rounded_by_steps(Params(read.d.reshape(rows, -1), *rest)))
 
     def dequantize(self, arrays: Arrays) -> Weights:
         from qconvert.kernels.codes import spread

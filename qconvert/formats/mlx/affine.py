@@ -122,7 +122,9 @@ class Affine:
         return Units(params.scale, dtype=dtype), Units(-params.bias, dtype=dtype)
 
     def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
-        assert low is not None and step.unit is not None and low.unit is not None
+        assert low is not None
+        assert low.unit is not None
+        assert step.unit is not None
         return Params(step.unit, -low.unit)
 
     def round(self, x: Weights, params: Params) -> np.ndarray:

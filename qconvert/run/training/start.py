@@ -5,7 +5,7 @@ the output is there. So an interrupted run finds it, and what was not trained is
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from qconvert.checkpoint.files import read_bytes_at
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
 from qconvert.checkpoint.safetensors import read_safetensors
+from qconvert.containers.directory import Directory
 from qconvert.containers.gguf import GgufFiles
 from qconvert.containers.store import NUMPY
+from qconvert.containers.target import Target
+from qconvert.formats.floats import to_float32
 from qconvert.formats.types import Arrays, Format
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.types import Plan, TensorPlan
@@ -54,6 +57,12 @@ class Start:
             made.append(raw.view(kind).reshape(part.shape))
         return tuple(made)
 
+    def numbers(self, tensor: TensorPlan) -> np.ndarray:
+        """A tensor of plain numbers, float32, flat."""
+        info = self.stored[tensor.slots[0].name]
+        raw = np.frombuffer(read_bytes_at(info.path, info.offset, info.nbytes), np.uint8)
+        return to_float32(raw, tensor.slots[0].dtype)
+
     def delete(self) -> None:
         """Remove it."""
         for file in self.plan.target.weight_files:
@@ -84,15 +93,20 @@ def write_start(plan: Plan, run: Run) -> Start:
     return Start(plan, opened, stored)
 
 
-def changed(
-    start: Start, path: Path, changes: Mapping[str, TensorInfo], made_by: Mapping[str, str]
-) -> Plan:
+def placed(target: Target, path: Path, made_by: Mapping[str, str]) -> Target:
+    """The target of the output, whose header says besides how it was made."""
+    if isinstance(target, GgufFiles):
+        words = {key: text(value) for key, value in made_by.items()}
+        return replace(target, output=path, metadata={**target.metadata, **words})
+    assert isinstance(target, Directory)
+    return replace(target, path=path, metadata={**target.metadata, **made_by})
+
+
+def changed(start: Start, target: Target, changes: Mapping[str, TensorInfo]) -> Plan:
     """The plan of the output: what was trained, and the rest as it is.
 
     Args:
-        path: of the output.
         changes: by the names of slots, with the very bytes.
-        made_by: what its header says besides.
     """
     sources: dict[str, TensorInfo] = {}
     tensors: list[TensorPlan] = []
@@ -103,11 +117,4 @@ def changed(
         sources[info.name] = info
         tensors.append(written(info, slot))
     checkpoint = replace(start.checkpoint, tensors=sources)
-    target = start.plan.target
-    if isinstance(target, GgufFiles):
-        words = {key: text(value) for key, value in made_by.items()}
-        target = replace(target, output=path, metadata={**target.metadata, **words})
-    else:
-        target = replace(target, path=path, metadata={**target.metadata, **made_by})
-    nbytes = start.plan.nbytes
-    return Plan(checkpoint, start.plan.recipe, tuple(tensors), target, nbytes)
+    return Plan(checkpoint, start.plan.recipe, tuple(tensors), target, start.plan.nbytes)

@@ -13,7 +13,6 @@ import numpy as np
 
 from qconvert.algorithms.tune import FLIP, Tuned
 from qconvert.errors import WeightError
-from qconvert.formats.types import Arrays
 from qconvert.forward.block import Block
 from qconvert.forward.head import Head
 from qconvert.forward.linears import find_vectors
@@ -21,11 +20,17 @@ from qconvert.forward.skeleton import put_tensor
 from qconvert.forward.walk import Walk
 from qconvert.plan.algorithms import order_of
 from qconvert.plan.types import TensorPlan
-from qconvert.run.training.loss import derive
+from qconvert.run.training.loss import LOGITS, derive
 from qconvert.run.training.teacher import Teacher
 
 PIECE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
 """Tokens whose activations are in memory at a time; at least one window."""
+
+LIBRARIES = 700_000_000
+"""Bytes that torch and transformers take by themselves."""
+
+KEPT, KEPT_INNER = 12, 4
+"""Numbers of a token that a block keeps to be derived: so many times its width, and the inner."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Norm:
         """`own`, transformers' gains, with what is learnt."""
         import torch
 
-        change = torch.from_numpy(self.base).to(self.moved.device) * self.moved
+        change = torch.tensor(self.base).to(self.moved.device) * self.moved
         order = self.tensor.map.order
         if order:
             places = torch.from_numpy(np.argsort(order)).to(change.device)
@@ -75,7 +80,8 @@ class Norm:
     def stored(self) -> np.ndarray:
         """float32."""
         moved: np.ndarray = self.moved.detach().float().cpu().numpy()
-        return self.base * (1 + moved)
+        made: np.ndarray = self.base * (1 + moved)
+        return made
 
 
 @dataclass
@@ -111,8 +117,7 @@ class Student:
     def parameters(self) -> dict[str, Any]:
         found = {
             f"{one.tensor.name} {name}": parameter
-            for of in self.matrices.values()
-            for one in of
+            for one in self.every_matrix
             for name, parameter in one.tuned.parameters()
         }
         return found | {name: norm.moved for name, norm in self.norms.items()}
@@ -151,13 +156,23 @@ class Student:
             raise WeightError("the model's predictions are NaN or infinite")
         return found
 
-    def arrays(self) -> Iterator[tuple[TensorPlan, Arrays]]:
-        """What is to be stored of every tensor that was trained; of norms float32."""
-        for of in self.matrices.values():
-            for one in of:
-                yield one.tensor, one.tuned.arrays()
-        for norm in self.norms.values():
-            yield norm.tensor, (norm.stored(),)
+    @property
+    def every_matrix(self) -> Iterator[Matrix]:
+        """All that are trained."""
+        return (one for of in self.matrices.values() for one in of)
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes it all takes."""
+        weights = sum(one.tensor.map.elements for one in self.every_matrix)
+        trained = sum(parameter.numel() for parameter in self.parameters.values())
+        config = self.walk.skeleton.config
+        width = int(config.hidden_size)
+        inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
+        of_token = len(self.walk) * (KEPT * width + KEPT_INNER * inner)
+        activations = 2 * max(PIECE[self.walk.device], self.tokens) * of_token
+        heads = 2 * 2 * self._head.rows * width
+        return LIBRARIES + 5 * weights + 16 * trained + activations + heads + 24 * LOGITS
 
     @property
     def _piece(self) -> int:
