@@ -36,6 +36,9 @@ from qconvert.run.training.student import Matrix, Norm, Student
 from qconvert.run.training.teacher import teach
 from qconvert.run.types import Run
 
+RUN = 16
+"""Tokens in a row that tell that two windows are of one text."""
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -184,8 +187,23 @@ def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
     tokens, shown = in_order(plan.sample)
     if more is None:
         return tokens, shown
-    joined = np.concatenate((tokens[:shown], more, tokens[shown:]))
-    return joined, shown + len(more)
+    apart = more[~shares_text(more, tokens[shown:])]
+    return np.concatenate((tokens[:shown], apart, tokens[shown:])), shown + len(apart)
+
+
+def shares_text(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which windows have a run of `RUN` tokens that one of the others has, bool [windows]: what
+    is learnt there says nothing of text that was not shown."""
+    run = min(RUN, windows.shape[1])
+
+    def runs(of: np.ndarray) -> np.ndarray:
+        every = np.lib.stride_tricks.sliding_window_view(of, run, axis=1)
+        flat = np.ascontiguousarray(every, np.int32).reshape(len(of), -1, run)
+        return flat.view(f"V{4 * run}")[..., 0]
+
+    known = {one.tobytes() for one in runs(others).reshape(-1)}
+    found = [any(one.tobytes() in known for one in of) for of in runs(windows)]
+    return np.array(found, bool)
 
 
 def _schedule(tokens: np.ndarray, shown: int, tuning: Tuning) -> Schedule:

@@ -117,11 +117,11 @@ def test_without_tokens_there_is_no_tuning(made, tmp_path):
 
 def test_gradients_are_those_of_transformers_own_model(made, tmp_path):
     """By all gains of norms, of the divergence, derived through the whole model at once."""
-    from qconvert.forward.walk import Place, Walk
     from qconvert.containers.store import open_store
+    from qconvert.forward.walk import Place, Walk
+    from qconvert.run.training.start import write_start
     from qconvert.run.training.student import Student
     from qconvert.run.training.teacher import teach
-    from qconvert.run.training.start import write_start
     from qconvert.run.tuning import _trained
 
     model, source, calibration = made("llama")

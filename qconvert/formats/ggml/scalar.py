@@ -208,10 +208,15 @@ class Scalar:
         with np.errstate(all="ignore"):
             read = self.read(blocks)
         rows = len(packed)
-        rest = [None if of is None else of.reshape(rows, -1) for of in read[1:4]]
+
+        def by_row(of: np.ndarray | None) -> np.ndarray | None:
+            return None if of is None else of.reshape(rows, -1)
+
         codes = self.codes.unpack(blocks, block).reshape(rows, -1)
         kind = np.int8 if self.first < 0 else np.uint8
-        return Coded(codes.view(kind), rounded_by_steps(Params(read.d.reshape(rows, -1), *rest)))
+        rest = by_row(read.dmin), by_row(read.scales), by_row(read.mins)
+        params = rounded_by_steps(Params(read.d.reshape(rows, -1), *rest))
+        return Coded(codes.view(kind), params)
 
     def dequantize(self, arrays: Arrays) -> Weights:
         from qconvert.kernels.codes import spread

@@ -12,7 +12,7 @@ from typing import Any
 
 from qconvert.forward.head import Head
 
-LOGITS = 1 << 24
+LOGITS = 1 << 23
 """Of student and teacher each, that are in memory at a time."""
 
 

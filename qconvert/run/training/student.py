@@ -23,7 +23,7 @@ from qconvert.plan.types import TensorPlan
 from qconvert.run.training.loss import LOGITS, derive
 from qconvert.run.training.teacher import Teacher
 
-PIECE = {"cpu": 1024, "cuda": 8192, "mps": 4096}
+PIECE = {"cpu": 512, "cuda": 8192, "mps": 4096}
 """Tokens whose activations are in memory at a time; at least one window."""
 
 LIBRARIES = 700_000_000
@@ -172,7 +172,8 @@ class Student:
         of_token = len(self.walk) * (KEPT * width + KEPT_INNER * inner)
         activations = 2 * max(PIECE[self.walk.device], self.tokens) * of_token
         heads = 2 * 2 * self._head.rows * width
-        return LIBRARIES + 5 * weights + 16 * trained + activations + heads + 24 * LOGITS
+        found: int = LIBRARIES + 5 * weights + 16 * trained + activations + heads + 24 * LOGITS
+        return found
 
     @property
     def _piece(self) -> int:
