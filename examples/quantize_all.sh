@@ -9,11 +9,9 @@ if [ $# -lt 3 ]; then
 fi
 model=$1 out=$2
 shift 2
-mkdir -p "$out"
 result=$(qconvert quantize "$model" "${@/#/-t}" -o "$out/" --quiet --json)
 python3 -c '
 import json, sys
-result = json.load(sys.stdin)
-for r in result.get("outputs", [result]):
+for r in json.load(sys.stdin)["outputs"]:
     print(r["file_type"], r["bytes"], r["bits_per_weight"], r["path"], sep="\t")
 ' <<< "$result"

@@ -7,6 +7,7 @@
     |-- PlanError            the recipe and the checkpoint do not fit together
     |-- WeightError          a weight is NaN or infinite
     |-- OutputError          the output cannot be written
+    |-- PartError            some of it failed; the result is printed and says what
     `-- UsageError           the command line is wrong; exit code 2
 
 The command line's one handler prints `message` and `hint`; everything else is a bug.
@@ -57,6 +58,10 @@ class WeightError(QconvertError):
 
 class OutputError(QconvertError):
     """The output cannot be written."""
+
+
+class PartError(QconvertError):
+    """Some of it failed; the result, which is printed already, says what."""
 
 
 class UsageError(QconvertError):

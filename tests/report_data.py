@@ -51,7 +51,7 @@ def make_row(
     measured = make_speed(name, speed, 1.6 * megabytes) if speed is not None else None
     return Row(
         name=name,
-        path=f"models/SmolLM2-{name}",
+        path=f"models/SmolLM2-{name}" + (".gguf" if name[0] != "w" else ""),
         nbytes=int(megabytes * MB),
         bits_per_weight=megabytes * 8 / 134.5,
         backend="llama.cpp" if name[0] != "w" else "transformers",

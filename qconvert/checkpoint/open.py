@@ -18,6 +18,12 @@ HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:[:/](?P<file>[^@:]+\.gguf))?(?:@(?P<revision>[^@:]+))?"
 )
 
+ADDRESS = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)"
+    r"(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]+\.gguf))?)?/?(?:[?#].*)?"
+)
+
 
 def open_checkpoint(
     model: str, *, progress: bool | None = None, headers_only: bool = False
@@ -51,7 +57,7 @@ def locate(
     path = Path(model)
     if model and _exists(path):
         return _called(path), path
-    match = HUB_ID.fullmatch(model)
+    match = HUB_ID.fullmatch(_without_site(model))
     if match is None or model.startswith((".", "~", "/")):
         raise CheckpointError(
             f"{model!r:.300}: no such file or directory",
@@ -60,6 +66,16 @@ def locate(
     from qconvert.checkpoint.hub import fetch
 
     return fetch(match["repo"], match["file"], match["revision"], progress, headers_only)
+
+
+def _without_site(model: str) -> str:
+    """A hub id of what is copied from a browser's address line or from a llama.cpp command."""
+    match = ADDRESS.fullmatch(model)
+    if match is None:
+        return model
+    file = f":{match['file']}" if match["file"] else ""
+    revision = f"@{match['revision']}" if match["revision"] not in (None, "main") else ""
+    return f"{match['repo']}{file}{revision}"
 
 
 def _called(path: Path) -> str:

@@ -14,17 +14,18 @@ import typer
 
 from qconvert import __version__
 from qconvert.cli import render
-from qconvert.cli.calibrate import MayCalibrate, calibrate
+from qconvert.cli.calibrate import calibrate
 from qconvert.cli.compare import compare
 from qconvert.cli.doctor import doctor
 from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
+from qconvert.cli.habits import QuantizeCommand
 from qconvert.cli.inspect import inspect
 from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
 from qconvert.cli.tune import tune
 from qconvert.containers.room import FULL, TEMPORARY
-from qconvert.errors import OutputError, QconvertError
+from qconvert.errors import OutputError, PartError, QconvertError
 
 COLLECT = (100_000, 50, 100)
 """What cycles wait for to be collected. Importing torch and transformers makes millions of objects
@@ -38,15 +39,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(inspect)
-app.command()(calibrate)
-app.command(cls=MayCalibrate)(quantize)
-app.command()(tune)
-app.command()(export)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(report)
-app.command()(doctor)
+app.command(short_help="What MODEL is, and what each type would weigh.")(inspect)
+app.command(short_help="Run MODEL on a sample of text, for better quantizing.")(calibrate)
+app.command(cls=QuantizeCommand, short_help="MODEL in fewer bits: GGUF, safetensors, MLX.")(
+    quantize
+)
+app.command(short_help="MODEL in few bits, trained to be near to itself.")(tune)
+app.command(short_help="MODEL in another container, with the same weights.")(export)
+app.command(short_help="How far each FILE is from the original, on a text.")(evaluate)
+app.command(short_help="What each FILE answers to the same prompts.")(compare)
+app.command(short_help="Quantize MODEL to several types, and show which to take.")(report)
+app.command(short_help="What this machine can run, and which types suit it.")(doctor)
 
 
 @dataclass
@@ -116,7 +119,15 @@ def _leave_in_order() -> None:
 def _explain(error: QconvertError, session: Session) -> None:
     if session.traceback:
         render.say(traceback.format_exc())
-    render.say_error(error.message, error.hint)
+    printed = isinstance(error, PartError)
+    _answer(error.message, error.hint, error.exit_code, printed=printed)
+
+
+def _answer(message: str, hint: str, code: int, *, printed: bool = False) -> None:
+    """What went wrong, for a person, and for a program that asked for JSON and has none yet."""
+    render.say_error(message, hint)
+    if "--json" in sys.argv and not printed:
+        render.print_json({"error": {"message": message, "hint": hint, "exit_code": code}})
 
 
 def _confess(error: Exception, session: Session) -> None:
@@ -125,4 +136,4 @@ def _confess(error: Exception, session: Session) -> None:
         render.say(traceback.format_exc())
         return
     hint = "this is a fault of qconvert; --traceback shows where"
-    render.say_error(f"{type(error).__name__}: {error}", hint)
+    _answer(f"{type(error).__name__}: {error}", hint, 1)

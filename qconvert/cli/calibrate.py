@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from qconvert.cli import options, render
 from qconvert.errors import QconvertError, UsageError, shorten
@@ -20,18 +19,6 @@ if TYPE_CHECKING:
 
 TOKENS, WINDOW = 65536, 512
 """Of a sample, if nothing else is said."""
-
-
-class MayCalibrate(TyperCommand):
-    """The command, of which `--calibrate` may stand without a text."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        said = []
-        for arg, following in zip(args, [*args[1:], "--"], strict=False):
-            said.append(arg)
-            if arg == "--calibrate" and following.startswith("-") and following != "-":
-                said.append("self")
-        return super().parse_args(ctx, said)
 
 
 def calibrate(
@@ -81,7 +68,6 @@ def calibrate(
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.containers.folder import check_place
     from qconvert.forward.device import choose_device, choose_dtype
     from qconvert.run.executor import default_threads
 
@@ -93,7 +79,6 @@ def calibrate(
     path = output or default_path(checkpoint.source)
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
-    check_place(path)
     wanted = Wanted(tuple(data or ()), tokens, window, seed, place)
     sample = draw(checkpoint, path, wanted, quiet=quiet)
     made = run(checkpoint, path, sample, place, dtype, threads or default_threads(), quiet=quiet)
@@ -191,8 +176,6 @@ def with_calibration(
             render.say(f"would calibrate first: {path}; types may need it, and it may change some")
         return asked
     if not dry_run:
-        if asked[0].folder is not None:
-            place.mkdir(exist_ok=True)
         _ensure(checkpoint, path, tuple(data), device, quiet=quiet)
     return tuple(replace(one, calibration=path) for one in asked)
 
@@ -203,7 +186,7 @@ def _ensure(
     """Have a calibration at a path: the one that is there, if it is of this model and sample."""
     import numpy as np
 
-    from qconvert.containers.folder import check_place
+    from qconvert.containers.place import check_place
     from qconvert.forward.device import choose_device
     from qconvert.model.open import open_model
     from qconvert.run.executor import default_threads

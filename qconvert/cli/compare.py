@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qconvert.cli import options, render
-from qconvert.errors import QconvertError, UsageError
+from qconvert.errors import PartError, UsageError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -102,8 +102,6 @@ def _check_output(path: Path) -> None:
     options.check_output(path)
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"{path} is none of {', '.join(FORMS)}", "the ending says what is written")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}", "make it first")
 
 
 def _write(
@@ -172,10 +170,10 @@ def _tell_problems(found: "Sequence[Responses]") -> None:
     """Files that did not answer, at last, where they are seen.
 
     Raises:
-        QconvertError: there are some.
+        PartError: there are some.
     """
     failed = [one for one in found if one.problem]
     for one in failed[1:]:
         render.say_error(f"{one.problem}")
     if failed:
-        raise QconvertError(failed[0].problem, "the other files have answered")
+        raise PartError(failed[0].problem, "the other files have answered")

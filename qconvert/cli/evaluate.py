@@ -126,7 +126,7 @@ def evaluate(
         check_tasks(tasks)
     for path in (junit, summary):
         if path is not None:
-            _check_place(path)
+            options.check_output(path)
     settings = Settings(device, dtype, threads)
     choices = Choices(tokens, window, backend, exact, settings=settings)
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
@@ -142,12 +142,6 @@ def evaluate(
         show(evaluation)
         show_extras(files, extras)
     conclude(verdicts)
-
-
-def _check_place(path: Path) -> None:
-    options.check_output(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"no directory {path.parent}", "create it first, or choose another")
 
 
 def _write(

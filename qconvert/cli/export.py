@@ -53,6 +53,7 @@ def export(
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -110,14 +111,14 @@ def export(
                 "becomes a directory",
                 "leave them out; --max-shard-size is for directories",
             )
-        to_directory(checkpoint, recipe, threads, **flags)
+        to_directory(checkpoint, recipe, threads, force=force, **flags)
         return
     if shard is not None:
         raise UsageError(
             "--max-shard-size is for directories, and this becomes a GGUF file",
             "use --split-max-size",
         )
-    to_gguf(checkpoint, recipe, threads, **flags)
+    to_gguf(checkpoint, recipe, threads, force=force, **flags)
 
 
 def _is_calibration(path: Path) -> bool:
@@ -161,6 +162,7 @@ def to_directory(
     recipe: "Recipe",
     threads: int | None,
     *,
+    force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -180,7 +182,7 @@ def to_directory(
         show_plan(plan, as_json)
         return
     with render.watching(quiet) as watcher:
-        (result,) = write_stale([plan], threads or default_threads(), watcher)
+        (result,) = write_stale([plan], threads or default_threads(), watcher, force=force)
     show_result(plan, result, as_json=as_json, quiet=quiet)
 
 
@@ -220,7 +222,7 @@ def describe(plan: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
 def show_plan(plan: "Plan", as_json: bool) -> None:
     """The plan of `--dry-run`: every tensor."""
     if as_json:
-        render.print_json(describe(plan, paths_of(plan.target)) | outcome.plan_data(plan))
+        outcome.print_all([describe(plan, paths_of(plan.target)) | outcome.plan_data(plan)])
         return
     outcome.print_tensors(plan)
     size = outcome.summary(plan, plan.nbytes, bits=False)
@@ -230,7 +232,7 @@ def show_plan(plan: "Plan", as_json: bool) -> None:
 
 def show_result(plan: "Plan", result: "Result", *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        render.print_json(describe(plan, result.paths) | outcome.result_data(result))
+        outcome.print_all([describe(plan, result.paths) | outcome.result_data(result)])
     elif not quiet:
         render.show_path(plan.target.path)
         render.show(f"{outcome.summary(plan, result.nbytes, bits=False)}, {result.seconds:.1f} s")

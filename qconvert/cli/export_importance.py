@@ -6,7 +6,7 @@ from pathlib import Path
 from qconvert.calibration.file import read_calibration
 from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
 from qconvert.calibration.importance import importance_of, reach_lines
-from qconvert.cli import options, render
+from qconvert.cli import options, outcome, render
 from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
 
@@ -30,7 +30,7 @@ def to_imatrix(
     weights = len(calibration.by_weight)
     if as_json:
         counts = {"weights": weights, "tokens": windows * window, "bytes": len(data)}
-        render.print_json({"path": str(path), **counts, "notices": lines})
+        outcome.print_all([{"path": str(path), **counts, "notices": lines}])
     elif not quiet:
         render.show_path(f"would write {path}" if dry_run else path)
         size = f"{human_bytes(len(data))} ({len(data)} bytes)"

@@ -1,5 +1,6 @@
 """What `inspect` prints of a checkpoint: what it is, and what it would weigh."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from qconvert.inspection import Inspection
     from qconvert.inspection.grids import Grid
     from qconvert.plan.types import Plan
+
+LEAST_PLAIN = 15
+"""Bits per weight below which a file counts as quantized."""
 
 ITEMS_SHOWN = 4
 TEXT_SHOWN = 60
@@ -40,17 +44,28 @@ def show(source: str, path: Path, type_: str | None, *, as_json: bool, tensors: 
     if type_:
         for line in [line for plan in found.plans for line in about_type(plan)]:
             render.show(line)
-    for problem in found.problems:
+    for problem in _gathered(found.problems):
         render.say(problem)
+
+
+def _gathered(problems: Iterable[str]) -> list[str]:
+    """One line for the types that fail for the same reason."""
+    names: dict[str, list[str]] = {}
+    for problem in problems:
+        name, colon, why = problem.partition(": ")
+        is_type = colon and " " not in name
+        names.setdefault(why if is_type else problem, []).append(name if is_type else "")
+    return [f"{', '.join(who)}: {why}" if any(who) else why for why, who in names.items()]
 
 
 def about_type(plan: "Plan") -> list[str]:
     """What is to be known of one type that is not told of the model already."""
+    from qconvert.plan.fallbacks import fallback_lines
     from qconvert.plan.safetensors.schemes import is_scheme
 
     if is_scheme(plan.recipe.type):
         return list(plan.notices)
-    return render.fallback_lines(plan.fallbacks, len(plan.tensors))
+    return fallback_lines(plan)
 
 
 def as_data(found: "Inspection") -> dict[str, Any]:
@@ -62,7 +77,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
         "architecture": found.architecture,
         "parameters": found.parameters,
         "size_bytes": found.checkpoint.nbytes,
-        "bits_per_weight": round(8 * found.checkpoint.nbytes / max(found.parameters, 1), 4),
+        "bits_per_weight": round(_bits(found), 4),
         "context_length": found.context_length,
         "tokenizer": found.tokenizer,
         "dtypes": dtypes_data(found.dtypes),
@@ -122,9 +137,25 @@ def show_overview(found: "Inspection") -> None:
         f"{human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
         "dtypes": dtypes_text(found.dtypes),
     }
+    if checkpoint.container == "gguf":
+        rows["file type"] = f"{_file_type(found)}, {_bits(found):.2f} bits per weight"
     if found.grids:
         rows["grids"] = "; ".join(map(grid_text, found.grids))
     show_facts(checkpoint.source, rows)
+
+
+def _bits(found: "Inspection") -> float:
+    return 8 * found.checkpoint.nbytes / max(found.parameters, 1)
+
+
+def _file_type(found: "Inspection") -> str:
+    """What a GGUF file calls its mixture; else the format of most of its bytes."""
+    from qconvert.plan.gguf.file_types import FILE_TYPES
+
+    number = found.checkpoint.metadata.get("general.file_type")
+    names = [kind.name for kind in FILE_TYPES.values() if number and kind.ftype == number.value]
+    most = max(found.dtypes, key=lambda name: found.dtypes[name][1], default="none")
+    return (names[0] if names else most).upper()
 
 
 def grid_text(grid: "Grid") -> str:
@@ -177,7 +208,10 @@ def show_planned(found: "Inspection") -> None:
 
 
 def show_file_types(found: "Inspection") -> None:
-    if not found.plans:
+    """What each type would weigh; of a quantized file, those that would be smaller."""
+    quantized = found.checkpoint.container == "gguf" and _bits(found) < LEAST_PLAIN
+    limit = found.checkpoint.nbytes if quantized else math.inf
+    if not any(plan.nbytes < limit for plan in found.plans):
         return
     rows = [
         (
@@ -188,5 +222,6 @@ def show_file_types(found: "Inspection") -> None:
             f"{len(plan.fallbacks)} of {len(plan.tensors)} tensors" if plan.fallbacks else "",
         )
         for plan in sorted(found.plans, key=lambda plan: -plan.nbytes)
+        if plan.nbytes < limit
     ]
     render.print_table((">type", ">size", ">bytes", ">bits per weight", ">fallbacks"), rows)

@@ -17,6 +17,10 @@ Model = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace what is where the output goes and is something else."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")]
 Threads = Annotated[
     int | None,
@@ -115,7 +119,10 @@ def check_output(path: Path) -> None:
 
     Raises:
         UsageError: standard output or a directory.
+        OutputError: what stands above it is no directory.
     """
+    from qconvert.containers.place import check_place
+
     if str(path) == "-":
         raise UsageError(
             "standard output cannot hold the result: it appears by an atomic rename, and can be "
@@ -124,3 +131,4 @@ def check_output(path: Path) -> None:
         )
     if path.is_dir():
         raise UsageError(f"{path} is a directory", "name a file in it with -o")
+    check_place(path)

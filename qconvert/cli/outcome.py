@@ -1,5 +1,6 @@
 """What `quantize` says: the plan of every output before, and what was written after."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ def write(
     threads: int | None,
     *,
     device: str = "auto",
+    force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -41,21 +43,18 @@ def write(
     from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_stale
 
-    for one in planned:
-        if one.recipe.folder is not None:
-            one.recipe.folder.mkdir(exist_ok=True)
     with render.watching(quiet) as watcher:
-        results = write_stale(planned, threads or default_threads(), watcher, device)
+        results = write_stale(planned, threads or default_threads(), watcher, device, force=force)
     show_results(planned, results, as_json=as_json, quiet=quiet)
 
 
 def notices(planned: "Plan") -> list[str]:
     """What the user should know of an output."""
+    from qconvert.plan.fallbacks import fallback_lines
     from qconvert.plan.safetensors.schemes import is_scheme
 
     if not is_scheme(planned.recipe.type):
-        lines = render.fallback_lines(planned.fallbacks, len(planned.tensors))
-        return [*planned.notices, *lines]
+        return [*planned.notices, *fallback_lines(planned)]
     return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
@@ -87,12 +86,28 @@ def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
         print_all([_plan_as_data(one) for one in planned])
         return
     for one in planned:
+        print_kinds(one)
         print_tensors(one)
         if one.recipe.has_budget:
             from qconvert.cli.allocation import show_allocation
 
             show_allocation(one)
         render.show(f"would write {one.target.path}: {summary(one, one.nbytes)}")
+
+
+def print_kinds(planned: "Plan") -> None:
+    """What each kind of tensor becomes, over all blocks."""
+    kinds: dict[str, Counter[str]] = {}
+    sizes: Counter[str] = Counter()
+    for line in planned.tensors:
+        kind = re.sub(r"\.\d+\.", ".*.", line.name)
+        kinds.setdefault(kind, Counter())[line.format] += 1
+        sizes[kind] += line.nbytes
+    rows = [
+        (kind, ", ".join(f"{count} {name}" for name, count in formats.items()), sizes[kind])
+        for kind, formats in kinds.items()
+    ]
+    render.print_table(("tensors", "to", ">bytes"), rows)
 
 
 def print_tensors(planned: "Plan") -> None:
@@ -193,5 +208,5 @@ def show_results(
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:
-    """One output by itself, several in a list."""
-    render.print_json(outputs[0] if len(outputs) == 1 else {"outputs": outputs})
+    """The same shape for one output and for several."""
+    render.print_json({"outputs": outputs})

@@ -42,8 +42,8 @@ def quantize(
             "--output",
             "-o",
             metavar="PATH",
-            help="The file or directory; of several outputs, and with a / behind a GGUF file's, "
-            "the folder for NAME-TYPE; by default this folder.",
+            help="A file that ends in .gguf, or else a folder that gets NAME-TYPE; one directory "
+            "of safetensors fills it. By default this folder.",
         ),
     ] = None,
     calibration: options.Calibration = None,
@@ -168,6 +168,7 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -236,12 +237,13 @@ def quantize(
 
         asked = with_calibration(checkpoint, asked, calibrate, device, dry_run=dry_run, quiet=quiet)
     with render.watching(quiet) as watcher:
-        run = Run(threads or default_threads(), watcher, device, dry_run)
+        run = Run(threads or default_threads(), watcher, device, dry_run, force)
         planned = plan_outputs(checkpoint, asked, run)
     if save_recipe is not None:
         made = [one.recipe for one in planned]
         _save(made, save_recipe, checkpoint.source, quiet=quiet)
-    outcome.write(planned, threads, device=device, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    flags = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
+    outcome.write(planned, threads, device=device, **flags)
 
 
 ANY = "q8_0"
@@ -253,11 +255,11 @@ GROUP_SIZES = ("32", "64", "128", "channel")
 def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> tuple["Recipe", ...]:
     """The outputs: those of the recipe, or one for each type, with what the command line said."""
     from qconvert.plan.recipe import Recipe, with_given
-    from qconvert.plan.safetensors.schemes import find_type
+    from qconvert.plan.safetensors.schemes import find_types
 
     if recipe is None:
         names = types or ([ANY] if {"under", "bits"} & said.keys() else [])
-        outputs = tuple(Recipe(name) for name in dict.fromkeys(map(find_type, names)))
+        outputs = tuple(Recipe(name) for name in find_types(names))
     else:
         from qconvert.plan.document import options_of, read_document
 
@@ -268,7 +270,8 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
 
 
 def placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
-    """The outputs with what `-o` says of their places.
+    """The outputs with what `-o` says of their places: a file where it ends in .gguf, else a folder
+    that gets NAME-TYPE, or is filled by one directory of safetensors.
 
     Raises:
         UsageError: it is of no use for these types.
@@ -281,15 +284,22 @@ def placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", .
         return asked
     path = Path(output)
     alone = len(asked) == 1
-    if alone and is_scheme(asked[0].type):
-        if path.suffix == ".gguf" or path.is_file():
+    if output.endswith(".gguf") or output == "-":
+        if not alone:
+            raise UsageError(
+                f"{path} is a file, and {len(asked)} outputs need a folder", "name one"
+            )
+        if is_scheme(asked[0].type):
             raise UsageError(f"{asked[0].type} makes a directory, not {path}", "name one with -o")
-        return (replace(asked[0], output=path),)
-    if alone and not (path.is_dir() or output.endswith("/")):
         options.check_output(path)
         return (replace(asked[0], output=path),)
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file, and {len(asked)} outputs need a folder", "name one")
+        raise UsageError(
+            f"{path} is a file, and a path that does not end in .gguf is a folder",
+            "name a folder, or a file that ends in .gguf",
+        )
+    if alone and is_scheme(asked[0].type):
+        return (replace(asked[0], output=path),)
     return tuple(
         replace(one, folder=path, output=path / one.output.name if one.output else None)
         for one in asked

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,18 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qconvert.errors import shorten
-
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from qconvert.machine.watcher import Silent
-    from qconvert.plan.types import TensorPlan
 
 LONGEST, LONGEST_ERROR = 20_000, 1000
 """Characters of a message, and of an error."""
 
 UNSHOWN = re.compile(r"[^\n -~]")
+
+RED, DIM, PLAIN = "\x1b[1;31m", "\x1b[2m", "\x1b[0m"
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines of progress in a log."""
@@ -64,7 +65,7 @@ def print_table(
             printable(column.lstrip(">")),
             justify="right" if column.startswith(">") else "left",
             ratio=(3 if number else 1) if prose else None,
-            overflow="fold" if prose else "ellipsis",
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*(c if isinstance(c, Text) else Text(printable(str(c))) for c in row))
@@ -88,16 +89,42 @@ def show_path(path: object) -> None:
     print(printable(str(path)) if sys.stdout.isatty() else path)
 
 
-def say(message: str) -> None:
-    """To standard error; what strangers' files put into it may have any length."""
-    print(printable(capped(message, LONGEST)), file=sys.stderr)
+def say(message: str, *, colour: str = "") -> None:
+    """To standard error; what strangers' files put into it may have any length.
+
+    Args:
+        colour: how a terminal shows the first word.
+    """
+    text = printable(capped(message, LONGEST))
+    if sys.stderr.isatty():
+        text = _wrapped(text)
+        if colour and "NO_COLOR" not in os.environ:
+            first, space, rest = text.partition(" ")
+            text = f"{colour}{first}{PLAIN}{space}{rest}"
+    print(text, file=sys.stderr)
+
+
+def _wrapped(text: str) -> str:
+    """Lines of a terminal that break between words, and go on as far in as they begin."""
+    width = max(20, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip())),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def say_error(message: str, hint: str = "") -> None:
     """An error and its hint, each in one line."""
     for kind, text in (("error", message), ("hint", hint)):
         if text:
-            say(capped(f"{kind}: " + " ".join(text.split("\n")), LONGEST_ERROR))
+            said = capped(f"{kind}: " + " ".join(text.split("\n")), LONGEST_ERROR)
+            say(said, colour=RED if kind == "error" else DIM)
 
 
 def capped(text: str, most: int) -> str:
@@ -122,23 +149,6 @@ def clean_foreign_messages() -> None:
 
 def _json_escape(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
-
-
-def fallback_lines(fallbacks: "Sequence[TensorPlan]", total: int) -> list[str]:
-    """How many of all tensors fall back, which, why, and what it costs."""
-    if not fallbacks:
-        return []
-    extra = sum(tensor.extra_bytes for tensor in fallbacks)
-    lines = [
-        f"{len(fallbacks)} of {total} tensors fall back to another type, {extra / 1e6:+.1f} MB:"
-    ]
-    for key in dict.fromkeys((t.wanted, t.format, t.reason) for t in fallbacks):
-        group = [t for t in fallbacks if (t.wanted, t.format, t.reason) == key]
-        wanted, format_, reason = key
-        cost = sum(tensor.extra_bytes for tensor in group) / 1e6
-        names = shorten([tensor.name for tensor in group])
-        lines.append(f"  {len(group)} x {wanted} -> {format_}, {cost:+.1f} MB: {reason} ({names})")
-    return lines
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.cli.quantize import complete_type
-from qconvert.errors import QconvertError, UsageError
+from qconvert.errors import PartError, UsageError
 
 if TYPE_CHECKING:
     from qconvert.report.types import Report, Wish
@@ -191,10 +191,10 @@ def _conclude(found: "Report", wish: "Wish") -> None:
     """A wish that no file meets is a failure.
 
     Raises:
-        QconvertError: there is none.
+        PartError: there is none.
     """
     from qconvert.report.choosing import why_none
 
     if found.choice.row is None:
         why = why_none(found.rows, wish).replace("\N{NO-BREAK SPACE}", " ")
-        raise QconvertError(why, "add types with -t, or ask for less")
+        raise PartError(why, "add types with -t, or ask for less")

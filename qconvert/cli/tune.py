@@ -29,7 +29,8 @@ def tune(
             "--output",
             "-o",
             metavar="PATH",
-            help="The file or directory; of several outputs the folder for NAME-TYPE.",
+            help="A file that ends in .gguf, or else a folder that gets NAME-TYPE; one directory "
+            "of safetensors fills it. By default this folder.",
         ),
     ] = None,
     calibration: options.Calibration = None,
@@ -74,6 +75,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of the text.")] = 0,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -94,7 +96,7 @@ def tune(
     from qconvert.checkpoint import open_checkpoint
     from qconvert.model.open import open_model
     from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.schemes import find_type
+    from qconvert.plan.safetensors.schemes import find_types
     from qconvert.run.executor import default_threads
     from qconvert.run.quantize import plan_outputs
     from qconvert.run.training.start import beside
@@ -105,19 +107,17 @@ def tune(
         raise UsageError("no type is given", "name one with -t, as in '-t q2_k'")
     if tokens is not None and hours is not None:
         raise UsageError("--tokens and --hours are two budgets", "give one of them")
-    names = dict.fromkeys(map(find_type, type_))
+    names = find_types(type_)
     recipes = placed(tuple(Recipe(name, calibration=calibration) for name in names), output)
     checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
     opened = open_model(checkpoint)
     made = []
     with render.watching(quiet, "tokens") as watcher:
-        run = Run(threads or default_threads(), watcher, device, dry_run)
+        run = Run(threads or default_threads(), watcher, device, dry_run, force)
         starts = [beside(recipe, checkpoint.source) for recipe in recipes]
         plans = plan_outputs(checkpoint, starts, run)
         samples = [_sample(plan) for plan in plans]
         for recipe, plan, sample in zip(recipes, plans, samples, strict=True):
-            if recipe.folder is not None and not dry_run:
-                recipe.folder.mkdir(exist_ok=True)
             for notice in () if quiet else outcome.notices(plan):
                 render.say(notice)
             tuning = Tuning(tokens or ROUNDS * sample.size, hours, rate, weights=weights, seed=seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.containers.place import check_place, make_place
 from qconvert.containers.safetensors import INDEX_NAME, Shard, index_json, lay_out
 from qconvert.containers.target import Slot
 from qconvert.containers.whole import lock, sync
@@ -62,6 +63,10 @@ class Directory:
                 partial.write(name, data)
             partial.commit()
 
+    @property
+    def occupied(self) -> bool:
+        return self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
+
     def check(self) -> None:
         check_directory(self.path)
 
@@ -104,18 +109,15 @@ def check_directory(path: Path) -> None:
     """Refuse an output that is there already, or that can have no place.
 
     Raises:
-        OutputError: a file, a directory with something in it, or no parent directory.
+        OutputError: a file, a directory with something in it, or no directory above it.
     """
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"no directory {path.parent}", "create it first, or choose another with -o"
-        )
+    check_place(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise OutputError(f"{path} exists and is no directory", "choose another with -o")
     if path.is_dir() and any(path.iterdir()):
         raise OutputError(
             f"{path} exists and is not empty",
-            "remove it, or choose another directory with -o: files of two models must not mix",
+            "--force replaces what was made by this program; or choose another with -o",
         )
 
 
@@ -142,6 +144,7 @@ class PartialDirectory:
             OutputError: the output exists, cannot be written, or another run writes it.
         """
         check_directory(self.path)
+        make_place(self.path)
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

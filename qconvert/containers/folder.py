@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qconvert.containers.place import make_place
 from qconvert.containers.room import ELSEWHERE, FULL
 from qconvert.containers.whole import lock, replacing
 from qconvert.errors import OutputError
@@ -23,16 +24,6 @@ def work_folder(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def check_place(path: Path) -> None:
-    """Refuse a file that can have no place.
-
-    Raises:
-        OutputError: there is no such directory.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"no directory {path.parent}", "create it first, or choose another")
-
-
 @contextmanager
 def open_folder(path: Path) -> Iterator[Path]:
     """The folder of the work on an output, locked; not left behind where nothing came of it.
@@ -40,7 +31,7 @@ def open_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be made, another run works in it, or its disk is full.
     """
-    check_place(path)
+    make_place(path)
     folder = work_folder(path)
     try:
         folder.mkdir(exist_ok=True)

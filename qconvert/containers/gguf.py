@@ -22,7 +22,7 @@ from struct import pack
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
 from qconvert.checkpoint.metadata import Field, Metadata
-from qconvert.containers.folder import check_place
+from qconvert.containers.place import check_place
 from qconvert.containers.target import Slot
 from qconvert.errors import OutputError
 
@@ -107,6 +107,10 @@ class GgufFiles:
     def making(self) -> Iterator[Sequence[Shard]]:
         """Each of the files gets its name when it is whole; see `containers.partial`."""
         yield self.weight_files
+
+    @property
+    def occupied(self) -> bool:
+        return any(shard.path.exists() for shard in self.weight_files)
 
     def check(self) -> None:
         check_place(self.path)

@@ -46,6 +46,7 @@ def model_card(
     written: str = WRITTEN,
     base: str = "",
     library: str = "transformers",
+    use: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The text of `README.md`.
 
@@ -58,6 +59,7 @@ def model_card(
         base: the repository whose weights these are, in another form; by default what the
             metadata names.
         library: what loads it.
+        use: how to run it: a language, and the code. DIR stands for the directory.
     """
     name = escaped(_text(metadata, "general.name") or facts.get("Source") or "Model")
     matter = front_matter(metadata, task, library)
@@ -78,8 +80,17 @@ def model_card(
         "|---|---|",
         *rows,
     ]
+    if use:
+        lines += ["", "## Use", "", "DIR is this directory, or its name on the hub."]
+        for language, code in use:
+            lines += ["", f"```{language}", code, "```"]
     if notices:
-        lines += ["", *(f"- {escaped(notice, LONGEST_NOTICE)}" for notice in notices)]
+        lines += [
+            "",
+            "## Notes",
+            "",
+            *(f"- {escaped(notice, LONGEST_NOTICE)}" for notice in notices),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from qconvert.containers.place import make_place
 from qconvert.containers.whole import lock, sync
 from qconvert.errors import OutputError
 
@@ -63,6 +64,7 @@ class PartialFile:
         Raises:
             OutputError: the directory cannot be written, or another run writes this file.
         """
+        make_place(self.path)
         try:
             self._file = os.open(partial_path(self.path), os.O_RDWR | os.O_CREAT, 0o666)
             lock(self._file, self.path)

@@ -61,6 +61,10 @@ class Target(Protocol):
     def small_files(self) -> Mapping[Path, bytes]:
         """All other files, made before a weight is read."""
 
+    @property
+    def occupied(self) -> bool:
+        """Whether something is there already."""
+
     def check(self) -> None:
         """Refuse at once what `making` would refuse.
 

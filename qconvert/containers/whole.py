@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from qconvert.containers.place import make_place
 from qconvert.errors import OutputError
 
 
@@ -67,5 +68,6 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    make_place(path)
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -52,7 +52,8 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
     """Inspect a checkpoint.
 
     Args:
-        types: GGUF file types and schemes of safetensors to plan for.
+        types: GGUF file types and schemes of safetensors to plan for; with none, no weight is
+            read either.
     """
     model, problems = _try(lambda: _open(checkpoint))
     # Where a tokenizer that is not known is met; safetensors can do without.
@@ -77,7 +78,7 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
         metadata,
         tuple(plans),
         (*(model.notices if model and known is not None else ()), *problems),
-        find_grids(model) if model else (),
+        find_grids(model) if model and types else (),
     )
 
 

@@ -80,7 +80,7 @@ def _grid_of(info: TensorInfo) -> str:
         x = np.concatenate(list(_rows(info)))
     except CheckpointError:
         return ""  # who reads all of it says what is wrong
-    if not x.any() or not _few_values(x):
+    if not np.isfinite(x).all() or not x.any() or not _few_values(x):
         return ""
     from qconvert.formats.ggml.grids import exact_blocks
 

@@ -37,6 +37,7 @@ from qconvert.plan.safetensors.schemes import (
     find_mlx,
     find_scheme,
     find_type,
+    find_types,
     is_mlx,
     is_scheme,
 )
@@ -172,7 +173,7 @@ def options_of(document: Document, types: Sequence[str] = ()) -> tuple[Recipe, .
     if not types:
         return tuple(_options(output.type, shared | _said(output)) for output in listed)
     found = []
-    for name in dict.fromkeys(map(find_type, types)):
+    for name in find_types(types):
         own = [_said(output) for output in listed if output.type == name] or [{}]
         found += [_options(name, shared | said) for said in own]
     return tuple(found)

@@ -27,6 +27,7 @@ from qconvert.evaluation.runtimes.subject import BackendName, open_subject
 from qconvert.evaluation.sensitivity.measure import Sensitivity
 from qconvert.evaluation.speed.measure import Speed
 from qconvert.machine.watcher import Watcher
+from qconvert.plan.fallbacks import fallback_lines
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.types import Plan
@@ -264,7 +265,7 @@ def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | N
         same_top=scores.same_top,
         rms_delta_p=scores.rms_delta_p,
         command=command(asked, options),
-        notices=scores.notices,
+        notices=(*fallback_lines(made.planned[number])[:1], *scores.notices),
         speed=speed,
     )
 

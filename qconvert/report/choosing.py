@@ -7,12 +7,15 @@ better in one of the two.
 import math
 from collections.abc import Sequence
 
-from qconvert.report.figures import percent, size
+from qconvert.report.figures import nats, percent, size
 from qconvert.report.types import Choice, Row, Wish
 
-USUAL = 0.01
-"""How far the perplexity of the file to take may be above the original's, where the user does not
-say: what published tables call nearly lossless."""
+USUAL = 0.02
+"""The mean divergence, in nats, that the file to take stays below where the user does not say:
+between q4_k_m and q5_k_m of Llama 3 8B in llama.cpp's published table (0.031 and 0.011)."""
+
+ERRORS = 2
+"""Standard errors that are added to a measured mean before it counts as below."""
 
 
 def is_sound(row: Row) -> bool:
@@ -37,13 +40,15 @@ def choose(rows: Sequence[Row], wish: Wish) -> Choice:
     `under` asks for the least divergence in so many bytes, `within` for the fewest bytes at that
     perplexity, both for the least divergence of the files that meet both. A perplexity below
     the original's is another model's too, and is off as much as one above. Without a wish it is
-    the smallest within 1%, or, if there is none, the closest to the original.
+    the smallest whose divergence is surely below 0.02 nats, or, if there is none, the closest to
+    the original.
     """
     if wish.under is None and wish.within is None:
-        found = _smallest(front(rows), USUAL)
-        if found is not None:
-            return Choice(found, _smallest_within(USUAL))
-        rule = f"the closest to the original; no file's perplexity is within {percent(USUAL)} of it"
+        sure = [row for row in front(rows) if _at_most(row) <= USUAL]
+        if sure:
+            rule = f"the smallest file that is at most {nats(USUAL, 1)} nats from the original"
+            return Choice(sure[0], f"{rule}, the error of the measurement included")
+        rule = f"the closest to the original; no file is surely within {nats(USUAL, 1)} nats of it"
         return Choice(_closest(rows), rule, "closest")
     small = [row for row in rows if wish.under is None or row.nbytes <= wish.under]
     if wish.under is None:
@@ -78,6 +83,26 @@ def why_none(rows: Sequence[Row], wish: Wish) -> str:
         f"no file is under {size(wish.under)}: the smallest{what}, {least.name}, "
         f"has {size(least.nbytes)}"
     )
+
+
+def _at_most(row: Row) -> float:
+    """What its mean divergence hardly exceeds; infinite where its error is not known."""
+    error = row.divergence.standard_error
+    return row.divergence.mean + ERRORS * error if math.isfinite(error) else math.inf
+
+
+def by_container(rows: Sequence[Row], wish: Wish) -> dict[str, Row]:
+    """The file to take of each container that has any, by what runs it."""
+    of = {
+        "For llama.cpp": [row for row in rows if is_gguf(row)],
+        "For transformers and vLLM": [row for row in rows if not is_gguf(row)],
+    }
+    chosen = {name: choose(some, wish).row for name, some in of.items() if some}
+    return {name: row for name, row in chosen.items() if row is not None}
+
+
+def is_gguf(row: Row) -> bool:
+    return row.path.endswith(".gguf")
 
 
 def _smallest_within(share: float) -> str:

@@ -34,10 +34,8 @@ def nats(value: float, digits: int = 3) -> str:
     """A divergence: so many significant digits, as a plain number while that is short."""
     if not math.isfinite(value):
         return MISSING
-    if value == 0:
+    if abs(value) < 5e-8:
         return "0"
-    if abs(value) < 5e-7:
-        return f"{value:.0e}"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(places, 7)}f}"
 

@@ -8,7 +8,7 @@ from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.schemes import find_type, is_mlx, is_scheme
+from qconvert.plan.safetensors.schemes import find_types, is_mlx, is_scheme
 from qconvert.plan.types import Plan
 from qconvert.run.outputs import is_current, write_outputs
 
@@ -22,7 +22,7 @@ def outputs_of(types: Sequence[str], folder: Path, calibration: Path | None) -> 
     Raises:
         UsageError: a type is not known, or its files are not measured here.
     """
-    names = dict.fromkeys(map(find_type, types or LADDER))
+    names = find_types(types or LADDER)
     of_mlx = [name for name in names if is_mlx(name)]
     if of_mlx:
         raise UsageError(

@@ -6,15 +6,18 @@ allows no script but the one that it came with.
 
 import base64
 import math
+import shlex
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from qconvert import __version__
 from qconvert.report import figures
 from qconvert.report.answers import show_conversation
-from qconvert.report.choosing import front, why_none
+from qconvert.report.choosing import by_container, front, is_gguf, why_none
 from qconvert.report.columns import columns_of, has_speed, original_cells, row_cells
 from qconvert.report.drawing import NARROW, WIDE, render
 from qconvert.report.parts_plot import parts, parts_plot
@@ -72,9 +75,10 @@ def write_page(report: Report, wish: Wish | None = None) -> str:
             script=_trusted(script),
             script_hash="sha256-" + base64.b64encode(sha256(script.encode()).digest()).decode(),
             answer=_answer(report, choice) if choice else "",
+            running=running(choice) if choice else (),
             facts=_facts(report, choice) if choice else [],
             refusal=why_none(report.rows, wish or Wish()) if choice is None else "",
-            others=_others(report),
+            others=_others(report, wish or Wish()),
             unsure=_unsure(report),
             figures=figures,
             columns=columns_of(report),
@@ -119,15 +123,33 @@ def _facts(report: Report, row: Row) -> list[Fact]:
     return found
 
 
+def running(row: Row) -> tuple[str, ...]:
+    """Commands that run a file, in the report's folder."""
+    path = shlex.quote(row.path)
+    if not is_gguf(row):
+        return (f"vllm serve {path}",)
+    name = PurePosixPath(row.path).stem.lower()
+    return (
+        f"llama-server -m {path}",
+        f"echo {shlex.quote(f'FROM ./{row.path}')} > Modelfile && "
+        f"ollama create {shlex.quote(name)} -f Modelfile",
+    )
+
+
 def _signed(share: float) -> str:
     return ("+" if share >= 0 else "") + figures.percent(share)
 
 
-def _others(report: Report) -> list[dict[str, Any]]:
-    """The front's ends, for those to whom the file to take is too large or too far off."""
+def _others(report: Report, wish: Wish) -> list[dict[str, Any]]:
+    """The other container's file to take, and the front's ends, for those to whom the file to take
+    is too large or too far off."""
     best = front(report.rows)
     taken = report.choice.row
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = [
+        {"when": name, "row": row}
+        for name, row in by_container(report.rows, wish).items()
+        if taken is not None and is_gguf(row) != is_gguf(taken)
+    ]
     if best and best[-1] is not taken:
         found.append({"when": "Closest to the original", "row": best[-1]})
     if len(best) > 1 and best[0] is not taken:
@@ -164,7 +186,7 @@ def _figure(plot: Plot, report: Report, *, wide: bool, notes: bool = True) -> Fi
     if wide:
         drawn = inline(render(plot.draw, WIDE, "svg"), f"{plot.name}-w", plot.says, said)
         broad = _trusted(drawn)
-    return Figure(plot.name, plot.title, "", broad, _trusted(narrow))
+    return Figure(plot.name, plot.title, plot.caption, broad, _trusted(narrow))
 
 
 def _note(row: Row) -> str:
@@ -185,7 +207,8 @@ def _parts(report: Report) -> dict[str, Any]:
     about = (
         f"Each part of {report.sensitivity_of} by itself in place of the original's, all else "
         f"left as it is: its weights alone, over {seen.scored:,} tokens. The parts add up to "
-        f"{figures.nats(seen.total)}; all at once they cost {figures.nats(seen.whole)}."
+        f"{figures.nats(seen.total)}; all of them together, on these tokens and without the "
+        f"rounding of inputs that runtimes add, cost {figures.nats(seen.whole)}."
     )
     return {
         "about_parts": about,
@@ -215,7 +238,12 @@ def _environment() -> "Environment":
         trim_blocks=True,
         keep_trailing_newline=False,
     )
-    environment.filters |= {"size": figures.size, "nats": figures.nats, "breakable": _breakable}
+    environment.filters |= {
+        "size": figures.size,
+        "nats": figures.nats,
+        "breakable": _breakable,
+        "quoted": quote,
+    }
     return environment
 
 

@@ -31,12 +31,20 @@ class Plot:
         title: a few words.
         says: what it shows, in a sentence or two, for those who do not see it.
         draw: draws it.
+        caption: what to beware of.
     """
 
     name: str
     title: str
     says: str
     draw: Draw
+    caption: str = ""
+
+
+SLOW = (
+    "GGUF files run in llama.cpp; directories run in transformers, on this machine, which says "
+    "nothing of serving engines."
+)
 
 
 def curves(report: Report) -> list[Plot]:
@@ -107,7 +115,8 @@ def _speed(report: Report, rows: Sequence[Row]) -> Plot:
 
     listed = "; ".join(f"{row.name} {rate(generated(row))}" for row in rows)
     says = f"Tokens generated per second against size: {listed}."
-    return Plot("speed", "Speed against size", says, draw)
+    runtimes = {row.speed.runtime for row in rows if row.speed is not None}
+    return Plot("speed", "Speed against size", says, draw, SLOW if len(runtimes) > 1 else "")
 
 
 def _error(row: Row) -> float:

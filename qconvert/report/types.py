@@ -15,7 +15,7 @@ class Row:
     Attributes:
         name: what it is stored as: "Q4_K_M", "w8a8".
         path: from the report's folder.
-        nbytes: of the files that hold weights.
+        nbytes: of its files.
         bits_per_weight: 8 * bytes of tensors / weights.
         backend: what computed its logits.
         perplexity, perplexity_error, perplexity_ratio, correlation, divergence, same_top,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.target import File, Target, paths_of
-from qconvert.errors import CheckpointError
+from qconvert.errors import CheckpointError, OutputError, shorten
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan
 from qconvert.run.sampled import with_sampled
@@ -47,16 +47,39 @@ def write_outputs(
 
 
 def write_stale(
-    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str = "auto"
+    plans: Sequence[Plan],
+    threads: int,
+    watcher: Watcher,
+    device: str = "auto",
+    *,
+    force: bool = False,
 ) -> list[Result]:
-    """The same, but what is up to date is left, and said."""
-    stale = []
+    """The same, but what is up to date is left, and said.
+
+    Args:
+        force: replace what is where an output goes; of directories, what this program made.
+
+    Raises:
+        OutputError: something else is where an output goes; the others are written before.
+    """
+    stale, taken = [], []
     for plan in plans:
         if is_current(plan.target):
             watcher.note(f"up to date: {plan.target.path}")
+        elif plan.target.occupied and not force:
+            taken.append(plan.target.path)
         else:
             stale.append(plan)
+    if taken and stale:
+        watcher.note(f"left as it is, and not what this command makes: {taken[0]}")
+    for plan in stale:
+        plan.target.clear()
     made = iter(write_outputs(stale, threads, watcher, device) if stale else ())
+    if taken:
+        raise OutputError(
+            f"{shorten([str(path) for path in taken])} exists and is not what this command makes",
+            "--force replaces it; or choose another place with -o",
+        )
     return [next(made) if any(plan is one for one in stale) else _found(plan) for plan in plans]
 
 

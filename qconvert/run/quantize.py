@@ -137,10 +137,9 @@ def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Ru
     assert form is not None
     name = recipe.activation_range or ACTIVATION_RANGE
     percentile = recipe.percentile if name == "percentile" else None
-    if recipe.folder is not None:
-        recipe.folder.mkdir(exist_ok=True)
     path = recipe.path(model.checkpoint.source)
-    check_directory(path)
+    if not run.force:
+        check_directory(path)
     return prepare_activations(
         model,
         calibration,

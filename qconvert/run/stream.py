@@ -22,9 +22,10 @@ import numpy as np
 
 from qconvert.checkpoint.open import check_unchanged
 from qconvert.containers.partial import PartialFile, partial_path
+from qconvert.containers.place import check_place
 from qconvert.containers.room import ELSEWHERE, check_free
 from qconvert.containers.target import File, Slot
-from qconvert.errors import CheckpointError, OutputError, WeightError
+from qconvert.errors import CheckpointError, WeightError
 from qconvert.formats.floats import measure
 from qconvert.kernels import are_kept
 from qconvert.machine.watcher import Watcher
@@ -257,15 +258,11 @@ def check_room(files: Sequence[File]) -> None:
     """Refuse to start what cannot end.
 
     Raises:
-        OutputError: the disk lacks room, or there is no such directory.
+        OutputError: the disk lacks room, or what stands above a file is no directory.
     """
     needed: dict[int, int] = {}
     for file in files:
-        folder, partial = file.path.parent, partial_path(file.path)
-        if not folder.is_dir():
-            raise OutputError(
-                f"no directory {folder}", "create it first, or choose another with -o"
-            )
+        folder, partial = check_place(file.path), partial_path(file.path)
         disk = folder.stat().st_dev
         present = partial.stat().st_size if partial.exists() else 0
         needed[disk] = needed.get(disk, 0) + file.nbytes - present

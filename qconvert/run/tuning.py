@@ -16,7 +16,7 @@ from qconvert.algorithms.tune import tuned
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
 from qconvert.containers.target import Target
-from qconvert.errors import PlanError, first_line
+from qconvert.errors import OutputError, PlanError, first_line
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
@@ -108,7 +108,13 @@ def tune(
         nbytes = sum(file.nbytes for file in target.weight_files)
         result = Result(files, nbytes, 0.0, len(plan.tensors))
         return Learnt(replace(plan, target=target), result, None)
-    target.check()
+    if target.occupied and not run.force:
+        raise OutputError(
+            f"{path} exists and is not what this command makes",
+            "--force replaces it; or choose another place with -o",
+        )
+    if not target.occupied:
+        target.check()
     start = write_start(plan, run)
     with linear_algebra_on(library_threads()):
         try:
@@ -171,6 +177,7 @@ def _tune(
         watcher.note(_words(outcome))
         if outcome.step:
             _keep(student, store)
+        target.clear()
         final = changed(start, target, store.tensors)
         result = write_outputs([final], run.threads, watcher, run.device)[0]
         store.delete()

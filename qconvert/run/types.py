@@ -12,6 +12,7 @@ class Run:
     Attributes:
         threads: cores to use.
         device: "auto", "cpu", "cuda" or "mps".
+        force: replace what is where an output goes.
         dry: only plan: nothing stays on the disk, and what does not decide sizes is left out.
     """
 
@@ -19,3 +20,4 @@ class Run:
     watcher: Watcher
     device: str = "auto"
     dry: bool = False
+    force: bool = False

@@ -80,12 +80,11 @@ def test_experts_that_few_tokens_reach_are_said(qconvert, tmp_path):
         (("--device", "abacus"), 2, "'abacus' is not a device"),
         (("--dtype", "int3"), 2, "'int3' is not a type"),
         (("-o", "-"), 2, "standard output"),
-        (("-o", "no/such/folder/x"), 1, "no directory"),
+        (("-o", "/dev/null/x"), 1, "/dev/null is no directory"),
         (("--data", "missing.txt"), 1, "missing.txt"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(arguments, code, message, qconvert, model, tmp_path):
-    arguments = [a if not a.startswith("no/") else str(tmp_path / a) for a in arguments]
+def test_what_cannot_work_is_said_in_one_line(arguments, code, message, qconvert, model):
     done = qconvert("calibrate", model, *SMALL, *arguments)
     assert done.returncode == code
     assert message in done.stderr

@@ -81,7 +81,7 @@ def test_a_file_that_fails_is_told_at_the_end_and_the_others_are_shown(
         (["{file}", "--prompts", "none.txt"], 1, "none.txt: no such file"),
         (["{file}", "--prompts", "{empty}"], 2, "holds no prompts"),
         (["{file}", "-o", "answers.pdf"], 2, "none of .md, .html, .json"),
-        (["{file}", "-o", "nowhere/answers.md"], 2, "no directory nowhere"),
+        (["{file}", "-o", "empty.txt/answers.md"], 1, "empty.txt is no directory"),
         (["{file}", "--max-tokens", "0"], 2, "max-tokens"),
         (["{file}", "--temperature", "nan"], 2, "temperature"),
     ],

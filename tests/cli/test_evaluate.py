@@ -129,7 +129,7 @@ def test_few_windows_cannot_tell():
         (("model-q8_0.gguf", "--data", "short.txt"), 1, "too short"),
         (("torn.gguf",), 1, "torn.gguf"),
         (("model-q8_0.gguf", "--max-perplexity-increase", "2"), 2, "2% or 0.02"),
-        (("model-q8_0.gguf", "--junit", "no/where.xml"), 2, "no directory no"),
+        (("model-q8_0.gguf", "--junit", "short.txt/where.xml"), 1, "short.txt is no directory"),
     ],
 )
 def test_bad_input_is_one_line_and_a_hint_and_nothing_is_written(

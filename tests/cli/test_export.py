@@ -24,7 +24,7 @@ def file(qconvert, model, tmp_path_factory):
 def test_there_and_back_again_keeps_every_weight(qconvert, model, file, tmp_path):
     done = qconvert("export", file, "-o", tmp_path / "back", "--json")
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)["outputs"]
     assert result["path"] == str(tmp_path / "back")
     assert result["architecture"] == "LlamaForCausalLM"
     assert sum(result["tensors"].values()) == len(result_tensors(tmp_path / "back"))
@@ -51,7 +51,7 @@ def test_the_dtype_is_that_of_the_matrices(qconvert, model, dtype, tmp_path):
 
 def test_a_dry_run_writes_nothing(qconvert, file, tmp_path):
     done = qconvert("export", file, "-o", tmp_path / "out", "--dry-run", "--json")
-    plan = json.loads(done.stdout)
+    (plan,) = json.loads(done.stdout)["outputs"]
     assert plan["bytes"] == sum(tensor["bytes"] for tensor in plan["plan"])
     assert not list(tmp_path.iterdir())
 
@@ -83,7 +83,8 @@ def test_a_full_directory_is_left_alone(qconvert, file, tmp_path):
     (tmp_path / "mine").write_text("mine")
     done = qconvert("export", file, "-o", tmp_path)
     assert done.returncode == 1
-    assert "not empty" in done.stderr
+    assert "--force" in done.stderr
+    assert qconvert("export", file, "-o", tmp_path, "--force").returncode == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -95,7 +96,10 @@ def test_what_is_up_to_date_is_left(qconvert, file, tmp_path):
     assert again.returncode == 0
     assert "up to date" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == when
-    assert qconvert("export", file, "-o", out, "--dtype", "f16").returncode == 1
+    other = ("export", file, "-o", out, "--dtype", "f16")
+    assert qconvert(*other).returncode == 1
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == when
+    assert qconvert(*other, "--force").returncode == 0
 
 
 def test_rounding_is_mentioned(qconvert, file, tmp_path):
@@ -110,7 +114,7 @@ def test_a_calibration_becomes_an_importance_matrix(qconvert, model, tmp_path):
     for name in ("imatrix.gguf", "imatrix.dat"):
         done = qconvert("export", path, "-o", tmp_path / name, "--json")
         assert done.returncode == 0, done.stderr
-        result = json.loads(done.stdout)
+        (result,) = json.loads(done.stdout)["outputs"]
         assert result["path"] == str(tmp_path / name)
         assert result["bytes"] == (tmp_path / name).stat().st_size
         assert result["tokens"] == 12 * 32

@@ -65,7 +65,7 @@ def test_it_is_told_before_and_after(qconvert, bare, bare_file, tmp_path):
         assert "the source has no tokenizer: the output will have none" in done.stderr
         assert (
             "the source has no tokenizer: the output will have none"
-            in (json.loads(done.stdout)["notices"])
+            in json.loads(done.stdout)["outputs"][0]["notices"]
         )
 
 
@@ -82,9 +82,11 @@ def test_directories_can_do_without(qconvert, bare, bare_file, tmp_path):
     for source, place in ((bare, tmp_path / "one"), (bare_file, tmp_path / "other")):
         done = qconvert("quantize", source, "-t", "w8a16", "-o", place, "--json")
         assert done.returncode == 0, done.stderr
-        assert any("no tokenizer" in notice for notice in json.loads(done.stdout)["notices"])
+        notices = json.loads(done.stdout)["outputs"][0]["notices"]
+        assert any("no tokenizer" in notice for notice in notices)
     exported = qconvert("export", bare_file, "-o", tmp_path / "exported", "--json")
-    assert any("no tokenizer" in notice for notice in json.loads(exported.stdout)["notices"])
+    notices = json.loads(exported.stdout)["outputs"][0]["notices"]
+    assert any("no tokenizer" in notice for notice in notices)
     for words in (["quantize", bare, "-t", "w8a16"], ["export", bare_file]):
         assert qconvert(*words, "--no-vocabulary", "-o", tmp_path / "no").returncode == 2
 

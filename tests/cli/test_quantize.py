@@ -21,7 +21,7 @@ def narrow(tmp_path_factory) -> Path:
 def test_json_is_all_that_standard_output_holds(qconvert, model, tmp_path):
     out = tmp_path / "x.gguf"
     done = qconvert("quantize", model, "-t", "Q4_K_M", "-o", out, "--json")
-    data = json.loads(done.stdout)
+    (data,) = json.loads(done.stdout)["outputs"]
     assert data["path"] == str(out)
     assert data["bytes"] == out.stat().st_size
     assert data["file_type"] == "q4_k_m"
@@ -47,9 +47,9 @@ def test_without_an_output_the_name_is_the_models_and_the_types(qconvert, model,
 def test_a_dry_run_writes_nothing_and_tells_the_same(qconvert, model, tmp_path):
     out = tmp_path / "x.gguf"
     arguments = ["quantize", model, "-t", "q5_k_m", "-o", out, "--json"]
-    planned = json.loads(qconvert(*arguments, "--dry-run").stdout)
+    (planned,) = json.loads(qconvert(*arguments, "--dry-run").stdout)["outputs"]
     assert not list(tmp_path.iterdir())
-    done = json.loads(qconvert(*arguments).stdout)
+    (done,) = json.loads(qconvert(*arguments).stdout)["outputs"]
     for key in ("path", "bytes", "bits_per_weight", "tensors", "fallbacks"):
         assert planned[key] == done[key]
     assert len(planned["plan"]) == sum(done["tensors"].values())
@@ -63,7 +63,7 @@ def test_quiet_says_nothing(qconvert, model, tmp_path):
 def test_fallbacks_are_counted_named_and_priced_before_the_work(qconvert, narrow, tmp_path):
     out = tmp_path / "x.gguf"
     done = qconvert("quantize", narrow, "-t", "q4_k_m", "-o", out, "--json")
-    fallbacks = json.loads(done.stdout)["fallbacks"]
+    fallbacks = json.loads(done.stdout)["outputs"][0]["fallbacks"]
     assert {entry["type"] for entry in fallbacks} == {"Q5_0", "Q8_0"}
     assert all(entry["extra_bytes"] > 0 and "192" in entry["reason"] for entry in fallbacks)
     assert f"{len(fallbacks)} of " in done.stderr
@@ -120,7 +120,7 @@ def test_shards_are_named_and_all_listed(qconvert, model, tmp_path):
         *["quantize", model, "-t", "q8_0", "-o", tmp_path / "x.gguf"],
         *["--split-max-size", "500K", "--json"],
     )
-    paths = json.loads(done.stdout)["paths"]
+    paths = json.loads(done.stdout)["outputs"][0]["paths"]
     assert sorted(paths) == sorted(str(path) for path in tmp_path.iterdir())
     assert paths[0].endswith(f"x-00001-of-{len(paths):05d}.gguf")
 

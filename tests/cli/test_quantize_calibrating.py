@@ -59,8 +59,10 @@ def test_a_text_is_read_and_read_again_when_it_changes(run: Any, tmp_path: Path)
     assert "up to date: " in run(*command, "--calibrate", text).stderr
     assert calibration.read_bytes() == first
     text.write_text("Colourless green ideas sleep furiously, and nobody minds them much. " * 40)
-    assert run(*command, "--calibrate", text).exit_code == 0
+    done = run(*command, "--calibrate", text)
+    assert "--force" in done.exception.hint
     assert calibration.read_bytes() != first
+    assert run(*command, "--calibrate", text, "--force").exit_code == 0
 
 
 def test_it_and_a_calibration_exclude_each_other(run: Any, model: Path, tmp_path: Path):

@@ -108,7 +108,7 @@ def test_the_command_line_replaces_what_the_recipe_says(qconvert, model, tmp_pat
     done = qconvert(
         *["quantize", model, "--recipe", recipe, "--group-size", "64", "--dry-run", "--json"]
     )
-    kinds = json.loads(done.stdout)["tensors"]
+    kinds = json.loads(done.stdout)["outputs"][0]["tensors"]
     assert any("64" in kind for kind in kinds), kinds
     assert not any("32" in kind.replace("F32", "") for kind in kinds), kinds
 

@@ -31,6 +31,7 @@ def test_what_comes_to_nothing_leaves_nothing(tmp_path):
     with open_folder(tmp_path / "out") as folder:
         begin_anew(folder, "one")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "no").touch()
     with pytest.raises(OutputError, match="no directory"), open_folder(tmp_path / "no" / "out"):
         pass
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_data import MB, ROWS, make_divergence, make_row
 
-from qconvert.report.choosing import choose, front, why_none
-from qconvert.report.types import Wish
+from qconvert.report.choosing import by_container, choose, front, why_none
+from qconvert.report.types import Choice, Wish
 
 ROW = make_row("Q8_0", 100, 0.1, 1.01)
 NUMBERS = st.lists(
@@ -90,6 +90,28 @@ def test_without_a_wish_the_choice_is_on_the_front(numbers):
 def test_the_file_to_take(wish, name):
     row = choose(ROWS, wish).row
     assert (row.name if row else None) == name
+
+
+def test_the_error_of_a_measurement_counts():
+    near, unsure, bad = (
+        make_row("Q5_K_M", 112, 0.0048, 1.0049),
+        make_row("Q4_K_M", 105, 0.0105, 1.0094),
+        make_row("Q3_K_M", 93, 0.049, 1.052),
+    )
+    assert choose([near, unsure, bad], Wish()).row is unsure
+    wide = replace(unsure.divergence, standard_error=0.006)
+    assert choose([near, replace(unsure, divergence=wide), bad], Wish()).row is near
+    assert choose([bad], Wish()) == Choice(
+        bad, "the closest to the original; no file is surely within 0.02 nats of it", "closest"
+    )
+
+
+def test_each_container_has_a_file_to_take():
+    found = by_container(ROWS, Wish())
+    assert {name: row.name for name, row in found.items()} == {
+        "For llama.cpp": "Q4_K_M",
+        "For transformers and vLLM": "w8a8",
+    }
 
 
 def test_why_there_is_none_says_how_far_the_nearest_is():

@@ -59,6 +59,10 @@ class Toy:
         for path, data in self.small_files.items():
             path.write_bytes(data)
 
+    @property
+    def occupied(self) -> bool:
+        return self.path.exists()
+
     def clear(self) -> None:
         """Files are replaced."""
 

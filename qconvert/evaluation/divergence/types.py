@@ -39,7 +39,7 @@ class Subject:
 
     Attributes:
         path: as the user named it.
-        nbytes: of the files that hold weights.
+        nbytes: of its files; of a directory with quantized weights, of all in it.
         bits_per_weight: 8 * bytes of tensors / weights.
         kind: what it is stored as, for people: "Q4_K_M", "w8a8", "BF16".
         runtime: what computes its logits.

@@ -151,6 +151,8 @@ def _quantized(
             notices = (found.misfit, UNROUNDED) if backend == "auto" else (UNROUNDED,)
     bits = found.bits_per_weight or 8 * found.nbytes / max(checkpoint.parameters, 1)
     files = {tensor.path for tensor in found.tensors.values()}
+    if place.is_dir():  # the tokenizer counts, as it does in a GGUF file
+        files |= {file for file in place.iterdir() if file.is_file()}
     nbytes = sum(file_size(file) for file in files)
     return Subject(Path(path), nbytes, bits, _schemes(found), runtime, notices, checkpoint)
 

@@ -39,6 +39,12 @@ WRITTEN = (
     "Written by qconvert {version}: weights quantized as MLX has them, for mlx-lm and LM Studio."
 )
 
+USE = (
+    ("console", '$ mlx_lm.generate --model DIR --prompt "Why is the sky blue?"'),
+    ("console", "$ mlx_lm.server --model DIR"),
+)
+"""How it is run, for the model card."""
+
 RANGES = ("minmax", "mse")
 """Estimators of ranges: MLX's own choice, and the search."""
 
@@ -90,7 +96,7 @@ def plan_mlx(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> 
 
     def files(plan: Plan) -> dict[str, bytes]:
         about = {"written": WRITTEN, "library": "mlx"}
-        return files_of(model, config, plan, dtype, importance, **about)
+        return files_of(model, config, plan, dtype, importance, use=USE, **about)
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)

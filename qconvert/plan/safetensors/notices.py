@@ -25,6 +25,25 @@ def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
     return (_transformers(choices), *_engines(choices), *_beside(model, choices))
 
 
+LOADING = """from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("DIR"{options})  # needs: pip install compressed-tensors
+tokenizer = AutoTokenizer.from_pretrained("DIR")"""
+
+
+def uses(model: Model, choices: Sequence[Choice]) -> tuple[tuple[str, str], ...]:
+    """How the directory is run, as the model card shows it: a language and the code."""
+    encoder = model.family.encoder
+    serve = () if encoder else (("console", "$ vllm serve DIR"),)
+    fault = misfit(choices)
+    if fault and DEQUANTIZE not in fault:
+        return serve
+    imported = "from transformers import CompressedTensorsConfig\n" if fault else ""
+    auto = "AutoModel" if encoder else "AutoModelForCausalLM"
+    options = f", {DEQUANTIZE}" if fault else ', dtype="auto"'
+    return (("python", imported + LOADING.format(auto=auto, options=options)), *serve)
+
+
 def is_loadable(choices: Sequence[Choice]) -> bool:
     """Whether transformers runs the directory as it stands."""
     return not misfit(choices)

@@ -35,7 +35,7 @@ from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
 from qconvert.plan.safetensors.directory import directory_plan
 from qconvert.plan.safetensors.files import small_files
-from qconvert.plan.safetensors.notices import NO_POOLER, described, fallback_lines, loads_in
+from qconvert.plan.safetensors.notices import NO_POOLER, described, fallback_lines, loads_in, uses
 from qconvert.plan.safetensors.recipe import spelled, weight_estimator
 from qconvert.plan.safetensors.statistics import (
     column_importance,
@@ -108,7 +108,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
-        return files_of(model, config_json(model, choices, dtype), plan, dtype, importance)
+        config = config_json(model, choices, dtype)
+        return files_of(model, config, plan, dtype, importance, use=uses(model, choices))
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)
@@ -236,13 +237,14 @@ def files_of(
     *,
     written: str = WRITTEN,
     library: str = "transformers",
+    use: Sequence[tuple[str, str]] = (),
 ) -> dict[str, bytes]:
     """All files but the weights.
 
     Args:
         config: config.json.
         dtype: of the numbers that are not quantized.
-        written, library: of the model card: what made it, and what loads it.
+        written, library, use: of the model card: what made it, what loads it, and how.
     """
     checkpoint, family = model.checkpoint, model.family
     facts = {
@@ -267,5 +269,5 @@ def files_of(
     base = checkpoint.source.partition("@")[0].partition(":")[0]
     task = "feature-extraction" if family.encoder else "text-generation"
     words = {"written": written, "base": base, "library": library}
-    card = model_card(metadata, facts, plan.notices, task, **words)
+    card = model_card(metadata, facts, plan.notices, task, use=use, **words)
     return {**files, "README.md": card.encode()}

@@ -11,7 +11,9 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
 Types of MLX are directories of safetensors too: see `qconvert.plan.mlx.types`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal, get_args
 
 from qconvert.errors import UsageError
@@ -44,6 +46,43 @@ def is_mlx(name: str) -> bool:
     return name.lower() in MLX
 
 
+ELSEWHERE = {
+    "gptq": "GPTQ's rounding is what -c does for every type; w4a16 is a directory of int4",
+    "awq": "w4a16 with -c is a directory of int4, scaled where that helps",
+    "int4": "try w4a16, q4_k_m or mlx4",
+    "int8": "try w8a8, w8a16, q8_0 or mlx8",
+    "4bit": "try q4_k_m, w4a16 or mlx4",
+    "8bit": "try q8_0, w8a8 or mlx8",
+    "fp16": "try f16",
+    "fp32": "try f32",
+    "fp4": "try nvfp4a16, mxfp4a16 or mxfp4_moe",
+    "nvfp4": "try nvfp4a16 for compressed-tensors, mlx-nvfp4 for MLX",
+    "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 for compressed-tensors, mlx-mxfp4 for MLX",
+    "mlx": "try mlx4 (mlx2 to mlx8), mlx-mxfp4, mlx-nvfp4",
+    "gguf": "try q4_k_m, q8_0 or another; `qconvert inspect MODEL` lists them",
+    "exl2": "not made here; --bits N chooses types for a number of bits in GGUF",
+    "exl3": "not made here; --bits N chooses types for a number of bits in GGUF",
+    "nf4": "not made here (bitsandbytes quantizes on loading); w4a16 or q4_k_m",
+    **{f"q{bits}": f"try q{bits}_k_m" for bits in (3, 4, 5)},
+    "q2": "try q2_k",
+    "q6": "try q6_k",
+    "q8": "try q8_0",
+}
+"""What users call types elsewhere, and what is meant here."""
+
+COMMON = "q8_0, q6_k, q5_k_m, q4_k_m, iq4_xs, q3_k_m, q2_k, w8a8, w4a16, fp8, mlx4"
+
+
+def find_types(names: Iterable[str]) -> list[str]:
+    """The types of `-t`, each once; one name may hold several, divided by commas.
+
+    Raises:
+        UsageError: there is no such type; the hint has what may be meant.
+    """
+    parts = (part.strip() for name in names for part in name.split(","))
+    return list(dict.fromkeys(find_type(part) for part in parts if part))
+
+
 def find_type(name: str) -> str:
     """The name of the file type or scheme, in small letters.
 
@@ -55,7 +94,10 @@ def find_type(name: str) -> str:
         return small
     if small in FILE_TYPES:
         return FILE_TYPES[small].name
-    raise UsageError(f"unknown type {name!r:.60}", nearest(name, (*FILE_TYPES, *DIRECTORIES)))
+    near = get_close_matches(small, (*FILE_TYPES, *DIRECTORIES), n=4, cutoff=0.5)
+    usual = f"usual are {COMMON}; `qconvert inspect MODEL` lists all"
+    meant = ELSEWHERE.get(small) or (f"did you mean {' or '.join(near)}?" if near else usual)
+    raise UsageError(f"unknown type {name!r:.60}", meant)
 
 
 def find_scheme(name: str) -> str:

@@ -83,7 +83,7 @@ def write_start(plan: Plan, run: Run) -> Start:
     Raises:
         As `write_outputs`.
     """
-    write_stale([plan], run.threads, run.watcher, run.device)
+    write_stale([plan], run.threads, run.watcher, run.device, force=True)
     opened = open_checkpoint(str(plan.target.path))
     if isinstance(plan.target, GgufFiles):
         return Start(plan, opened, opened.tensors)
