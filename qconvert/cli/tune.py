@@ -190,12 +190,4 @@ def _data(learnt: "Learnt") -> dict[str, Any]:
     made |= outcome.result_data(learnt.result)
     if learnt.outcome is None:
         return made
-    found = learnt.outcome
-    tuning = {
-        "divergence_before": found.before,
-        "divergence_after": found.after,
-        "best_step": found.step,
-        "looks": [{"step": step, "divergence": value} for step, value in found.history],
-        "halved_rates": found.halved,
-    }
-    return made | {"tuning": tuning}
+    return made | {"tuning": learnt.outcome.data}

@@ -29,6 +29,7 @@ from qconvert.run.fitting import linear_algebra_on, prepared
 from qconvert.run.outputs import is_current, write_outputs
 from qconvert.run.stream import Result
 from qconvert.run.training.budget import within
+from qconvert.run.training.lesson import Lesson
 from qconvert.run.training.loop import Outcome, train
 from qconvert.run.training.schedule import Schedule
 from qconvert.run.training.start import Start, changed, placed, write_start
@@ -157,8 +158,8 @@ def _tune(
             watcher.advance(count, "the original")
 
         teacher = teach(model, tokens, place, store, advance)
-        walk.embed()
-        student = Student(walk, shown, *_trained(model, start, tuning), teacher, tuning.rate)
+        lesson = Lesson(walk, shown, teacher)
+        student = Student(lesson, *trained(model, start, tuning), tuning.rate)
         if not student.parameters:
             raise PlanError(
                 f"{start.plan.recipe.type} has nothing that can be tuned",
@@ -174,7 +175,7 @@ def _tune(
             watcher,
         )
         outcome = train(student, schedule, store, watcher)
-        watcher.note(_words(outcome))
+        watcher.note(outcome.words)
         if outcome.step:
             _keep(student, store)
         target.clear()
@@ -219,7 +220,7 @@ def _schedule(tokens: np.ndarray, shown: int, tuning: Tuning) -> Schedule:
     return Schedule(shown, batch, steps, tuning.seed)
 
 
-def _trained(
+def trained(
     model: Model, start: Start, tuning: Tuning
 ) -> tuple[dict[str, list[Matrix]], dict[str, Norm]]:
     """All that can be trained."""
@@ -262,20 +263,6 @@ def _keep(student: Student, store: Store) -> None:
         (slot,) = norm.tensor.slots
         values = stored(rounded(norm.stored(), slot.dtype), slot.dtype)
         store.put(norm.tensor.name, {slot.name: values})
-
-
-def _words(outcome: Outcome) -> str:
-    """What came of it, for people."""
-    if not outcome.step:
-        return (
-            f"tuning did not help on windows that were not shown (divergence {outcome.before:.4f}):"
-            " the file is what quantize writes"
-        )
-    share = outcome.after / outcome.before
-    return (
-        f"on windows that were not shown the divergence fell from {outcome.before:.4f} to "
-        f"{outcome.after:.4f}, x{share:.2f}, best after step {outcome.step}"
-    )
 
 
 def _identity(walk: Walk, target: Target) -> str:

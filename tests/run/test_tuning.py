@@ -10,14 +10,20 @@ import torch
 from sampled_models import divergence
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.containers.store import open_store
 from qconvert.errors import PlanError
+from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.run.outputs import write_outputs
 from qconvert.run.quantize import plan_outputs
-from qconvert.run.training.start import beside
-from qconvert.run.tuning import Learnt, Tuning, tune
+from qconvert.run.training.lesson import Lesson
+from qconvert.run.training.start import beside, write_start
+from qconvert.run.training.student import Student
+from qconvert.run.training.teacher import teach
+from qconvert.run.tuning import Learnt, Tuning, trained, tune
 from qconvert.run.types import Run
 
 TUNING = Tuning(8192, batch=256, rate=0.004)
@@ -117,12 +123,6 @@ def test_without_tokens_there_is_no_tuning(made, tmp_path):
 
 def test_gradients_are_those_of_transformers_own_model(made, tmp_path):
     """By all gains of norms, of the divergence, derived through the whole model at once."""
-    from qconvert.containers.store import open_store
-    from qconvert.forward.walk import Place, Walk
-    from qconvert.run.training.start import write_start
-    from qconvert.run.training.student import Student
-    from qconvert.run.training.teacher import teach
-    from qconvert.run.tuning import _trained
 
     model, source, calibration = made("llama")
     recipe = Recipe("q2_k", output=tmp_path / "a.gguf", calibration=calibration, vocabulary=False)
@@ -135,11 +135,9 @@ def test_gradients_are_those_of_transformers_own_model(made, tmp_path):
     with open_store(tmp_path / "work", "a") as store:
         walk = Walk(open_model(start.checkpoint), tokens, place)
         teacher = teach(original, tokens, place, store, lambda count: None)
-        walk.embed()
-        student = Student(walk, 2, *_trained(original, start, TUNING), teacher, 0.01)
+        student = Student(Lesson(walk, 2, teacher), *trained(original, start, TUNING), 0.01)
         loss = student.learn(np.arange(2))
         judged = student.judge()
-    from qconvert.plan.safetensors.export import make_export_plan
 
     exported = Recipe("f32", output=tmp_path / "exported")
     write_outputs([make_export_plan(start.checkpoint, exported)], 2, Silent())

@@ -78,6 +78,31 @@ class Outcome:
     history: tuple[tuple[int, float], ...]
     halved: int
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "divergence_before": self.before,
+            "divergence_after": self.after,
+            "best_step": self.step,
+            "looks": [{"step": step, "divergence": found} for step, found in self.history],
+            "halved_rates": self.halved,
+        }
+
+    @property
+    def words(self) -> str:
+        """What came of it, for people."""
+        if not self.step:
+            return (
+                f"training did not help on windows that were not shown (divergence "
+                f"{self.before:.4f}): what it changed is not kept"
+            )
+        share = self.after / self.before if self.before else 1.0
+        return (
+            f"on windows that were not shown the divergence went from {self.before:.4f} to "
+            f"{self.after:.4f}, x{share:.2f}, best after step {self.step}"
+        )
+
 
 @dataclass
 class _State:

@@ -29,6 +29,19 @@ def divergence(own: Any, other: Any) -> Any:
     return (log_other.exp() * (log_other - log_own)).sum()
 
 
+def apart(own: Any, other: Any) -> Any:
+    """How far hidden states of an encoder [windows, window, hidden] are from others, summed over
+    tokens: one minus the cosine of each token's, and of each window's mean, which most encoders
+    give as the embedding of a text."""
+    import torch
+
+    cosine = torch.nn.functional.cosine_similarity
+    own, other = own.float(), other.float()
+    tokens = (1 - cosine(own, other, dim=-1)).sum()
+    texts = (1 - cosine(own.mean(dim=1), other.mean(dim=1), dim=-1)).sum()
+    return tokens + own.shape[1] * texts
+
+
 def derive(own: Head, hidden: Any, other: Head, wanted: Any, share: float) -> float:
     """The divergence of what two heads make of hidden states [tokens, hidden]; derived by the
     student's, `share` times as much goes back to where these came from.

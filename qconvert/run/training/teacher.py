@@ -26,19 +26,21 @@ class Teacher:
     """What a student is to say.
 
     Attributes:
-        head: the output projection.
+        head: the output projection; None of an encoder.
         states: a file of what goes into it, of every window.
+        device: where that is wanted.
     """
 
-    head: Head
+    head: Head | None
     states: States
+    device: str
 
     def wanted(self, windows: np.ndarray) -> Any:
         """What goes into the projection for some windows, [windows, window, hidden]."""
         import torch
 
         found = [self.states.read(0, int(one), int(one) + 1) for one in windows]
-        return torch.cat(found).to(self.head.device)
+        return torch.cat(found).to(self.device)
 
 
 def teach(
@@ -52,15 +54,15 @@ def teach(
         advance: called with the tokens of each block.
 
     Raises:
-        UnsupportedError: transformers or this program cannot run it, or it is an encoder.
+        UnsupportedError: transformers or this program cannot run it.
         WeightError: NaN or infinity comes out of a block.
         OutputError: no room.
     """
     walk = Walk(model, tokens, replace(place, states="walk"))
-    head = Head(walk.source, walk.device, walk.dtype)
+    head = Head(walk.source, walk.device, walk.dtype) if walk.skeleton.head else None
     states = replace(walk.states, name="teacher", files=1)
     if DONE in store and states.exist():
-        return Teacher(head, states)
+        return Teacher(head, states, walk.device)
     states.create()
     for block in walk:
         block.run()
@@ -70,4 +72,4 @@ def teach(
     states.sync(0)
     walk.states.remove()
     store.put(DONE, {})
-    return Teacher(head, states)
+    return Teacher(head, states, walk.device)
