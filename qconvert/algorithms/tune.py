@@ -23,9 +23,9 @@ import numpy as np
 
 from qconvert.formats.types import Arrays, Coded, Format, Units
 
-FLIP = 0.1
-"""How far a real number moves, as those of units do by a tenth of the unit, until a whole or a code
-becomes its neighbour."""
+FLIP = 0.02
+"""How far a real number moves, as those of units do by a fiftieth of the unit, until a whole or a
+code becomes its neighbour."""
 
 INSIDE = 0.49
 """The furthest that a place begins from its code."""

@@ -46,8 +46,8 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="Learn from this too, as `qconvert calibrate --data` takes it; by default from "
-            "the calibration's tokens alone. Repeatable.",
+            help="Learn from this, as `qconvert calibrate --data` takes it, and not from the "
+            "calibration's tokens, which quantizing has fitted already. Repeatable.",
         ),
     ] = None,
     tokens: Annotated[

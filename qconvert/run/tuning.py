@@ -94,7 +94,8 @@ def tune(
         model: the original.
         plan: of the quantized file to begin with; see `training.start.beside`.
         path: of the output.
-        more: int [windows, window], to learn from beside the calibration's.
+        more: int [windows, window], to learn from in place of the calibration's, to which feedback
+            has fitted the weights already.
 
     Raises:
         PlanError: there is no sample, a GPU's memory does not do, or nothing can be trained.
@@ -196,7 +197,12 @@ def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
     if more is None:
         return tokens, shown
     apart = more[~shares_text(more, tokens[shown:])]
-    return np.concatenate((tokens[:shown], apart, tokens[shown:])), shown + len(apart)
+    if not len(apart):
+        raise PlanError(
+            "all of the text is in the windows of the calibration that tuning is judged by",
+            "name more text with --data, or leave it out",
+        )
+    return np.concatenate((apart, tokens[shown:])), len(apart)
 
 
 def shares_text(windows: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from formats.safetensors.compressed_formats import FORMATS as LAYOUTS
 
-from qconvert.algorithms.tune import tuned
+from qconvert.algorithms.tune import FLIP, tuned
 from qconvert.formats import FORMATS
 from qconvert.formats.mlx.affine import Affine
 from qconvert.formats.mlx.floats import Floats
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_plain_formula(name):
         groups = grid.step.shape[1] // unit.shape[1]
         made = made.repeat_interleave(groups, dim=1)
         if whole is not None:
-            made = made * (torch.from_numpy(whole).double() + 5 * by_whole)
+            made = made * (torch.from_numpy(whole).double() + 0.5 / FLIP * by_whole)
         return made.repeat_interleave(grid.size, dim=1)
 
     rest = iter(own)
