@@ -7,9 +7,9 @@ computed with is what can be stored: units are narrowed to their dtype, wholes a
 Gradients pass the rounding as if it were not there (the straight-through estimator), but for what
 is beyond the limits already and would go further.
 
-Real numbers count from what was stored, in parts of it: so one rate serves all. A place begins
-where the weight was, but no further from its code than rounding lets it: the model begins as it is
-stored, and codes that feedback has moved are the first to move back, if that helps.
+Real numbers count from what was stored, in parts of it: so one rate serves all. A place begins at
+its code, as far from one neighbour as from the other, and not where the weight was: codes that
+feedback has moved on purpose would be the first to move back.
 
 Sources: Y. Bengio et al., "Estimating or propagating gradients through stochastic neurons", arXiv
 1308.3432; S. K. Esser et al., "Learned step size quantization", arXiv 1902.08153.
@@ -23,12 +23,9 @@ import numpy as np
 
 from qconvert.formats.types import Arrays, Coded, Format, Units
 
-FLIP = 0.02
-"""How far a real number moves, as those of units do by a fiftieth of the unit, until a whole or a
+FLIP = 0.1
+"""How far a real number moves, as those of units do by a tenth of the unit, until a whole or a
 code becomes its neighbour."""
-
-INSIDE = 0.49
-"""The furthest that a place begins from its code."""
 
 LARGEST = {"F16": 65504.0, "F8_E4M3": 448.0}
 SMALLEST = {"F8_E4M3": 2.0**-9}
@@ -115,12 +112,12 @@ class Trained:
         units = self.units
         unit, whole = other, None
         if units.unit is not None:
-            unit = torch.from_numpy(units.unit)
+            unit = torch.tensor(units.unit)
             if self.unit is not None:
                 unit = unit.to(self.unit.device)
                 unit = narrowed(unit * (1 + self.unit), units.dtype)
         if units.whole is not None:
-            whole = torch.from_numpy(units.whole).float()
+            whole = torch.tensor(units.whole).float()
             if self.whole is not None:
                 low, high = units.limits
                 moved = whole.to(self.whole.device) + self.whole * (0.5 / FLIP)
@@ -243,12 +240,12 @@ def _over(unit: Any, whole: Any, shape: tuple[int, ...], device: str) -> Any:
 
 
 def tuned(
-    format_: Format, arrays: Arrays, x: np.ndarray | None = None, device: str = "cpu"
+    format_: Format, arrays: Arrays, *, codes: bool = False, device: str = "cpu"
 ) -> Tuned | None:
     """A stored matrix, to be trained; None where the format has no grid.
 
     Args:
-        x: float32 [rows, columns], what its weights were: codes are trained too.
+        codes: are trained too.
     """
     import torch
 
@@ -267,25 +264,17 @@ def tuned(
         return Trained(one, zeros(one.unit, bool(one.dtype)), zeros(one.whole, several))
 
     step, low = begin(units[0]), units[1] and begin(units[1])
-    place = None if x is None else _places(format_, coded, x, device)
+    place = None
+    if codes:
+        place = torch.from_numpy(_places(format_, coded)).to(device).requires_grad_()
     return Tuned(format_, coded, step, low, place)
 
 
-def _places(format_: Format, coded: Coded, x: np.ndarray, device: str) -> Any:
-    """Where weights lie among the values, near to their codes."""
-    import torch
-
+def _places(format_: Format, coded: Coded) -> np.ndarray:
+    """Where codes lie among the values, rising: float32 [rows, columns]."""
     grid = format_.grid(coded.params)
     assert grid is not None
-    order = _rising(grid.values)
-    ordered = grid.values[order].astype(np.float64)
-    where = np.empty(len(grid.values), np.float32)
-    where[:] = np.searchsorted(ordered, np.nan_to_num(grid.values))
-    own = where[coded.codes.astype(np.intp) - grid.first]
-    columns = x.shape[1]
-    step, low = (np.repeat(of, grid.size, axis=1)[:, :columns] for of in (grid.step, grid.low))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        wanted = np.nan_to_num((x + low) / step)
-    off = np.interp(wanted, ordered, np.arange(len(ordered))) - own
-    place = (own + np.clip(off, -INSIDE, INSIDE)).astype(np.float32)
-    return torch.from_numpy(place).to(device).requires_grad_()
+    ordered = grid.values[_rising(grid.values)]
+    place = np.searchsorted(ordered, np.nan_to_num(grid.values)).astype(np.float32)
+    found: np.ndarray = place[coded.codes.astype(np.intp) - grid.first]
+    return found

@@ -16,16 +16,17 @@ from qconvert.algorithms.tune import tuned
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
 from qconvert.containers.target import Target
-from qconvert.errors import OutputError, PlanError, first_line
+from qconvert.errors import OutputError, PlanError, UnsupportedError, first_line
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
 from qconvert.plan.algorithms import first_matrix, gguf_name, stored_format
 from qconvert.plan.names import names_in_gguf
+from qconvert.plan.safetensors.schemes import is_mlx
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
-from qconvert.run.fitting import linear_algebra_on, prepared
+from qconvert.run.fitting import linear_algebra_on
 from qconvert.run.outputs import is_current, write_outputs
 from qconvert.run.stream import Result
 from qconvert.run.training.budget import within
@@ -56,7 +57,7 @@ class Tuning:
 
     tokens: int
     hours: float | None = None
-    rate: float = 0.005
+    rate: float = 0.004
     batch: int = 2048
     weights: bool = False
     seed: int = 0
@@ -98,11 +99,17 @@ def tune(
             has fitted the weights already.
 
     Raises:
+        UnsupportedError: a type of MLX.
         PlanError: there is no sample, a GPU's memory does not do, or nothing can be trained.
         Also what `write_outputs` and `train` raise.
     """
     import torch
 
+    if is_mlx(plan.recipe.type):
+        raise UnsupportedError(
+            f"{plan.recipe.type} cannot be tuned: directories for MLX are not read back here",
+            "tune a GGUF type or a scheme of safetensors",
+        )
     target = target_of(plan, path, tuning, more)
     if is_current(target):
         run.watcher.note(f"up to date: {path}")
@@ -160,7 +167,7 @@ def _tune(
 
         teacher = teach(model, tokens, place, store, advance)
         lesson = Lesson(walk, shown, teacher)
-        student = Student(lesson, *trained(model, start, tuning), tuning.rate)
+        student = Student(lesson, *trained(model, start, tuning, walk.device), tuning.rate)
         if not student.parameters:
             raise PlanError(
                 f"{start.plan.recipe.type} has nothing that can be tuned",
@@ -227,7 +234,7 @@ def _schedule(tokens: np.ndarray, shown: int, tuning: Tuning) -> Schedule:
 
 
 def trained(
-    model: Model, start: Start, tuning: Tuning
+    model: Model, start: Start, tuning: Tuning, device: str
 ) -> tuple[dict[str, list[Matrix]], dict[str, Norm]]:
     """All that can be trained."""
     import torch
@@ -238,17 +245,21 @@ def trained(
     for tensor in start.plan.tensors:
         format_ = stored_format(tensor)
         if format_ is not None:
-            x = None
-            if tuning.weights:
-                x = prepared(model.checkpoint, tensor, 0, tensor.map.rows)
-            made = tuned(format_, start.arrays(tensor, format_), x)
+            made = tuned(
+                format_,
+                start.arrays(tensor, format_),
+                codes=tuning.weights,
+                device=device,
+            )
             if made is not None:
                 one = Matrix(tensor, first_matrix(tensor), made)
                 matrices.setdefault(gguf_name(tensor), []).append(one)
         elif _is_norm(tensor):
             base = start.numbers(tensor)
             (name,) = names.get(tensor.name, [tensor.name])
-            norms[name] = Norm(tensor, base, torch.zeros(base.shape, requires_grad=True))
+            norms[name] = Norm(
+                tensor, base, torch.zeros(base.shape, device=device, requires_grad=True)
+            )
     for of in matrices.values():
         of.sort(key=lambda one: one.first)
     return matrices, norms

@@ -34,7 +34,7 @@ def weights(seed: int = 0) -> np.ndarray:
 def begun(name: str, *, codes: bool):
     format_, x = EVERY[name], weights()
     arrays = quantize(format_, x, None, float(np.abs(x).max()))
-    return format_, arrays, tuned(format_, arrays, x if codes else None)
+    return format_, arrays, tuned(format_, arrays, codes=codes)
 
 
 def computed(one) -> np.ndarray:

@@ -140,6 +140,9 @@ class Student:
         walk = self.lesson.walk
         dtype, device = getattr(torch, walk.dtype), walk.device
         for block in self.lesson.blocks:
+            for line in block.linears.values():  # of fused weights the others' are of an old step
+                own = getattr(line.module, line.parameter)
+                put_tensor(line.module, line.parameter, own.detach())
             for name in block.linears.keys() & self.matrices.keys():
                 of = [one.rows(dtype, device) for one in self.matrices[name]]
                 block.install(name, of[0] if len(of) == 1 else torch.stack(of))
