@@ -62,6 +62,19 @@ _EXPERTS: dict[str, Any] = {
     "num_experts_per_tok": 2,
 }
 
+_CONVOLVED: dict[str, Any] = {
+    "hidden_size": 192,
+    "intermediate_size": 336,
+    "block_multiple_of": 32,
+    "num_hidden_layers": 3,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "conv_L_cache": 4,
+    "norm_eps": 0.02,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
+}
+
 _LATENT: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 224,
@@ -105,6 +118,12 @@ _WIDE_LINEAR = _WIDE | {
     "linear_num_value_heads": 8,
 }
 _WIDE_EXPERTS = {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
+_WIDE_CONVOLVED = {
+    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
+    "layer_types": (["conv"] * 2 + ["full_attention", "conv"]) * 2,
+    "intermediate_size": 768,
+    "block_multiple_of": 256,
+}
 _WIDE_LATENT = {
     **{key: value for key, value in _WIDE.items() if key != "head_dim"},
     "num_key_value_heads": 8,
@@ -148,6 +167,15 @@ LARGE: dict[str, Large] = {
         _LINEAR | _EXPERTS,
         _WIDE_LINEAR | _WIDE_EXPERTS,
         zero_norms=True,
+    ),
+    "lfm2": Large("Lfm2ForCausalLM", "Lfm2Config", _CONVOLVED, _WIDE_CONVOLVED),
+    "lfm2_moe": Large(
+        "Lfm2MoeForCausalLM",
+        "Lfm2MoeConfig",
+        _CONVOLVED
+        | {"num_dense_layers": 1, "num_experts": 5, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 96},
+        _WIDE_CONVOLVED | {"moe_intermediate_size": 256},
     ),
     "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT, _WIDE_LATENT),
     "glm4_moe_lite": Large(
@@ -208,8 +236,11 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
 
 
+ROUTER_BIASES = ("correction_bias", "expert_bias")
+
+
 def biases_of_routers(model: Any) -> list[tuple[str, Any]]:
-    return [(name, x) for name, x in model.named_buffers() if name.endswith("correction_bias")]
+    return [(name, x) for name, x in model.named_buffers() if name.endswith(ROUTER_BIASES)]
 
 
 def save_large(family: str, directory: Path, *, wide: bool = False, **changes: Any) -> Any:

@@ -125,6 +125,8 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "taps": value("shortconv.l_cache", 0),
+        "convolved": 3 * hidden,
         **_linear_sizes(value, query),
         **_latent_sizes(value, heads),
     }

@@ -97,7 +97,7 @@ def _of_file(checkpoint: Checkpoint, architecture: str, map_: TensorMap) -> Weig
         add=-map_.add,
         conv1d=map_.transpose,
         quantizable=quantizable,
-        expert=quantizable and len(info.shape) > 2,
+        expert=quantizable and EXPERTS in part.source,
     )
 
 

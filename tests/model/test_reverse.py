@@ -17,7 +17,7 @@ def info(name: str, *shape: int) -> TensorInfo:
     return TensorInfo(name, shape, "F32", None, 0, 4 * int(np.prod(shape)))  # type: ignore[arg-type]
 
 
-ONE_WAY = {"deepseek2", "gpt-oss", "qwen35", "qwen35moe", "qwen3next"}
+ONE_WAY = {"deepseek2", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"}
 """What is stored in turns, in llama.cpp's order of heads or absorbed."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import transformers
 from common import FAMILIES, tiny_model
+from large_models import LARGE, large_model
 from plain_models import ALWAYS_TIED, PLAIN, SMALL
 
 from qconvert.errors import QconvertError, UnsupportedError
@@ -78,9 +79,12 @@ def meaning(config: dict[str, Any]) -> dict[str, Any] | str:
     return keys
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *SMALL])
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> None:
-    model = tiny_model(PLAIN.get(family, family), tied=family in ALWAYS_TIED)
+    if family in LARGE:
+        model = large_model(family)
+    else:
+        model = tiny_model(PLAIN.get(family, family), tied=family in ALWAYS_TIED)
     draws = DRAWS if family in FAMILIES else DRAWS // 3
     whole = json.loads(model.config.to_json_string(use_diff=False))
     whole["architectures"] = [type(model).__name__]

@@ -20,6 +20,7 @@ from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite import GRANITE
 from qconvert.model.families.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.ministral3 import MINISTRAL3, MISTRAL3
@@ -81,6 +82,8 @@ FAMILIES = (
     DEEPSEEK_V3,
     DEEPSEEK_V2,
     GLM4_MOE_LITE,
+    LFM2,
+    LFM2_MOE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
