@@ -10,7 +10,7 @@ ROOT = Path(qconvert.__file__).parent
 FLOORS = (
     *("errors", "machine", "kernels", "formats", "checkpoint", "containers", "model", "text"),
     *("forward", "calibration", "algorithms", "plan", "run", "inspection", "evaluation", "report"),
-    "cli",
+    *("api", "cli"),
 )
 """From the bottom: a room knows those below it alone."""
 

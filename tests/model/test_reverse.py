@@ -18,18 +18,10 @@ def info(name: str, *shape: int) -> TensorInfo:
 
 
 ONE_WAY = {
-    "gpt-oss",
-    "qwen35",
-    "qwen35moe",
-    "qwen3next",
-    "deepseek2",
-    "lfm2",
-    "lfm2moe",
-    "qwen2vl",
-    "qwen3vl",
+    *("deepseek2", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"),
+    *("qwen2vl", "qwen3vl"),
 }
-"""What is stored in turns, in llama.cpp's order of heads or absorbed, or was a part of a model that
-sees."""
+"""What is stored in turns, in llama.cpp's order of heads or absorbed, and parts of larger models."""
 
 
 def test_every_other_family_can_be_written_back() -> None:
