@@ -17,7 +17,7 @@ def info(name: str, *shape: int) -> TensorInfo:
     return TensorInfo(name, shape, "F32", None, 0, 4 * int(np.prod(shape)))  # type: ignore[arg-type]
 
 
-ONE_WAY = {"gpt-oss", "qwen35", "qwen35moe", "qwen3next", "deepseek2", "lfm2", "lfm2moe"}
+ONE_WAY = {"gpt-oss", "qwen35", "qwen35moe", "qwen3next", "deepseek2", "lfm2", "lfm2moe", "gemma4"}
 
 
 def test_every_other_family_can_be_written_back() -> None:
