@@ -1,6 +1,6 @@
-"""The parts of README.md that the program itself writes.
+"""The parts of README.md and of the pages beside it that the program itself writes.
 
-    python tests/readme.py README.md    writes them anew
+    python tests/readme.py    writes them anew
 
 Each stands between `<!-- NAME -->` and `<!-- end -->`.
 """
@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from checkpoints import LLAMA_8B, write_llama
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))
 
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -163,10 +166,34 @@ def families_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")
+
+
+def outlook_table() -> str:
+    """The families by what can be made of them, for those who look for theirs."""
+    from qconvert.model.families import FAMILIES
+    from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+
+    groups: dict[str, list[str]] = {}
+    back = {family.name for family in FAMILIES if family.config}
+    for family in FAMILIES:
+        made = "GGUF, safetensors"
+        made += ", MLX" if MLX_FAMILIES.keys() & set(family.classes) else ""
+        made += "; back from GGUF" if family.name in back else ""
+        name = CLASS_ENDING.sub("", family.classes[0]).removesuffix("Model").rstrip("_")
+        groups.setdefault(made, []).append(f"`{name}`")
+    lines = ["| what can be made | of the families |", "|---|---|"]
+    lines += [f"| {made} | {', '.join(dict.fromkeys(names))} |" for made, names in groups.items()]
+    return "\n".join(lines) + "\n"
+
+
 COMMANDS = (
     "inspect",
     "calibrate",
     "quantize",
+    "prune",
+    "tune",
+    "distill",
     "export",
     "evaluate",
     "compare",
@@ -182,6 +209,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mlx": mlx_table,
     "loads": loads_table,
     "families": families_table,
+    "outlook": outlook_table,
 }
 
 
@@ -191,5 +219,5 @@ def refresh(text: str) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(refresh(path.read_text()))
+    for path in PAGES:
+        path.write_text(refresh(path.read_text()))

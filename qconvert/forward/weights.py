@@ -105,7 +105,7 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
     """
     import torch
 
-    pieces = _pieces(parameters, name, shape)
+    pieces = pieces_of(parameters, name, shape)
     direct = _as_stored(parameters, pieces, dtype)
     if direct is not None:
         return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
@@ -152,8 +152,12 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
             begin = index
 
 
-def _pieces(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
-    """The stored tensors whose rows, one behind the other, are the parameter's."""
+def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
+    """The stored tensors whose rows, one behind the other, are the parameter's.
+
+    Raises:
+        PlanError: the checkpoint lacks some, or has them in another shape.
+    """
     bare = bare_name(name)
     if bare in parameters.maps:
         pieces = [parameters.maps[bare]]
@@ -207,7 +211,7 @@ def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> A
         return None
     part = piece.parts[0]
     info = parameters.checkpoint.tensors[part.source]
-    if info.dtype != STORED[dtype] or info.scale is not None:
+    if info.dtype != STORED[dtype] or not info.is_plain:
         return None
     return read_bytes(info, part.start, part.stop).reshape(-1)
 

@@ -58,6 +58,21 @@ class Columns:
         return Columns(tuple(int(index) for index in np.argsort(self.order)))
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of the columns, int [chosen]."""
+
+    columns: np.ndarray
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        made: np.ndarray = rows[:, self.columns]
+        return made
+
+    @property
+    def inverse(self) -> Step:
+        raise UnsupportedError("columns that were left out cannot be written back")
+
+
 @dataclass(frozen=True)
 class Some:
     """Each `stride`-th column from `start` to `stop`: those of the gate, say, where gate and up lie

@@ -14,6 +14,7 @@ from common import (
     llama_logits,
     random_tokens,
     save_model,
+    tiny_model,
     torch_logits,
     worst_difference,
 )
@@ -23,6 +24,7 @@ from plain_models import ALWAYS_TIED, PLAIN
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
+from qconvert.model.families import find_family
 from qconvert.model.open import open_model
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
@@ -108,3 +110,35 @@ def test_transformers_computes_with_its_quantized_directory(made: Made) -> None:
     expected = outputs(reference_model(plan, made.folder / "w8a16", "float32"), tokens)
     computed = outputs(load_model(made.folder / "w8a16"), tokens)
     assert np.abs(computed - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("text", ["mistral", "ministral3"])
+def test_the_language_model_of_mistral_3_is_taken(text: str, tmp_path: Path) -> None:
+    import transformers
+
+    inner = tiny_model(PLAIN.get(text, text))
+    config = transformers.Mistral3Config(
+        text_config=inner.config.to_dict(),
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        image_token_index=5,
+        tie_word_embeddings=False,
+    )
+    whole = transformers.Mistral3ForConditionalGeneration(config).float().eval()
+    whole.model.language_model.load_state_dict(inner.model.state_dict())
+    whole.lm_head.load_state_dict(inner.lm_head.state_dict())
+    whole.save_pretrained(tmp_path / "model")
+    plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    assert any("left out" in notice for notice in plan.notices)
+    tokens = random_tokens()
+    actual = llama_logits(tmp_path / "f32.gguf", tokens)
+    assert worst_difference(torch_logits(inner, tokens), actual) <= 1e-3
+    again = find_family(open_checkpoint(str(tmp_path / "model")).config)
+    assert again.mark == ("attention.temperature_scale" if text == "ministral3" else "")

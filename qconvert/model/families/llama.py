@@ -33,15 +33,19 @@ DECODER = Decoder(
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same. But
-    transformers' Llama wants a width that its heads divide; then it is called a Mistral."""
-    config = decoder_settings(DECODER, checkpoint)
-    biases = {name: config[name] for name in ("attention_bias", "mlp_bias")}
-    if config["hidden_size"] % config["num_attention_heads"] and not any(biases.values()):
-        mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-        rest = {name: value for name, value in config.items() if name not in biases}
-        return {**rest, **mistral, "sliding_window": None}
-    return config
+    """A Mistral comes back as the Llama that it is to llama.cpp, since their sums are the same."""
+    return with_any_width(decoder_settings(DECODER, checkpoint))
+
+
+def with_any_width(config: dict[str, Any]) -> dict[str, Any]:
+    """A Llama's config.json; where its heads do not divide its width, which transformers' Llama
+    wants, it is called a Mistral, if it has no biases."""
+    biases = {key: config.get(key) for key in ("attention_bias", "mlp_bias")}
+    if config["hidden_size"] % config["num_attention_heads"] == 0 or any(biases.values()):
+        return config
+    plain = {key: value for key, value in config.items() if key not in biases}
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    return {**plain, **mistral, "sliding_window": None}
 
 
 LLAMA = replace(family_of(DECODER), config=config_json)

@@ -146,6 +146,8 @@ def _plan_tensor(
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
     infos = [sources[part.source] for part in tensor.parts]
+    if any(info.delta is not None for info in infos):
+        return False
     turned = {info.codes is not None and info.codes.turned for info in infos}
     if turned != {tensor.transpose} or _is_computed(tensor, infos):
         return False
@@ -170,8 +172,8 @@ def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInf
     if format_ not in FINDERS or replace(tensor, transpose=False, reshaped=False).is_computed:
         return ""
     infos = [sources[part.source] for part in tensor.parts]
-    dtypes = {info.dtype for info in infos if info.scale is None}
-    plain = len(dtypes) == 1 and all(info.scale is None for info in infos)
+    dtypes = {info.dtype for info in infos if info.is_plain}
+    plain = len(dtypes) == 1 and all(info.is_plain for info in infos)
     return dtypes.pop() if plain and dtypes <= {"F16", "BF16"} else "F32"
 
 

@@ -163,7 +163,7 @@ class _Maker:
         """Whether its bytes stay as they are. All floats get the model's dtype: MLX computes in the
         widest that meet."""
         info = self.checkpoint.tensors[weight.map.parts[0].source]
-        is_same = weight.dtype == self.dtype and info.scale is None
+        is_same = weight.dtype == self.dtype and info.is_plain
         return is_same and not weight.map.is_computed
 
 

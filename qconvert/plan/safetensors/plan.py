@@ -183,7 +183,7 @@ class _Maker:
         """Whether what is stored can be written again; not F64, float8 and blocks."""
         info = self.checkpoint.tensors[weight.map.parts[0].source]
         is_narrow = weight.dtype in FLOATS or weight.dtype[0] in "IUB"
-        return weight.dtype in PLAIN and is_narrow and info.scale is None
+        return weight.dtype in PLAIN and is_narrow and info.is_plain
 
     def _input(self, choice: Choice) -> StaticInput | None:
         ranges = self.statistics.ranges

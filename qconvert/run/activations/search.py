@@ -188,7 +188,11 @@ def _by_weight(here: Sequence[Joint]) -> dict[str, Joint]:
 
 
 def _matrices(here: Sequence[Joint]) -> dict[str, int]:
-    return {name: joint.matrices for joint in here for name in joint.names}
+    return {
+        name: count
+        for joint in here
+        for name, count in zip(joint.names, joint.matrices, strict=True)
+    }
 
 
 def _inputs(

@@ -14,14 +14,13 @@ from qconvert.model.folding import (
     DOWN,
     DOWN_OF_EXPERTS,
     DOWN_OF_FUSED,
+    DOWN_OF_SHARED,
     EXPERTS,
     FUSED_ATTENTION,
+    SHARED,
     Fold,
 )
 from qconvert.model.types import Config, Family
-
-SHARED = ("ffn_gate_shexp", "ffn_up_shexp")
-DOWN_OF_SHARED = Fold("ffn_up_shexp", ("ffn_down_shexp",), is_norm=False)
 
 
 def family_of(decoder: Decoder) -> Family:
