@@ -81,6 +81,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
             f"{first_line(error)}",
             "the same configuration has to load with AutoModel.from_pretrained",
         ) from error
+    _check_passed(config, source.checkpoint.source)
     use_strips(model.config)
     if hasattr(model, "pooler"):
         model.pooler = None
@@ -90,6 +91,18 @@ def build_skeleton(source: Parameters) -> Skeleton:
     head = model.get_output_embeddings()
     head_name = next((n for n, module in model.named_modules() if module is head), "")
     return Skeleton(model, config, blocks, name, head_name)
+
+
+def _check_passed(config: Any, name: str) -> None:
+    """Refuse models whose blocks need more of each other than hidden states."""
+    keys = getattr(config, "num_kv_shared_layers", 0)
+    inputs = getattr(config, "hidden_size_per_layer_input", 0)
+    if keys or inputs:
+        what = "keys and values of others" if keys else "inputs of their own"
+        raise UnsupportedError(
+            f"{name} has layers with {what}, and cannot be run block by block",
+            "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
+        )
 
 
 def _text_config(config: Mapping[str, Any]) -> Any:

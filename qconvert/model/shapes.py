@@ -106,7 +106,9 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         return int(field.value[block] if isinstance(field.value, list) else field.value)
 
     hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
+    windowed = bool(value("attention.sliding_window_pattern", 0))
     head = value("attention.key_length", hidden // heads)
+    head = value("attention.key_length_swa", head) if windowed else head
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
     ffn = value("feed_forward_length", 0)
@@ -131,6 +133,10 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "one": 1,
+        "expert_gate_up": 2 * value("expert_feed_forward_length", ffn),
+        "layer_input": value("embedding_length_per_layer_input", 0),
+        "all_inputs": value("embedding_length_per_layer_input", 0) * value("block_count", 0),
         "taps": value("shortconv.l_cache", 0),
         "convolved": 3 * hidden,
         **_linear_sizes(value, query),

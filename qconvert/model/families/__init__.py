@@ -16,6 +16,7 @@ from qconvert.model.families.exaone4 import EXAONE4
 from qconvert.model.families.gemma import GEMMA
 from qconvert.model.families.gemma2 import GEMMA2
 from qconvert.model.families.gemma3 import GEMMA3
+from qconvert.model.families.gemma4 import GEMMA4
 from qconvert.model.families.glm4 import GLM4
 from qconvert.model.families.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
@@ -103,6 +104,7 @@ FAMILIES = (
     GLM4_MOE_LITE,
     LFM2,
     LFM2_MOE,
+    GEMMA4,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
