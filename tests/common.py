@@ -328,7 +328,7 @@ def llama_logits(path: Path, tokens: Sequence[int]) -> np.ndarray:
     import llama_cpp
 
     with llama_context(path, len(tokens)) as (model, context):
-        _decode(context, tokens)
+        decode(context, tokens)
         size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         return _copy(llama_cpp.llama_get_logits(context), len(tokens), size)
 
@@ -345,7 +345,7 @@ def llama_embeddings(path: Path, tokens: Sequence[int], *, pooled: bool = False)
         model,
         context,
     ):
-        _decode(context, tokens)
+        decode(context, tokens)
         size = llama_cpp.llama_model_n_embd(model)
         if pooled:
             return _copy(llama_cpp.llama_get_embeddings_seq(context, 0), 1, size)
@@ -379,7 +379,8 @@ def llama_context(path: Path, tokens: int, **settings: Any) -> Iterator[tuple[An
         llama_cpp.llama_model_free(model)
 
 
-def _decode(context: Any, tokens: Sequence[int]) -> None:
+def decode(context: Any, tokens: Sequence[int]) -> None:
+    """Have llama.cpp compute all tokens, in one batch."""
     import llama_cpp
 
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)

@@ -75,6 +75,44 @@ _CONVOLVED: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
 }
 
+_LAYERED: dict[str, Any] = {
+    "hidden_size": 192,
+    "intermediate_size": 224,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "global_head_dim": 48,
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "sliding_window": 16,
+    "final_logit_softcapping": 20.0,
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "proportional",
+            "rope_theta": 500000.0,
+            "partial_rotary_factor": 0.25,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+_BESIDE = _LAYERED | {
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "use_double_wide_mlp": False,
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 3,
+    "enable_moe_block": True,
+    "num_experts": 5,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 96,
+}
+
 _LATENT: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 224,
@@ -118,6 +156,19 @@ _WIDE_LINEAR = _WIDE | {
     "linear_num_value_heads": 8,
 }
 _WIDE_EXPERTS = {"moe_intermediate_size": 256, "shared_expert_intermediate_size": 256}
+_WIDE_LAYERED = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 8,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "hidden_size_per_layer_input": 256,
+}
+_WIDE_BESIDE = {
+    "hidden_size_per_layer_input": 0,
+    "num_global_key_value_heads": 4,
+    "moe_intermediate_size": 256,
+}
 _WIDE_CONVOLVED = {
     **{key: value for key, value in _WIDE.items() if key != "head_dim"},
     "layer_types": (["conv"] * 2 + ["full_attention", "conv"]) * 2,
@@ -132,6 +183,9 @@ _WIDE_LATENT = {
     "q_lora_rank": 256,
     "qk_nope_head_dim": 256,
 }
+
+WHOLE = ("gemma4",)
+"""Those that cannot be run block by block."""
 
 LARGE: dict[str, Large] = {
     "gpt_oss": Large(
@@ -167,6 +221,10 @@ LARGE: dict[str, Large] = {
         _LINEAR | _EXPERTS,
         _WIDE_LINEAR | _WIDE_EXPERTS,
         zero_norms=True,
+    ),
+    "gemma4": Large("Gemma4ForCausalLM", "Gemma4TextConfig", _LAYERED, _WIDE_LAYERED),
+    "gemma4_moe": Large(
+        "Gemma4ForCausalLM", "Gemma4TextConfig", _BESIDE, _WIDE_LAYERED | _WIDE_BESIDE
     ),
     "lfm2": Large("Lfm2ForCausalLM", "Lfm2Config", _CONVOLVED, _WIDE_CONVOLVED),
     "lfm2_moe": Large(
@@ -224,7 +282,7 @@ def spread(model: Any, entry: Large) -> None:
                 levels = torch.linspace(-2.0, 2.0, entry.experts)
                 for row in weight:
                     row[: entry.experts] = levels[torch.randperm(entry.experts, generator=draw)]
-            elif name.endswith((".gate.weight", ".router.weight")):
+            elif name.endswith((".gate.weight", ".router.weight", ".router.proj.weight")):
                 weight.copy_(0.02 * random + torch.eye(*weight.shape))
             elif name.endswith(("bias", "_bias", "sinks", "A_log")):
                 weight.copy_(0.1 * random)
@@ -236,7 +294,7 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
 
 
-ROUTER_BIASES = ("correction_bias", "expert_bias")
+ROUTER_BIASES = ("correction_bias", "expert_bias", "layer_scalar")
 
 
 def biases_of_routers(model: Any) -> list[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import _decode, llama_context
+from common import decode, llama_context
 
 MUL_MAT, MUL_MAT_ID = "MUL_MAT", "MUL_MAT_ID"
 
@@ -92,5 +92,5 @@ def gather(path: Path, windows: Sequence[Sequence[int]]) -> dict[str, tuple[Any,
     with llama_context(path, len(windows[0]), cb_eval=cast) as (_, context):
         for window in windows:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-            _decode(context, window)
+            decode(context, window)
     return sums

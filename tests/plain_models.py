@@ -48,6 +48,7 @@ def _layer_norms(settings: dict[str, Any], epsilon: str) -> dict[str, Any]:
 
 
 PLAIN: dict[str, Family] = {
+    "gemma": plain("Gemma", sizes(192, 6, 2, 40, 416, 3), shifted=True, scaled=True),
     "gemma2": plain(
         "Gemma2",
         sizes(192, 6, 2, 40, 416, 4, sliding_window=16, query_pre_attn_scalar=40)
@@ -70,7 +71,16 @@ PLAIN: dict[str, Family] = {
         sizes(192, 6, 3, None, 352, 2, num_experts=5, num_experts_per_tok=2)
         | {"moe_intermediate_size": 96, "shared_expert_intermediate_size": 160},
     ),
-    "olmo3": plain("Olmo3", sizes(192, 8, 2, None, 416, 5, sliding_window=16)),
+    "olmo3": plain(
+        "Olmo3",
+        sizes(192, 8, 2, None, 416, 5, sliding_window=16)
+        | {
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+            }
+        },
+    ),
     "seed_oss": plain("SeedOss", sizes(192, 6, 2, 40, 416, 3)),
     "glm4": plain("Glm4", sizes(192, 6, 2, 40, 416, 3)),
     "glm4_moe": plain(
@@ -135,7 +145,7 @@ PLAIN: dict[str, Family] = {
     ),
 }
 
-ALWAYS_TIED = ("gemma2", "cohere", "cohere_norms", "cohere2")
+ALWAYS_TIED = ("gemma", "gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""
 
 SMALL = [name for name, family in PLAIN.items() if family.tiny["num_hidden_layers"] < 64]

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from checkpoints import LLAMA_8B, write_llama
 
+from qconvert.model.types import Family
+
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))
 
@@ -148,6 +150,15 @@ def loads_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def comes_back(family: Family) -> bool:
+    """Whether a GGUF file of a family can be written as a directory: as itself, or as the family
+    that it is to llama.cpp."""
+    from qconvert.model.families import FAMILIES
+
+    back = {family.name for family in FAMILIES if family.config}
+    return family.config is not None or (family.name in back and not family.mark)
+
+
 def families_table() -> str:
     """The classes of `config.json` by what can be made of them."""
     from qconvert.model.families import FAMILIES
@@ -157,11 +168,10 @@ def families_table() -> str:
         "| `architectures` in config.json | GGUF | MLX | back from GGUF |",
         "|---|---|---|---|",
     ]
-    back = {family.name for family in FAMILIES if family.config}
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
-        told = ["yes" if is_so else "" for is_so in (in_mlx, family.name in back)]
+        told = ["yes" if is_so else "" for is_so in (in_mlx, comes_back(family))]
         lines.append(f"| {classes} | `{family.name}` | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
@@ -175,11 +185,10 @@ def outlook_table() -> str:
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
 
     groups: dict[str, list[str]] = {}
-    back = {family.name for family in FAMILIES if family.config}
     for family in FAMILIES:
         made = "GGUF, safetensors"
         made += ", MLX" if MLX_FAMILIES.keys() & set(family.classes) else ""
-        made += "; back from GGUF" if family.name in back else ""
+        made += "; back from GGUF" if comes_back(family) else ""
         name = CLASS_ENDING.sub("", family.classes[0]).removesuffix("Model").rstrip("_")
         groups.setdefault(made, []).append(f"`{name}`")
     lines = ["| what can be made | of the families |", "|---|---|"]

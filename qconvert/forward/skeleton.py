@@ -70,6 +70,8 @@ def build_skeleton(source: Parameters) -> Skeleton:
     try:
         with quiet_transformers():
             config = _text_config(source.model.config)
+            if source.model.family.stand_in:
+                config = _stand_in(config, source.model.family.stand_in)
         config.pad_token_id = None  # nothing is padded, and some name a token that is not there
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
@@ -79,6 +81,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
             f"{first_line(error)}",
             "the same configuration has to load with AutoModel.from_pretrained",
         ) from error
+    _check_passed(config, source.checkpoint.source)
     use_strips(model.config)
     if hasattr(model, "pooler"):
         model.pooler = None
@@ -90,14 +93,38 @@ def build_skeleton(source: Parameters) -> Skeleton:
     return Skeleton(model, config, blocks, name, head_name)
 
 
+def _check_passed(config: Any, name: str) -> None:
+    """Refuse models whose blocks need more of each other than hidden states."""
+    keys = getattr(config, "num_kv_shared_layers", 0)
+    inputs = getattr(config, "hidden_size_per_layer_input", 0)
+    if keys or inputs:
+        what = "keys and values of others" if keys else "inputs of their own"
+        raise UnsupportedError(
+            f"{name} has layers with {what}, and cannot be run block by block",
+            "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
+        )
+
+
 def _text_config(config: Mapping[str, Any]) -> Any:
     """transformers' configuration of the language model."""
     import transformers
 
-    cls = getattr(transformers, config["architectures"][0])
+    # By its type, where a class goes by another name than transformers'.
+    cls = getattr(transformers, config["architectures"][0], None)
+    kind = cls.config_class if cls else transformers.CONFIG_MAPPING[config["model_type"]]
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
-    return cls.config_class.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+    return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+
+
+def _stand_in(config: Any, name: str) -> Any:
+    """The same settings for another class."""
+    import transformers
+
+    settings = config.to_dict()
+    kind = getattr(transformers, name).config_class
+    del settings["model_type"]
+    return kind.from_dict(settings)
 
 
 def _find_blocks(model: Any, config: Any) -> tuple[str, tuple[Any, ...]]:

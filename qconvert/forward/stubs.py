@@ -10,12 +10,17 @@ from qconvert.forward.skeleton import Skeleton, set_module
 
 
 class Stubs:
-    """transformers' model with stand-ins for its blocks and for its output projection."""
+    """transformers' model with stand-ins for its blocks and for its output projection.
 
-    def __init__(self, skeleton: Skeleton) -> None:
+    Args:
+        first: the position that a text begins with.
+    """
+
+    def __init__(self, skeleton: Skeleton, first: int = 0) -> None:
         import torch
 
         self.model = skeleton.model
+        self._first = first
         self.seen: list[tuple[tuple, dict]] = []
         self.first: Any = None
         self.last: Any = None
@@ -63,5 +68,14 @@ class Stubs:
 
         self.seen, self.last, self.caught = [], last, None
         with torch.set_grad_enabled(gradients):
-            out = self.model(input_ids=ids, use_cache=False)
+            out = self.model(input_ids=ids, use_cache=False, **self._positions(ids))
         return out.last_hidden_state if self.caught is None else self.caught
+
+    def _positions(self, ids: Any) -> dict[str, Any]:
+        """Stated where the model would tell them from numbers of tokens, which are others here."""
+        import torch
+
+        if not self._first:
+            return {}
+        last = self._first + ids.shape[-1]
+        return {"position_ids": torch.arange(self._first, last, device=ids.device)[None]}

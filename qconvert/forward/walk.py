@@ -130,7 +130,8 @@ class Walk:
         self.states = States(place.folder, shape, self.dtype, place.states, files)
         self._check_positions()
         rest = self.skeleton.parameters_beside_blocks()
-        self._stubs = Stubs(self.skeleton)
+        first = model.family.first_position(model.settings)
+        self._stubs = Stubs(self.skeleton, first)
         self._fill_rest(rest)
         self._arguments: dict[int, list[tuple[tuple, dict]]] = {}
 
@@ -241,6 +242,8 @@ class Walk:
 
     def _check_positions(self) -> None:
         longest = getattr(self.skeleton.config, "max_position_embeddings", None)
+        if isinstance(longest, int):
+            longest -= self.model.family.first_position(self.model.settings)
         if isinstance(longest, int) and self.tokens.shape[1] > longest:
             raise PlanError(
                 f"windows of {self.tokens.shape[1]} tokens are longer than the model's {longest}",

@@ -22,7 +22,7 @@ from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
-ROOTS = ("model.", "transformer.", "bert.")
+ROOTS = ("model.", "distilbert.transformer.", "distilbert.", "transformer.", "bert.", "roberta.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
 """GGUF's names of the embedding, and of the output projection that it may stand for."""

@@ -156,6 +156,11 @@ class Model:
         if self._family is None:
             return checkpoint.metadata
         self._family.limits(self.settings)
+        if self._family.output_is_embedding and OUTPUT_WEIGHT in self.shapes:
+            raise UnsupportedError(
+                f"{checkpoint.source} has an output projection of its own, and llama.cpp takes the "
+                "embedding in its place for this family"
+            )
         return {
             **general_metadata(checkpoint.path, checkpoint.source, self.architecture, self.tensors),
             **self._family.metadata(self.settings),

@@ -63,6 +63,10 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_shexp.weight": ("shared_ffn", "hidden"),
     "ffn_up_shexp.weight": ("shared_ffn", "hidden"),
     "ffn_down_shexp.weight": ("hidden", "shared_ffn"),
+    "cls.weight": ("hidden", "hidden"),
+    "cls.bias": ("hidden",),
+    "cls.output.weight": ("labels", "hidden"),
+    "cls.output.bias": ("labels",),
     "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
@@ -102,15 +106,19 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         return int(field.value[block] if isinstance(field.value, list) else field.value)
 
     hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
+    windowed = bool(value("attention.sliding_window_pattern", 0))
     head = value("attention.key_length", hidden // heads)
+    head = value("attention.key_length_swa", head) if windowed else head
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
     ffn = value("feed_forward_length", 0)
+    labels = metadata.get(f"{architecture}.classifier.output_labels")
     types = metadata.get("tokenizer.ggml.token_type_count")
     return {
         "blocks": value("block_count", 0),
         "vocabulary": value("vocab_size", 0),
         "context": value("context_length", 0),
+        "labels": 1 if labels is None else len(labels.value),
         "types": 0 if types is None else int(types.value),
         "hidden": hidden,
         "heads": heads,
@@ -125,6 +133,10 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "one": 1,
+        "expert_gate_up": 2 * value("expert_feed_forward_length", ffn),
+        "layer_input": value("embedding_length_per_layer_input", 0),
+        "all_inputs": value("embedding_length_per_layer_input", 0) * value("block_count", 0),
         "taps": value("shortconv.l_cache", 0),
         "convolved": 3 * hidden,
         **_linear_sizes(value, query),

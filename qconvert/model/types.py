@@ -164,6 +164,10 @@ class Family:
         encoder: it embeds texts and does not write them.
         unstored: parts with linear layers that transformers builds whether stored or not.
         pooled: checkpoints may be embedding models.
+        output_is_embedding: llama.cpp takes the embedding for the output, whatever there is.
+        stand_in: the class that computes texts alike, where transformers has none for the language
+            model by itself.
+        first_position: settings -> the row of the table of positions that a text begins with.
         window_by_choice: a window in the configuration counts only where `use_sliding_window` is.
     """
 
@@ -186,4 +190,7 @@ class Family:
     encoder: bool = False
     unstored: tuple[str, ...] = ()
     pooled: bool = False
+    output_is_embedding: bool = False
+    stand_in: str = ""
+    first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from common import random_tokens, torch_logits
-from large_models import LARGE, Converted, large_model
+from large_models import LARGE, WHOLE, Converted, large_model
 from llama_inputs import gather
 from observed_inputs import calibrate
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import UnsupportedError
 from qconvert.evaluation.runtimes.settings import Settings
 from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
 from qconvert.forward.linears import rows_of, with_rows
@@ -23,10 +24,11 @@ pytest.importorskip("llama_cpp")
 
 Large = Callable[[str], Converted]
 WINDOW = 40
+BLOCKWISE = [family for family in LARGE if family not in WHOLE]
 TOKENS = np.array([random_tokens(WINDOW, seed=seed) for seed in range(3)], np.int32)
 
 
-@pytest.mark.parametrize("family", LARGE)
+@pytest.mark.parametrize("family", BLOCKWISE)
 def test_inputs_are_those_that_llama_cpp_multiplies(
     family: str, large: Large, tmp_path: Path
 ) -> None:
@@ -39,10 +41,11 @@ def test_inputs_are_those_that_llama_cpp_multiplies(
     for name, one in own.items():
         squares, counts = theirs[name]
         assert np.array_equal(one.count, counts), name
-        assert np.abs(one.sum_squares - squares).max() <= 1e-4 * squares.max(), name
+        near = 1e-3 if family.startswith("gemma") else 1e-4  # GELU from a table of 16 bits
+        assert np.abs(one.sum_squares - squares).max() <= near * squares.max(), name
 
 
-@pytest.mark.parametrize("family", LARGE)
+@pytest.mark.parametrize("family", BLOCKWISE)
 def test_logits_block_by_block_are_those_of_the_whole_model(family: str, large: Large) -> None:
     runtime = TorchRuntime(open_checkpoint(str(large(family).path)), Settings(device="cpu"))
     windows = make_windows(TOKENS, "random")
@@ -52,7 +55,7 @@ def test_logits_block_by_block_are_those_of_the_whole_model(family: str, large: 
     assert np.abs(found - np.stack(expected)).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("family", LARGE)
+@pytest.mark.parametrize("family", BLOCKWISE)
 def test_rows_are_put_where_they_were_taken(family: str, large: Large, tmp_path: Path) -> None:
     walk = Walk(
         open_model(open_checkpoint(str(large(family).path))), TOKENS, Place(tmp_path, "cpu")
@@ -66,3 +69,11 @@ def test_rows_are_put_where_they_were_taken(family: str, large: Large, tmp_path:
             assert (rows_of(line, changed) == rows + 1).all(), name
             assert int((changed != before).sum()) == rows.numel(), name
         block.is_done = True
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_layers_that_need_more_of_each_other_are_refused(
+    family: str, large: Large, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match="cannot be run block by block"):
+        calibrate(large(family).path, tmp_path, TOKENS)

@@ -17,6 +17,7 @@ from common import (
 )
 from gguf import GGUFReader
 from large_models import LARGE, Converted, save_large
+from observed_inputs import calibrate
 from quantized_sources import mxfp4_rows, nibbles
 from safetensors.torch import load_file, save_file
 
@@ -121,9 +122,12 @@ def as_tensor(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+@pytest.mark.parametrize(
+    ("family", "tower"),
+    [("qwen3_5", "visual"), ("qwen3_5_moe", "visual"), ("gemma4_moe", "vision_tower")],
+)
 def test_the_language_model_of_a_multimodal_one_is_taken(
-    family: str, large: Large, tmp_path: Path
+    family: str, tower: str, large: Large, tmp_path: Path
 ) -> None:
     """With the names and the nesting of published checkpoints, a tower, and layers that foretell
     further tokens."""
@@ -136,7 +140,7 @@ def test_the_language_model_of_a_multimodal_one_is_taken(
         name.replace("model.", "model.language_model.", 1): tensor
         for name, tensor in load_file(made.path / "model.safetensors").items()
     }
-    tensors["model.visual.blocks.0.attn.qkv.weight"] = as_tensor(np.ones((3, 5), np.float32))
+    tensors[f"model.{tower}.blocks.0.attn.qkv.weight"] = as_tensor(np.ones((3, 5), np.float32))
     tensors["mtp.fc.weight"] = as_tensor(np.ones((3, 5), np.float32))
     (tmp_path / "model").mkdir()
     save_file(tensors, tmp_path / "model" / "model.safetensors", {"format": "pt"})
@@ -147,6 +151,10 @@ def test_the_language_model_of_a_multimodal_one_is_taken(
     assert (tmp_path / "f32.gguf").stat().st_size == made.file("f32").stat().st_size
     tokens = random_tokens()
     assert worst_difference(made.logits, llama_logits(tmp_path / "f32.gguf", tokens)) <= 1e-3
+    windows = np.array([tokens[:32]], np.int32)
+    _, calibration = calibrate(tmp_path / "model", tmp_path, windows)
+    _, alone = calibrate(made.path, tmp_path, windows)
+    assert calibration.inputs.keys() == alone.inputs.keys()
 
 
 def test_as_many_value_heads_as_key_heads_stay_in_order(tmp_path: Path) -> None:

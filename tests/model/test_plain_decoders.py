@@ -20,8 +20,10 @@ from common import (
 )
 from compressed_models import load_model, outputs, quantize_model, reference_model
 from plain_models import ALWAYS_TIED, PLAIN
+from safetensors.numpy import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import UnsupportedError
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.model.families import find_family
@@ -142,3 +144,12 @@ def test_the_language_model_of_mistral_3_is_taken(text: str, tmp_path: Path) -> 
     assert worst_difference(torch_logits(inner, tokens), actual) <= 1e-3
     again = find_family(open_checkpoint(str(tmp_path / "model")).config)
     assert again.mark == ("attention.temperature_scale" if text == "ministral3" else "")
+
+
+def test_an_output_that_llama_cpp_would_pass_over_is_refused(tmp_path: Path) -> None:
+    save_model(PLAIN["cohere2"], tmp_path, tied=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedError, match="an output projection of its own"):
+        convert_model(tmp_path, tmp_path / "f32.gguf", "f32")

@@ -17,8 +17,11 @@ def info(name: str, *shape: int) -> TensorInfo:
     return TensorInfo(name, shape, "F32", None, 0, 4 * int(np.prod(shape)))  # type: ignore[arg-type]
 
 
-ONE_WAY = {"deepseek2", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"}
-"""What is stored in turns, in llama.cpp's order of heads or absorbed."""
+ONE_WAY = {
+    *("deepseek2", "gemma4", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"),
+    *("qwen2vl", "qwen3vl"),
+}
+"""What is stored in turns, in llama.cpp's order of heads or absorbed; parts of larger models."""
 
 
 def test_every_other_family_can_be_written_back() -> None:

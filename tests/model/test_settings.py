@@ -92,6 +92,8 @@ def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> Non
     compared = 0
     for _ in range(draws):
         config = strange(rng, whole, type(model.config).attribute_map)
+        if family.startswith("gemma4"):  # it never had the older key
+            config.pop("rope_scaling", None)
         try:
             understood = type(model.config).from_dict(json.loads(json.dumps(config)))
         except Exception:

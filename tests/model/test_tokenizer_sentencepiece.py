@@ -184,6 +184,13 @@ def test_gemma_s_runs_of_spaces_and_lines_give_the_ids_of_transformers(
     assert types[vocabulary["\n\n"]] == gguf.TokenType.USER_DEFINED
     assert metadata["tokenizer.ggml.add_space_prefix"].value is False
 
+    metadata = tokenizer_metadata(directory, {}, "gemma4")
+    assert metadata["tokenizer.ggml.model"].value == "gemma4"
+    theirs = auto_tokenizer(directory)
+    with llama_tokenizer(metadata, tmp_path / "gemma4.gguf") as ids:
+        for name, text in (TEXTS | SPECIALS | more).items():
+            assert ids(text) == theirs(text)["input_ids"], name
+
 
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,10 +10,13 @@ from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.distilbert import DISTILBERT
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma import GEMMA
 from qconvert.model.families.gemma2 import GEMMA2
 from qconvert.model.families.gemma3 import GEMMA3
+from qconvert.model.families.gemma4 import GEMMA4
 from qconvert.model.families.glm4 import GLM4
 from qconvert.model.families.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
@@ -36,7 +39,15 @@ from qconvert.model.families.qwen3 import QWEN3
 from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.qwen_vl import QWEN2_VL, QWEN3_VL
 from qconvert.model.families.refused import why_refused
+from qconvert.model.families.roberta import (
+    BERT_RANK,
+    ROBERTA,
+    ROBERTA_RANK,
+    XLM_ROBERTA,
+    XLM_ROBERTA_RANK,
+)
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
@@ -57,8 +68,17 @@ FAMILIES = (
     GRANITE,
     SMOLLM3,
     BERT,
+    XLM_ROBERTA,
+    ROBERTA,
+    XLM_ROBERTA_RANK,
+    ROBERTA_RANK,
+    BERT_RANK,
+    DISTILBERT,
     GPT_OSS,
+    GEMMA,
     GEMMA2,
+    QWEN2_VL,
+    QWEN3_VL,
     MISTRAL3,
     MINISTRAL3,
     QWEN2_MOE,
@@ -84,6 +104,7 @@ FAMILIES = (
     GLM4_MOE_LITE,
     LFM2,
     LFM2_MOE,
+    GEMMA4,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

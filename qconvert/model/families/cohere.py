@@ -48,6 +48,7 @@ DECODER = Decoder(
     attention=Attention(qk_norms="each", qk_normed="use_qk_norm", square=True),
     rope=Rope(PLAIN),
     scalars=(Scalar("logit_scale", "logit_scale"),),
+    output_is_embedding=True,
     only=(SILU_ONLY, Only("attention_bias", (False,)), Only("tie_word_embeddings", (True,))),
 )
 

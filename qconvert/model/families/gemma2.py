@@ -49,6 +49,7 @@ DECODER = Decoder(
     attention=Attention(sized=True),
     scalars=tuple(Scalar(name, name) for name in CAPS),
     windows=Windows(2, 2, always=True),
+    output_is_embedding=True,
     only=(
         Only("hidden_activation", gemma3.ACTIVATIONS),
         Only("attention_bias", (False,)),

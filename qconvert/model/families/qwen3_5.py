@@ -9,7 +9,7 @@ written back as directories.
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, i32s
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import UnsupportedError
 from qconvert.model.families import delta_net
 from qconvert.model.families.common import (
     SILU,
@@ -21,7 +21,12 @@ from qconvert.model.families.common import (
     whole,
 )
 from qconvert.model.families.parts import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
-from qconvert.model.families.rope import check_rope, rope_metadata, rope_parameters
+from qconvert.model.families.rope import (
+    check_rope,
+    rope_metadata,
+    rope_parameters,
+    rope_sections,
+)
 from qconvert.model.transforms import Columns, Function
 from qconvert.model.types import Config, Family, Rule
 
@@ -52,7 +57,7 @@ DEFAULTS_OF_EXPERTS = {
 
 
 def metadata(config: Config, name: str = NAME) -> Metadata:
-    sections = {"rope.dimension_sections": i32s([*_sections(config), 0])}
+    sections = {"rope.dimension_sections": i32s([*rope_sections(config, SECTIONS), 0])}
     return {
         **decoder_metadata(name, config),
         **rope_metadata(name, config),
@@ -69,23 +74,13 @@ def metadata_of_experts(config: Config) -> Metadata:
     }
 
 
-def _sections(config: Config) -> list[int]:
-    """Pairs of a head that turn by time, height and width."""
-    sections = rope_parameters(config).get("mrope_section", SECTIONS)
-    if not isinstance(sections, list) or len(sections) != 3:
-        raise CheckpointError(f"config.json: mrope_section is {sections!r:.60}, not three numbers")
-    if not all(type(section) is int and 0 <= section < 1 << 16 for section in sections):
-        raise CheckpointError(f"config.json: mrope_section is {sections!r:.60}, not three numbers")
-    return sections
-
-
 def limits(config: Config) -> None:
     delta_net.limits(config)
     expect(config, "hidden_act", SILU)
     expect(config, "attention_bias", (False,))
     expect(config, "attn_output_gate", (True,))
     check_rope(config, partly=True)
-    sections = _sections(config)
+    sections = rope_sections(config, SECTIONS)
     pairs = int(head_size(config) * real(rope_parameters(config), "partial_rotary_factor")) // 2
     if any(pair >= 3 * sections[pair % 3] for pair in range(pairs)):
         raise UnsupportedError(

@@ -54,6 +54,22 @@ def sliding_rope(config: Config) -> Mapping[str, Any]:
     }
 
 
+def rope_sections(config: Config, usual: list[int]) -> list[int]:
+    """Pairs of a head that turn by time, height and width.
+
+    Args:
+        usual: where the settings do not say it.
+
+    Raises:
+        CheckpointError: they say something else.
+    """
+    sections = rope_parameters(config).get("mrope_section", usual)
+    three = isinstance(sections, list) and len(sections) == 3
+    if not three or not all(type(one) is int and 0 <= one < 1 << 16 for one in sections):
+        raise CheckpointError(f"config.json: mrope_section is {sections!r:.60}, not three numbers")
+    return list(sections)
+
+
 def check_rope(
     config: Config,
     known: Collection[str] = ROPE_TYPES,

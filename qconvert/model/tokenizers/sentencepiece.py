@@ -5,6 +5,7 @@ from scores and are turned back into them; or `tokenizer.model` itself.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from qconvert.checkpoint.metadata import flag
@@ -26,6 +27,17 @@ from qconvert.model.tokenizers.vocabulary import (
 )
 
 SPACE = "\u2581"
+SHOWN = (
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    '<|"|>',
+)
+"""Gemma 4's marks that programs read in what the model says: written out, unlike other marks."""
+
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -67,6 +79,21 @@ def read_sentencepiece_bpe(files: TokenizerFiles) -> Vocabulary:
         scores=scores,
         extra={"tokenizer.ggml.add_space_prefix": flag(prefix)},
     )
+
+
+def read_merging_bpe(files: TokenizerFiles) -> Vocabulary:
+    """The same for Gemma 4, whose merges llama.cpp applies by their ranks, line by line.
+
+    Raises:
+        UnsupportedError: llama.cpp would treat plain text otherwise.
+    """
+    made = read_sentencepiece_bpe(files)
+    for number in (made.ids[text] for text in SHOWN if text in made.ids):
+        if number < len(made.types):
+            made.types[number] = USER_DEFINED
+    pairs = merge_pairs(files.model.get("merges"))
+    merges = [f"{left} {right}" for left, right in pairs if " " not in left and " " not in right]
+    return replace(made, model="gemma4", pre="gemma4", merges=merges)
 
 
 def vocabulary_of_pieces(

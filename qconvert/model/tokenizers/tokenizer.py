@@ -2,7 +2,7 @@
 
     kind of tokenizer                  tokenizer.ggml.model   read by
     byte-level BPE                     gpt2                   tokenizers/bpe.py
-    SentencePiece BPE                  llama                  tokenizers/sentencepiece.py
+    SentencePiece BPE                  llama, gemma4          tokenizers/sentencepiece.py
     SentencePiece unigram              t5                     tokenizers/unigram.py
     WordPiece                          bert                   tokenizers/wordpiece.py
 
@@ -20,7 +20,7 @@ from qconvert.model.tokenizers.bpe import is_byte_level, read_bpe, read_gpt2_fil
 from qconvert.model.tokenizers.chat_template import chat_templates
 from qconvert.model.tokenizers.files import TokenizerFiles, read_files
 from qconvert.model.tokenizers.pieces import read_tokenizer_model
-from qconvert.model.tokenizers.sentencepiece import read_sentencepiece_bpe
+from qconvert.model.tokenizers.sentencepiece import read_merging_bpe, read_sentencepiece_bpe
 from qconvert.model.tokenizers.special import special_tokens
 from qconvert.model.tokenizers.unigram import read_unigram
 from qconvert.model.tokenizers.vocabulary import Vocabulary, check_texts
@@ -57,7 +57,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], architecture: str) -> 
     }
     if vocabulary.scores:
         metadata["tokenizer.ggml.scores"] = f32s(vocabulary.scores)
-    if vocabulary.model == "gpt2":
+    if vocabulary.model in ("gpt2", "gemma4"):
         metadata["tokenizer.ggml.merges"] = texts(vocabulary.merges)
     metadata.update(vocabulary.extra)
     special, notices = special_tokens(files, vocabulary)
@@ -93,6 +93,8 @@ def _read_tokenizer_json(files: TokenizerFiles, architecture: str) -> Vocabulary
         kind = "BPE" if "merges" in files.model else "WordPiece"
     if kind == "BPE" and is_byte_level(files.tokenizer):
         return read_bpe(files, architecture)
+    if kind == "BPE" and architecture == "gemma4":
+        return read_merging_bpe(files)
     if kind == "BPE":
         return read_sentencepiece_bpe(files)
     if kind == "Unigram":

@@ -43,7 +43,7 @@ class Vocabulary:
     """A vocabulary on its way into GGUF.
 
     Attributes:
-        model: `tokenizer.ggml.model`: "gpt2", "llama", "t5" or "bert".
+        model: `tokenizer.ggml.model`: "gpt2", "llama", "gemma4", "t5" or "bert".
         pre: `tokenizer.ggml.pre`.
         tokens: texts by id.
         types: llama.cpp's token types by id.

@@ -5,6 +5,7 @@ import common
 import gguf
 import plain_models
 import pytest
+from encoder_models import save_encoder
 from large_models import LARGE, save_large
 
 from qconvert.checkpoint.metadata import text
@@ -33,6 +34,13 @@ def test_every_plain_decoder_gets_the_types_of_llama_quantize(
 ):
     tied = family in plain_models.ALWAYS_TIED
     common.save_model(plain_models.PLAIN[family], tmp_path, tied=tied, wide=True)
+    assert_same_types(tmp_path, hollow, llama_types)
+
+
+def test_a_head_that_classifies_gets_those_types_too(tmp_path, hollow, llama_types):
+    labels = {number: f"label {number}" for number in range(5)}
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8}
+    save_encoder("XLMRobertaForSequenceClassification", tmp_path, id2label=labels, **sizes)
     assert_same_types(tmp_path, hollow, llama_types)
 
 

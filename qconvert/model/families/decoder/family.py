@@ -39,6 +39,7 @@ def family_of(decoder: Decoder) -> Family:
         folds=_folds(decoder),
         experts=decoder.experts is not None,
         mark=decoder.mark,
+        output_is_embedding=decoder.output_is_embedding,
         pooled=decoder.pooled,
         window_by_choice=decoder.window_by_choice,
         constants=llama3_factors if "llama3" in decoder.rope.kinds else no_tensors,

@@ -275,6 +275,7 @@ class Decoder:
         windows: of some blocks; None where all see everything.
         written: what `config.json` says besides, on the way back.
         tied_output: llama.cpp wants a tied output written out.
+        output_is_embedding: it takes the embedding for the output, whatever there is.
         mark: the key that tells its files from those of another family of that name.
         ignored: patterns of tensors without a place.
     """
@@ -294,6 +295,7 @@ class Decoder:
     written: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     tied_output: bool = False
+    output_is_embedding: bool = False
     mark: str = ""
     pooled: bool = False
     window_by_choice: bool = False

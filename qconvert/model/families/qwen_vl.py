@@ -1,0 +1,83 @@
+"""The language models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: Qwen2 and Qwen3 whose pairs of a head
+turn by time, height and width, which are one where there is text alone.
+
+They keep the architecture that llama.cpp joins with what sees, and say how many of its layers
+reach into theirs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from qconvert.checkpoint.metadata import Metadata, i32s, u32
+from qconvert.model.families import qwen2, qwen3
+from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.decoder.metadata import decoder_keys
+from qconvert.model.families.decoder.types import Rope
+from qconvert.model.families.parts import IGNORED
+from qconvert.model.families.rope import ROPE_TYPES, rope_sections
+from qconvert.model.types import Config
+
+SECTIONS, SECTIONS_OF_3 = [16, 24, 24], [24, 20, 20]
+DEEP = (8, 16, 24)
+"""Layers of what sees that reach into the language model, where config.json does not say it."""
+
+VISUAL = (*IGNORED, r"(model\.)?visual\..*")
+ROPE = Rope((*ROPE_TYPES, "mrope"))
+
+DECODER = replace(
+    qwen2.DECODER,
+    name="qwen2vl",
+    model_type="qwen2_5_vl_text",
+    classes=("Qwen2_5_VLForConditionalGeneration", "Qwen2VLForConditionalGeneration"),
+    defaults={
+        **qwen2.DEFAULTS,
+        "vocab_size": 152_064,
+        "hidden_size": 8192,
+        "intermediate_size": 29_568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1_000_000.0,
+    },
+    rope=ROPE,
+    ignored=VISUAL,
+    pooled=False,
+)
+
+DECODER_OF_3 = replace(
+    qwen3.DECODER,
+    name="qwen3vl",
+    model_type="qwen3_vl_text",
+    classes=("Qwen3VLForConditionalGeneration",),
+    defaults={
+        **qwen3.DECODER.defaults,
+        "max_position_embeddings": 128_000,
+        "rope_theta": 500_000.0,
+    },
+    rope=ROPE,
+    ignored=VISUAL,
+    pooled=False,
+)
+
+
+def metadata(config: Config) -> Metadata:
+    sections = i32s([*rope_sections(config, SECTIONS), 0])
+    return {**decoder_keys(DECODER, config), f"{DECODER.name}.rope.dimension_sections": sections}
+
+
+def metadata_of_3(config: Config) -> Metadata:
+    vision = config.get("vision_config")
+    deep = vision.get("deepstack_visual_indexes", DEEP) if isinstance(vision, Mapping) else DEEP
+    name = DECODER_OF_3.name
+    return {
+        **decoder_keys(DECODER_OF_3, config),
+        f"{name}.rope.dimension_sections": i32s([*rope_sections(config, SECTIONS_OF_3), 0]),
+        f"{name}.n_deepstack_layers": u32(len(deep) if isinstance(deep, list | tuple) else 0),
+    }
+
+
+QWEN2_VL = replace(family_of(DECODER), metadata=metadata, config=None, stand_in="Qwen2ForCausalLM")
+QWEN3_VL = replace(
+    family_of(DECODER_OF_3), metadata=metadata_of_3, config=None, stand_in="Qwen3ForCausalLM"
+)

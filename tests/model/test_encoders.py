@@ -1,0 +1,74 @@
+"""Encoders beside BERT, and heads that classify: llama.cpp gives what transformers gives."""
+
+import ctypes
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+import torch
+from common import (
+    convert_model,
+    correlation,
+    decode,
+    llama_context,
+    llama_embeddings,
+    random_tokens,
+    torch_hidden,
+    worst_difference,
+)
+from encoder_models import save_encoder
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
+
+LABELS = {0: "false", 1: "true", 2: "neither"}
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaModel", "RobertaModel", "DistilBertModel"])
+def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
+    model = save_encoder(name, tmp_path / "m")
+    tokens = random_tokens(60)
+    for type_ in ("f32", "q8_0"):
+        convert_model(tmp_path / "m", tmp_path / f"{type_}.gguf", type_)
+    expected = torch_hidden(model, tokens)
+    found = llama_embeddings(tmp_path / "f32.gguf", tokens)
+    assert worst_difference(expected, found) <= 1e-3
+    assert correlation(expected, llama_embeddings(tmp_path / "q8_0.gguf", tokens)) > 0.999
+    one, other = expected.mean(axis=0), found.mean(axis=0)
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.9999
+
+    windows = np.array([tokens], np.int32)
+    opened = open_model(open_checkpoint(str(tmp_path / "m")))
+    walk = Walk(opened, windows, Place(tmp_path / "work", device="cpu", dtype="f32"))
+    (tmp_path / "work").mkdir()
+    for block in walk:
+        block.run()
+    (hidden,) = walk.last_hidden()
+    assert np.abs(hidden[0].numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("labels", [{0: "LABEL_0"}, LABELS], ids=["one label", "three labels"])
+@pytest.mark.parametrize("base", ["XLMRoberta", "Roberta", "Bert"])
+def test_a_text_is_ranked_alike(base: str, labels: dict[int, str], tmp_path: Path) -> None:
+    model = save_encoder(f"{base}ForSequenceClassification", tmp_path / "m", id2label=labels)
+    tokens = random_tokens(60)
+    convert_model(tmp_path / "m", tmp_path / "f32.gguf", "f32")
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED
+    with llama_context(
+        tmp_path / "f32.gguf", len(tokens), embeddings=True, pooling_type=pooling
+    ) as (opened, context):
+        decode(context, tokens)
+        pointer = llama_cpp.llama_get_embeddings_seq(context, 0)
+        found = np.ctypeslib.as_array(pointer, shape=(len(labels),)).copy()
+        count = llama_cpp.llama_model_n_cls_out(opened)
+        names = [
+            ctypes.string_at(llama_cpp.llama_model_cls_label(opened, i)).decode()
+            for i in range(count)
+        ]
+    assert names == list(labels.values())
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert np.abs(expected).max() > 0.05

@@ -1,0 +1,79 @@
+"""Of models that see, the language model is taken: llama.cpp computes from texts what the whole
+class does, and so does the walk."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from common import (
+    VOCABULARY,
+    Family,
+    convert_model,
+    correlation,
+    llama_logits,
+    random_tokens,
+    sizes,
+    spread_weights,
+    torch_logits,
+    worst_difference,
+)
+
+from qconvert.checkpoint import open_checkpoint
+from qconvert.forward.walk import Place, Walk
+from qconvert.model.open import open_model
+
+NONE = {"rms_norm_eps": 1e-6}
+"""llama.cpp reads no epsilon for Qwen2-VL and adds nothing: a published one cannot be seen."""
+
+ROPE = {"rope_type": "default", "rope_theta": 20000.0}
+TEXT = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+VISION = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Qwen2_5_VL": (
+        sizes(192, 6, 2, None, 416, 3, rope_parameters=ROPE | {"mrope_section": [4, 6, 6]}) | NONE,
+        VISION | {"out_hidden_size": 192, "fullatt_block_indexes": [1]},
+    ),
+    "Qwen2VL": (
+        sizes(192, 6, 2, None, 416, 3, rope_parameters=ROPE | {"mrope_section": [4, 6, 6]}) | NONE,
+        {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 192},
+    ),
+    "Qwen3VL": (
+        sizes(192, 6, 2, 40, 416, 3, rope_parameters=ROPE | {"mrope_section": [8, 6, 6]}),
+        VISION | {"out_hidden_size": 192, "deepstack_visual_indexes": [0, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_are_computed_alike(name: str, tmp_path: Path) -> None:
+    text, vision = MODELS[name]
+    cls = getattr(transformers, f"{name}ForConditionalGeneration")
+    config = cls.config_class(
+        text_config=text | TEXT, vision_config=vision, tie_word_embeddings=False
+    )
+    model = cls(config).float().eval()
+    spread_weights(model, Family(name, "", {}))
+    model.save_pretrained(tmp_path / "model")
+    plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    convert_model(tmp_path / "model", tmp_path / "q8_0.gguf", "q8_0")
+    assert any("visual" in notice for notice in plan.notices)
+    tokens = random_tokens()
+    expected = torch_logits(model, tokens)
+    assert worst_difference(expected, llama_logits(tmp_path / "f32.gguf", tokens)) <= 1e-3
+    assert correlation(expected, llama_logits(tmp_path / "q8_0.gguf", tokens)) > 0.999
+
+    place = Place(tmp_path / "work", device="cpu", dtype="f32")
+    place.folder.mkdir()
+    opened = open_model(open_checkpoint(str(tmp_path / "model")))
+    walk = Walk(opened, np.array([tokens], np.int32), place)
+    for block in walk:
+        assert len(block.linears) == 7
+        block.run()
+    (hidden,) = walk.last_hidden()
+    with torch.no_grad():
+        found = model.lm_head(hidden[0]).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
