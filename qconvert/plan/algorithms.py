@@ -40,11 +40,17 @@ def without_algorithm(tensors: Iterable[TensorPlan], statistics: Statistics) -> 
     names = [
         tensor.name
         for tensor in tensors
-        if block_number(gguf_name(tensor)) >= 0 and (_is_absorbed(tensor) or _is_scattered(tensor))
+        if block_number(gguf_name(tensor)) >= 0 and is_elsewhere(tensor)
     ]
     if not names:
         return ()
     return (f"without feedback, because transformers has it otherwise than GGUF: {shorten(names)}",)
+
+
+def is_elsewhere(tensor: TensorPlan) -> bool:
+    """Whether transformers' model has no such matrix, with such rows and columns: what is known of
+    its inputs and outputs does not fit the weight."""
+    return _is_absorbed(tensor) or _is_scattered(tensor)
 
 
 def _is_absorbed(tensor: TensorPlan) -> bool:
@@ -93,7 +99,7 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
     it is stored as numbers or turned, moved, scattered in GGUF, by which its inputs are known, or
     has the range of its input beside it."""
     coding = tensor.coding
-    if _is_scattered(tensor):
+    if is_elsewhere(tensor):
         return None
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d
@@ -102,8 +108,6 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
         # Routers and tables of positions are no matter of feedback.
         return coding.format if coding.weight.quantizable else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
-        return None
-    if _is_absorbed(tensor):
         return None
     return FORMATS[coding.format] if coding.factors is None else None
 

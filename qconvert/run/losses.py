@@ -42,7 +42,7 @@ from qconvert.forward.gradients import (
 from qconvert.forward.walk import Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.mapping import EMBEDDING
-from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name, order_of
+from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name, is_elsewhere, order_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor, Threads
 from qconvert.run.fitting import linear_algebra_on, peak_of, prepared, spread
@@ -208,6 +208,7 @@ class _Bench:
             name: self._of_tensor(seen, weight, each)
             for weight in weights
             for name, each in self.by_weight.get(weight, {}).items()
+            if not is_elsewhere(each[0])
         }
 
     def _of_tensor(self, seen: Observed, weight: str, each: Sequence[TensorPlan]) -> list[float]:

@@ -20,7 +20,7 @@ from qconvert.errors import OutputError, PlanError, UnsupportedError, first_line
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
-from qconvert.plan.algorithms import first_matrix, gguf_name, stored_format
+from qconvert.plan.algorithms import first_matrix, gguf_name, is_elsewhere, stored_format
 from qconvert.plan.names import names_in_gguf
 from qconvert.plan.safetensors.schemes import is_mlx
 from qconvert.plan.types import Plan, TensorPlan
@@ -243,7 +243,7 @@ def trained(
     matrices: dict[str, list[Matrix]] = {}
     norms: dict[str, Norm] = {}
     for tensor in start.plan.tensors:
-        format_ = stored_format(tensor)
+        format_ = None if is_elsewhere(tensor) else stored_format(tensor)
         if format_ is not None:
             made = tuned(
                 format_,

@@ -230,17 +230,9 @@ DEEPSEEK_V3 = Family(
     experts=True,
 )
 
-GLM4_MOE_LITE = Family(
-    name=NAME,
+GLM4_MOE_LITE = replace(
+    DEEPSEEK_V3,
     classes=("Glm4MoeLiteForCausalLM",),
-    metadata=metadata,
-    rules=rules,
     defaults=GLM_DEFAULTS,
     aliases={"num_local_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
-    limits=limits_of_v3,
-    caveats=latent.caveats,
-    ignored=IGNORED,
-    dropped=further_layers,
-    shapes=SHAPES,
-    experts=True,
 )
