@@ -241,6 +241,7 @@ def evaluate(
     window: int = 512,
     backend: Literal["auto", "torch", "transformers", "llama.cpp"] = "auto",
     exact: bool = False,
+    adapter: Where | None = None,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -252,6 +253,7 @@ def evaluate(
         files: GGUF files, directories or hub ids.
         reference: the original.
         data: a text, as the command takes it.
+        adapter: a directory of PEFT's, merged into the original.
 
     Raises:
         UsageError, CheckpointError, UnsupportedError: a file cannot be compared.
@@ -262,7 +264,9 @@ def evaluate(
     from qconvert.evaluation.runtimes.settings import Settings
 
     several = [files] if isinstance(files, str | Path) else list(files)
-    choices = Choices(tokens, window, backend, exact, settings=Settings(device, dtype, threads))
+    settings = Settings(device, dtype, threads)
+    merged = None if adapter is None else Path(adapter)
+    choices = Choices(tokens, window, backend, exact, merged, settings=settings)
     return run(str(reference), str(data), several, choices, watcher)
 
 
