@@ -183,7 +183,8 @@ def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list
             return []
         chosen.append(rules[0])
     if not any("{e}" in rule.hf for rule in chosen):
-        return [parameters.maps[bare_name(rule.hf)] for rule in chosen]
+        sources = dict.fromkeys(bare_name(rule.hf) for rule in chosen)
+        return [parameters.maps[source] for source in sources]
     names = [
         bare_name(rule.hf.replace("{e}", str(expert)))
         for expert in range(shape[0])

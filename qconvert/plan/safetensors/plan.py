@@ -27,7 +27,7 @@ from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
-from qconvert.plan.algorithms import made_with, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm, without_algorithm
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
@@ -95,6 +95,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         ),
         *warnings,
         *statistics.notices,
+        *without_algorithm(tensors, statistics),
         *loads_in(model, choices),
         *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
         *larger(tensors, checkpoint.tensors),
