@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.types import Plan
     from qconvert.run.stream import Result
+    from qconvert.run.types import Run
 
 
 def plan_quantize(
@@ -84,7 +85,7 @@ def _planned(
     output: Where | None,
     calibration: Where | None,
     adapter: Where | None,
-    run: Any,
+    run: "Run",
     options: Options,
 ) -> "Plan":
     from qconvert.run.quantize import plan_outputs
