@@ -174,8 +174,9 @@ def _check_norms(model: Model) -> None:
         UnsupportedError: it is.
     """
     for tensor in model.tensors:
-        words = dimensions_of(model, tensor.name)
-        if "_norm." in tensor.name and words in (("query",), ("key",)):
+        if "_norm." not in tensor.name:
+            continue
+        if dimensions_of(model, tensor.name) in (("query",), ("key",)):
             raise UnsupportedError(
                 f"{model.family.name} has norms over all heads together ({tensor.name}), which "
                 "fewer would change",
