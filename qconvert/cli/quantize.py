@@ -230,7 +230,7 @@ def quantize(
     output, hub = options.to_hub(output, push, public)
     said = {name: value for name, value in given.items() if value is not None}
     _check_budget(type_ or [], said)
-    asked = _placed(_asked(type_ or [], recipe, said), output)
+    asked = placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
     from qconvert.run.executor import default_threads
     from qconvert.run.quantize import plan_outputs
@@ -279,9 +279,13 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
     return with_given(outputs, said)
 
 
-def _placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
+def placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
     """The outputs with what `-o` says of their places: a file where it ends in .gguf, else a folder
-    that gets NAME-TYPE, or is filled by one directory of safetensors."""
+    that gets NAME-TYPE, or is filled by one directory of safetensors.
+
+    Raises:
+        UsageError: it is of no use for these types.
+    """
     from dataclasses import replace
 
     from qconvert.plan.safetensors.schemes import is_scheme

@@ -62,6 +62,19 @@ def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Line
     return found
 
 
+def find_vectors(source: Parameters, prefix: str, module: Any) -> dict[str, tuple[Any, str]]:
+    """The parameters of one dimension in a module (norms and biases), each as the module that holds
+    it and the attribute, by the GGUF names of those that are whole tensors there."""
+    found: dict[str, tuple[Any, str]] = {}
+    for inner, child in module.named_modules():
+        for attribute, parameter in child.named_parameters(recurse=False):
+            name = prefix + (f"{inner}.{attribute}" if inner else attribute)
+            targets = source.targets_of(name)
+            if parameter.dim() == 1 and len(targets) == 1:
+                found[targets[0][0]] = (child, attribute)
+    return found
+
+
 def _rows(rule: Rule, height: int) -> slice | tuple[int, ...] | None:
     """Those that a line of a table takes of so many."""
     if rule.runs:

@@ -141,7 +141,7 @@ class Walk:
         self.states.create()
         for index in range(self.begin, len(self)):
             if index == 0:
-                self._embed()
+                self.embed()
             block = self.load(index)
             advise(self.source, self._parameters(index + 1))
             yield block
@@ -223,7 +223,9 @@ class Walk:
         linears = find_linears(self.source, prefix, module)
         return Block(self, index, module, linears, find_absorbed(self.source, prefix, module))
 
-    def _embed(self) -> None:
+    def embed(self) -> None:
+        """Have what goes into the first block on the disk; the walk does it by itself."""
+        self.states.create()
         for start, stop in self.batches():
             self._stubs.run(self.numbers(start, stop))
             self.states.write(0, start, self._stubs.first)

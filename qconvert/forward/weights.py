@@ -153,7 +153,11 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
-    """The stored tensors whose rows, one behind the other, are the parameter's."""
+    """The stored tensors whose rows, one behind the other, are the parameter's.
+
+    Raises:
+        PlanError: the checkpoint lacks some, or has them in another shape.
+    """
     bare = bare_name(name)
     if bare in parameters.maps:
         pieces = [parameters.maps[bare]]

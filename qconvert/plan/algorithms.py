@@ -108,6 +108,20 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
     return FORMATS[coding.format] if coding.factors is None else None
 
 
+def stored_format(tensor: TensorPlan) -> Format | None:
+    """The format of a weight in a block that is stored as codes, row by row; None for others."""
+    coding = tensor.coding
+    if block_number(gguf_name(tensor)) < 0:
+        return None
+    if isinstance(coding, Quantized):
+        return None if coding.weight.conv1d else coding.format
+    if isinstance(coding, MlxWeight):
+        return coding.format
+    if not isinstance(coding, Blocks) or block_sizes(coding.format)[0] == 1:
+        return None
+    return FORMATS.get(coding.format)
+
+
 def factors_of(tensor: TensorPlan) -> Factors | None:
     """What a weight is multiplied with before it is quantized; None for nothing."""
     coding = tensor.coding
