@@ -22,7 +22,6 @@ from typing import Any
 
 from qconvert.checkpoint.files import check_small_files, inside, read_json_object
 from qconvert.checkpoint.foreign import ADAPTER
-from qconvert.checkpoint.open import with_states
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.checkpoint.types import Checkpoint, Delta, TensorInfo
@@ -123,7 +122,7 @@ def read_adapter(path: Path) -> Adapter:
     )
 
 
-def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+def merge(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The checkpoint, as if the adapter had been merged into it. Rows are merged as they are read.
 
     Raises:
@@ -158,13 +157,11 @@ def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         )
     source = f"{checkpoint.source}+{adapter.path.resolve().name}"
     told = f"{adapter.path} is merged into {len(changed)} weights"
-    return with_states(
-        replace(
-            checkpoint,
-            source=source,
-            tensors={**checkpoint.tensors, **changed},
-            notices=(*checkpoint.notices, told),
-        )
+    return replace(
+        checkpoint,
+        source=source,
+        tensors={**checkpoint.tensors, **changed},
+        notices=(*checkpoint.notices, told),
     )
 
 

@@ -48,12 +48,7 @@ def open_checkpoint(
         UnsupportedError: a layout that is not read, or an adapter that cannot be merged.
         PlanError: the adapter is another model's.
     """
-    opened = open_path(*locate(model, progress=progress, headers_only=headers_only))
-    if adapter is None:
-        return opened
-    from qconvert.checkpoint.adapter import read_adapter, with_adapter
-
-    return with_adapter(opened, read_adapter(adapter))
+    return open_path(*locate(model, progress=progress, headers_only=headers_only), adapter)
 
 
 def locate(
@@ -101,9 +96,14 @@ def _called(path: Path) -> str:
     return whole.name
 
 
-def open_path(name: str, path: Path) -> Checkpoint:
-    """Open what `locate` found."""
-    return with_states(_open(name, path))
+def open_path(name: str, path: Path, adapter: Path | None = None) -> Checkpoint:
+    """Open what `locate` found, with an adapter merged into it."""
+    opened = with_states(_open(name, path))
+    if adapter is None:
+        return opened
+    from qconvert.checkpoint.adapter import merge, read_adapter
+
+    return with_states(merge(opened, read_adapter(adapter)))
 
 
 def with_states(checkpoint: Checkpoint) -> Checkpoint:

@@ -90,6 +90,10 @@ def evaluate(
             help="Write the table as markdown; in GitHub's jobs it is on the job's page.",
         ),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A PEFT adapter that is merged into the original."),
+    ] = None,
     cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -129,7 +133,7 @@ def evaluate(
         if path is not None:
             options.check_output(path)
     settings = Settings(device, dtype, threads)
-    choices = Choices(tokens, window, backend, exact, settings=settings)
+    choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
     with render.watching(quiet, "tokens", render.ANEW) as watcher:
         evaluation = run(reference, data, files, choices, watcher)

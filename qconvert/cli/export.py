@@ -54,6 +54,13 @@ def export(
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
     adapter: options.Adapter = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Of an adapter: the model that it belongs to, if not the one that it names.",
+        ),
+    ] = None,
     cache_dir: options.CacheDir = None,
     push: options.Push = None,
     public: options.Public = False,
@@ -66,7 +73,8 @@ def export(
 
     A Hugging Face checkpoint becomes a GGUF file; a GGUF file becomes a directory that
     transformers loads, quantized weights as plain numbers. A calibration becomes an importance
-    matrix for llama.cpp's own tools.
+    matrix for llama.cpp's own tools, a LoRA adapter of PEFT's one that llama.cpp takes beside a
+    model (--lora).
 
     Examples:
 
@@ -75,6 +83,8 @@ def export(
       qconvert export model-Q4_K_M.gguf -o ./model
 
       qconvert export calib.safetensors -o imatrix.gguf
+
+      qconvert export ./adapter --base org/name -o lora.gguf
     """
     if dtype.lower() not in CHOICES:
         raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
@@ -96,6 +106,13 @@ def export(
 
         to_imatrix(Path(model), output, **flags)
         return
+    if _is_adapter(Path(model)):
+        from qconvert.cli.export_adapter import to_lora
+
+        to_lora(Path(model), base, output, force=force, **flags)
+        return
+    if base is not None:
+        raise UsageError("--base is for an adapter, and this is a model", "leave it out")
     from qconvert.plan.recipe import Recipe
 
     place, hub = options.to_hub(output, push, public)
@@ -137,6 +154,12 @@ def _is_calibration(path: Path) -> bool:
     from qconvert.inspection.identify import identify
 
     return identify(path) == "calibration"
+
+
+def _is_adapter(path: Path) -> bool:
+    from qconvert.checkpoint.foreign import ADAPTER
+
+    return (path / ADAPTER).is_file() and not (path / "config.json").exists()
 
 
 def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:

@@ -12,6 +12,7 @@ from qconvert.errors import UsageError
 
 def inspect(
     model: options.Model,
+    adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     tensors: Annotated[
@@ -55,8 +56,10 @@ def inspect(
         raise UsageError(f"{model} is no calibration, and --plot draws these", "leave it out")
     if type_ and kind != "checkpoint":
         raise UsageError(f"--type is for models, and {model} is none to be quantized")
+    if adapter and kind != "checkpoint":
+        raise UsageError(f"--adapter is for models, and {model} is none that takes one")
     if kind == "checkpoint":
-        inspect_checkpoint.show(source, path, type_, as_json=as_json, tensors=tensors)
+        inspect_checkpoint.show(source, path, type_, adapter, as_json=as_json, tensors=tensors)
     elif kind == "calibration":
         inspect_calibration.show(path, plot, as_json=as_json, inputs=tensors)
     elif kind == "importance":

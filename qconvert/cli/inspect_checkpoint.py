@@ -23,13 +23,21 @@ ITEMS_SHOWN = 4
 TEXT_SHOWN = 60
 
 
-def show(source: str, path: Path, type_: str | None, *, as_json: bool, tensors: bool) -> None:
+def show(
+    source: str,
+    path: Path,
+    type_: str | None,
+    adapter: Path | None,
+    *,
+    as_json: bool,
+    tensors: bool,
+) -> None:
     """A directory or a GGUF file with a model in it."""
     from qconvert.checkpoint.open import open_path
     from qconvert.inspection import look_at
     from qconvert.plan.safetensors.schemes import find_type
 
-    checkpoint = open_path(source, path)
+    checkpoint = open_path(source, path, adapter)
     found = look_at(checkpoint, [find_type(type_)]) if type_ else look_at(checkpoint)
     if as_json:
         render.print_json(as_data(found))

@@ -1,5 +1,6 @@
 """What `prune` says of a smaller model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
     from qconvert.run.pruning.judge import Cost
-    from qconvert.run.pruning.types import Curve, Pruned
+    from qconvert.run.pruning.types import Pruned
 
 SIZES = {
     "layers": "layers",
@@ -37,6 +38,7 @@ def describe(made: "Pruned") -> dict[str, Any]:
         "original": _cost(made.original),
         "cost": _cost(made.cost),
         "unseen_tokens": made.tokens,
+        "layers_alone": [{"layer": n, **cost._asdict()} for n, cost in made.alone.items()],
         "measured": {
             one.part: [{"left": n, **cost._asdict()} for n, cost in one.costs.items()]
             for one in made.curves
@@ -63,8 +65,10 @@ def show(made: "Pruned") -> None:
     rows.append(("parameters", render.human_count(old), render.human_count(new), _share(new, old)))
     rows.append(("bytes", *map(human_bytes, made.nbytes), _share(made.nbytes[1], made.nbytes[0])))
     render.print_table(("", ">before", ">after", ">left"), rows)
+    if made.alone:
+        render.show("\n".join(plot("layer left out by itself", made.alone)) + "\n")
     for curve in made.curves:
-        render.show("\n".join(plot(curve)) + "\n")
+        render.show("\n".join(plot(f"{SIZES[curve.part]} left", curve.costs)) + "\n")
     for line in lines(made):
         render.show(line)
     if made.files:
@@ -102,11 +106,11 @@ def lines(made: "Pruned") -> list[str]:
     return found
 
 
-def plot(curve: "Curve") -> list[str]:
-    """Divergence by what is left, as bars."""
-    most = max(cost.divergence for cost in curve.costs.values()) or 1.0
-    found = [f"{SIZES[curve.part]} left: mean KL divergence on the tokens that it is chosen by"]
-    for left, cost in curve.costs.items():
+def plot(title: str, costs: "Mapping[int, Cost]") -> list[str]:
+    """Divergence by a number, as bars."""
+    most = max(cost.divergence for cost in costs.values()) or 1.0
+    found = [f"{title}: mean KL divergence on the tokens that it is chosen by"]
+    for left, cost in sorted(costs.items()):
         bar = BAR * max(round(WIDTH * cost.divergence / most), 1)
         found.append(f"{left:>8} {cost.divergence:10.4g} {bar}")
     return found

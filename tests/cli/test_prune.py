@@ -48,8 +48,17 @@ def test_a_smaller_model_is_told_before_and_after_and_goes_on(qconvert, prune, p
     assert made["sizes"]["ffn"] == {"before": 1024, "after": 768}  # a multiple of 256
     assert made["sizes"]["heads"] == {"before": 4, "after": 4}  # of 2 heads rows would have 128
     assert "--ffn 600 becomes 768: rows stay multiples of 256, without fallbacks" in made["notices"]
-    for key in ("sizes", "parameters", "layers_gone", "measured", "fallbacks", "original"):
+    for key in (
+        "sizes",
+        "parameters",
+        "layers_gone",
+        "layers_alone",
+        "measured",
+        "fallbacks",
+        "original",
+    ):
         assert told[key] == made[key]
+    assert [row["layer"] for row in made["layers_alone"]] == list(range(6))
     assert told["cost"]["divergence"] == pytest.approx(made["cost"]["divergence"], rel=0.03)
     assert made["cost"]["divergence"] > 0
     card = (tmp_path / "out/README.md").read_text()

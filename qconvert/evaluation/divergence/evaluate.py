@@ -45,6 +45,7 @@ class Choices:
         window: tokens of each window.
         backend: of the files, and of the reference where it can have it.
         exact: keep the reference in its exact form.
+        adapter: PEFT's, merged into the reference.
         seed: of the bootstrap.
         settings: where and how models are run.
     """
@@ -53,6 +54,7 @@ class Choices:
     window: int = 512
     backend: BackendName = "auto"
     exact: bool = False
+    adapter: Path | None = None
     seed: int = 0
     settings: Settings = DEFAULT
 
@@ -210,8 +212,8 @@ def _read(base: Reference, data: str, choices: Choices, watcher: Watcher) -> Win
 def _open_reference(model: str, choices: Choices, settings: Settings) -> Reference:
     """With the files' backend where that runs such a model, so that a file evaluated against
     itself gives zero."""
-    if choices.exact:
-        return open_reference(model, "torch", settings)
+    if choices.exact or choices.adapter:
+        return open_reference(model, "torch", settings, choices.adapter)
     found = open_reference(model, "auto", settings)
     able = {"gguf": ("torch", "llama.cpp"), "huggingface": ("torch", "transformers")}
     if choices.backend in able[found.checkpoint.container]:

@@ -50,17 +50,25 @@ class Reference:
 
 
 def open_reference(
-    model: str, backend: BackendName = "auto", settings: Settings = DEFAULT
+    model: str,
+    backend: BackendName = "auto",
+    settings: Settings = DEFAULT,
+    adapter: Path | None = None,
 ) -> Reference:
     """The original: a directory, a hub id or a GGUF file. Arguments and errors are those of
     `open_subject`."""
-    subject = open_subject(model, backend, settings)
+    subject = open_subject(model, backend, settings, adapter)
     checkpoint = subject.checkpoint
     assert checkpoint is not None
     return Reference(model, fingerprint(checkpoint), checkpoint, subject.runtime, subject.notices)
 
 
-def open_subject(path: str, backend: BackendName = "auto", settings: Settings = DEFAULT) -> Subject:
+def open_subject(
+    path: str,
+    backend: BackendName = "auto",
+    settings: Settings = DEFAULT,
+    adapter: Path | None = None,
+) -> Subject:
     """A model in any form; only headers are read.
 
     "auto" is llama.cpp for GGUF files, where it is installed; transformers for directories that
@@ -68,6 +76,7 @@ def open_subject(path: str, backend: BackendName = "auto", settings: Settings = 
 
     Args:
         path: a directory, a GGUF file (of several shards, the first) or a hub id.
+        adapter: PEFT's, merged into a directory; torch runs the two.
 
     Raises:
         UsageError: the backend is missing, or cannot run such a file.
@@ -78,12 +87,18 @@ def open_subject(path: str, backend: BackendName = "auto", settings: Settings = 
         raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
     source, place = locate(path)
     kind = identify(place)
-    if kind == "quantized":
+    if kind == "quantized" and adapter is None:
         return _quantized(path, source, place, backend, settings)
-    if kind not in ("checkpoint", "tensors"):  # whose fault is named when they are opened
+    if kind not in (
+        "checkpoint",
+        "tensors",
+        "quantized",
+    ):  # whose fault is named when they are opened
         raise UsageError(f"{path} is no model, and cannot be evaluated", "name a model")
-    checkpoint = open_path(source, place)
+    checkpoint = open_path(source, place, adapter)
     _refuse_encoder(checkpoint)
+    if adapter is not None and backend not in ("auto", "torch"):
+        raise UsageError(f"{backend} does not merge an adapter", "use --backend torch")
     if checkpoint.container == "gguf":
         runtime, notices = _for_gguf(checkpoint, backend, settings)
     else:

@@ -40,12 +40,12 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
 def with_any_width(config: dict[str, Any]) -> dict[str, Any]:
     """A Llama's config.json; where its heads do not divide its width, which transformers' Llama
     wants, it is called a Mistral, if it has no biases."""
-    biases = {key: config.get(key) for key in ("attention_bias", "mlp_bias")}
+    biases = {name: config.get(name) for name in ("attention_bias", "mlp_bias")}
     if config["hidden_size"] % config["num_attention_heads"] == 0 or any(biases.values()):
         return config
-    plain = {key: value for key, value in config.items() if key not in biases}
     mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-    return {**plain, **mistral, "sliding_window": None}
+    rest = {name: value for name, value in config.items() if name not in biases}
+    return {**rest, **mistral, "sliding_window": None}
 
 
 LLAMA = replace(family_of(DECODER), config=config_json)

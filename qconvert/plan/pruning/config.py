@@ -80,7 +80,7 @@ def cut_config(
             if name:
                 config[name] = new
     if left.hidden != shape.hidden or left.heads != shape.heads:
-        config["head_dim"] = shape.head
+        config.setdefault("head_dim", shape.head)
         if config.get("architectures") == [LLAMA]:
             config = with_any_width(config)
     if left.layers != shape.layers:

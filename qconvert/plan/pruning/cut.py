@@ -113,7 +113,8 @@ def masks(cut: Cut, shape: Shape, block: int) -> dict[str, Mask]:
     if block in cut.groups:
         key = np.repeat(cut.groups[block], shape.head)
         query = query_mask(cut.groups[block], shape)
-        found |= {"query": query, "key": key}
+        heads = np.repeat(cut.groups[block], shape.heads // shape.kv)
+        found |= {"query": query, "key": key, "heads": heads, "kv_heads": cut.groups[block]}
         found["query_key_value"] = np.concatenate([query, key, key])
     return found
 

@@ -21,9 +21,12 @@ from qconvert.model.open import Model, open_model
 from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.pruning.config import cut_config, kept_shape
-from qconvert.plan.pruning.cut import Cut, Shape, shape_of
+from qconvert.plan.pruning.cut import Cut, Shape, dimensions_of, shape_of
 from qconvert.plan.pruning.tensors import tensors_of
 from qconvert.plan.types import TensorPlan
+
+GROUPED = ("n_group", "topk_group")
+"""Settings of routers that choose among groups of experts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,13 @@ def make_smaller(model: Model, cut: Cut, of_layers: Mapping[str, list[Any]]) -> 
         UnsupportedError: the family cannot, or a tensor cannot be cut.
     """
     shape = shape_of(model)
+    if cut.groups:
+        _check_norms(model)
+    if cut.experts and any(model.settings.get(name, 1) != 1 for name in GROUPED):
+        raise UnsupportedError(
+            f"{model.family.name} chooses groups of experts first, which fewer would change",
+            "cut other parts of it",
+        )
     config = cut_config(model, cut, shape, of_layers)
     smaller = Smaller(model, cut, shape, config, tensors_of(model, cut, shape))
     assert smaller.model
@@ -155,6 +165,23 @@ def _planned(one: TensorMap, info: TensorInfo, norm: tuple[float, float] | None)
     moved = plain and info.is_plain and not one.is_computed and factors is None
     coding = Blocks(one.name, dtype, max(one.rows, 1), moved=moved, factors=factors)
     return TensorPlan(one.name, one.shape, info.dtype, one, (slot,), coding, dtype, dtype)
+
+
+def _check_norms(model: Model) -> None:
+    """Refuse to leave out heads where a norm is over all of them: it would become another one.
+
+    Raises:
+        UnsupportedError: it is.
+    """
+    for tensor in model.tensors:
+        if "_norm." not in tensor.name:
+            continue
+        if dimensions_of(model, tensor.name) in (("query",), ("key",)):
+            raise UnsupportedError(
+                f"{model.family.name} has norms over all heads together ({tensor.name}), which "
+                "fewer would change",
+                "cut other parts of it",
+            )
 
 
 def _standing_for(tensor: TensorPlan, info: TensorInfo) -> TensorInfo:

@@ -87,6 +87,10 @@ def _kept_by(model: Model, tensor: TensorMap, of: Mapping[str, Mask]) -> Iterato
         own = np.zeros(info.rows, bool)
         own[part.start : part.stop : part.stride] = rows[position : position + len(part)]
         position += len(part)
+        if len(columns) != info.columns:  # several GGUF tensors share its rows
+            if not columns.all():
+                raise UnsupportedError(f"{tensor.name} shares rows with others, and cannot be cut")
+            columns = np.ones(info.columns, bool)
         expert = number if stacked and len(info.shape) < len(each) else None
         yield part.source, Kept(own, columns, block_number(tensor.name), expert, tensor.name)
 

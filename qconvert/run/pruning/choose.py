@@ -1,11 +1,13 @@
 """What stays, of sizes that are named: which layers, neurons, heads, channels and experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from qconvert.algorithms.pruning.parts import largest
+from qconvert.forward.skeleton import build_skeleton
+from qconvert.forward.weights import find_parameters
 from qconvert.plan.pruning.cut import Cut, Shape, query_mask
 from qconvert.plan.pruning.plan import Smaller, make_smaller
 from qconvert.run.pruning.desk import Desk
@@ -33,12 +35,14 @@ class Choice:
     Attributes:
         gone: layers, in the order in which they go.
         trial: the same, as it can be tried on the whole model; None where it cannot.
+        alone: what leaving out each layer by itself costs; empty where none goes.
         curves: what was measured for it.
     """
 
     smaller: Smaller
     gone: tuple[int, ...] = ()
     trial: Trial | None = None
+    alone: Mapping[int, Cost] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
 
 
@@ -61,7 +65,7 @@ def choose(desk: Desk, left: Shape, known: Sequence[Round] = ()) -> Choice:
     norms = {} if hidden is None else norm_factors(model, desk.calibration, hidden)
     # What the family cannot have is said before the model works, which takes long.
     first = Cut(whole[: left.layers], ffn, groups, {}, hidden, norms)
-    make_smaller(model, first, desk.of_layers)
+    build_skeleton(find_parameters(make_smaller(model, first, desk.of_layers).model))
     experts = expert_masks(desk, left.experts) if left.experts < shape.experts else {}
     count = shape.layers - left.layers
     made = [*known[:count], *layer_rounds(desk, count, tuple(one.gone for one in known[:count]))]
@@ -70,7 +74,9 @@ def choose(desk: Desk, left: Shape, known: Sequence[Round] = ()) -> Choice:
     smaller = make_smaller(model, Cut(blocks, ffn, groups, experts, hidden, norms), desk.of_layers)
     trial = Trial(frozenset(gone), columns(shape, ffn, groups))
     curves = (Curve("layers", layer_costs(shape.layers, made)),) if made else ()
-    return Choice(smaller, gone, None if hidden is not None or experts else trial, curves)
+    alone = made[0].costs if made else {}
+    tried = None if hidden is not None or experts else trial
+    return Choice(smaller, gone, tried, alone, curves)
 
 
 def layer_costs(layers: int, made: Sequence[Round]) -> dict[int, Cost]:

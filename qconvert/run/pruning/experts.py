@@ -33,7 +33,9 @@ def expert_scores(desk: Desk) -> dict[int, np.ndarray]:
 def _of_block(block: Block, experts: int) -> np.ndarray:
     sums, counts = np.zeros(experts), np.zeros(experts)
     routed: list[tuple[Any, Any]] = []
-    module = next(one for one in block.module.modules() if are_experts(one))
+    module = next((one for one in block.module.modules() if are_experts(one)), None)
+    if module is None:  # some families begin with blocks that have none
+        return sums
 
     def routing(module: Any, args: tuple[Any, ...]) -> None:
         routed[:] = [(args[1].reshape(-1), args[2].reshape(-1))]

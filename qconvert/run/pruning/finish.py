@@ -60,6 +60,7 @@ def finish(desk: Desk, choice: Choice, output: Path, wanted: Wanted, run: Run) -
         judge.own,
         cost,
         desk.unseen.size,
+        choice.alone,
         choice.curves,
         fallbacks=fallbacks,
         files=files,

@@ -46,6 +46,7 @@ def group_scores(model: Model, calibration: Calibration, shape: Shape) -> Scores
     """Of groups of heads.
 
     Raises:
+        UnsupportedError: a block has other attention.
         PlanError: the calibration lacks a weight.
     """
     return {
@@ -99,7 +100,12 @@ def norm_factors(model: Model, calibration: Calibration, hidden: np.ndarray) -> 
 
 def _column_scores(model: Model, calibration: Calibration, name: str) -> np.ndarray:
     seen = calibration.by_weight.get(name)
-    if seen is None or name not in model.shapes:
+    if name not in model.shapes:
+        raise UnsupportedError(
+            f"{model.family.name}: blocks differ, and this one has no {name}",
+            "cut other parts of it",
+        )
+    if seen is None:
         raise PlanError(f"the calibration has nothing of {name}", "calibrate again")
     square = seen.sum_squares.sum(axis=0) / max(int(seen.count.sum()), 1)
     return by_column(square, column_squares(model, name))

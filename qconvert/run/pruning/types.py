@@ -98,6 +98,7 @@ class Pruned:
         original, cost: on tokens of the calibration that nothing was chosen by; None where that
             takes the finished model, which a dry run has not.
         tokens: how many of these.
+        alone: what leaving out each layer by itself costs, by its number, where layers go.
         curves: what was measured to choose.
         sparse: of weights that became zeros.
         fallbacks: tensors of a K-type's file that would take another type for their sizes, before
@@ -116,6 +117,7 @@ class Pruned:
     original: Cost | None
     cost: Cost | None
     tokens: int
+    alone: Mapping[int, Cost] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     sparse: Sparse | None = None
     fallbacks: tuple[int, int] = (0, 0)

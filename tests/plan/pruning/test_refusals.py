@@ -18,6 +18,7 @@ from qconvert.plan.pruning.plan import check_can_be_cut, make_smaller
     [
         ("qwen2", "groups", "qwen2: the smaller model could not become a GGUF file"),
         ("phi3", "groups", "phi3: the smaller model could not become a GGUF file"),
+        ("olmo2", "groups", "olmo2 has norms over all heads together"),
         ("olmo2", "hidden", "olmo2: the smaller model could not become a GGUF file"),
         ("smollm3", "layers", "smollm3: the smaller model could not become a GGUF file"),
         ("gpt2", "groups", "gpt2 cannot have these sizes"),
