@@ -168,10 +168,10 @@ def _tune(
         teacher = teach(model, tokens, place, store, advance)
         lesson = Lesson(walk, shown, teacher)
         student = Student(lesson, *trained(model, start, tuning, walk.device), tuning.rate)
-        if not student.parameters:
+        if not student.matrices:
             raise PlanError(
                 f"{start.plan.recipe.type} has nothing that can be tuned",
-                "its weights are coded several at a time; choose another type",
+                "its weights are plain numbers, or coded several at a time; choose another type",
             )
         schedule = within(
             student,
