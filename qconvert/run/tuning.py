@@ -22,7 +22,8 @@ from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
 from qconvert.plan.algorithms import first_matrix, gguf_name, stored_format
 from qconvert.plan.names import names_in_gguf
-from qconvert.plan.safetensors.schemes import is_mlx
+from qconvert.plan.safetensors.recipe import scheme_of
+from qconvert.plan.safetensors.schemes import is_mlx, is_scheme
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
@@ -159,6 +160,9 @@ def _tune(
     place = Place(work_folder(work), run.device)
     walk = Walk(open_model(start.checkpoint), tokens, replace(place, states="student"))
     watcher = run.watcher
+    recipe = start.plan.recipe
+    if is_scheme(recipe.type) and scheme_of(recipe).inputs is not None:
+        watcher.note(f"{recipe.type}: weights are tuned as if inputs were not rounded")
     with open_store(work, _identity(walk, target)) as store:
         watcher.begin(tokens.size * len(walk), 0)
 
