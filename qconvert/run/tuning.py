@@ -58,7 +58,7 @@ class Tuning:
 
     tokens: int
     hours: float | None = None
-    rate: float = 0.004
+    rate: float = 0.001
     batch: int = 2048
     weights: bool = False
     seed: int = 0
