@@ -23,8 +23,8 @@ import numpy as np
 
 from qconvert.formats.types import Arrays, Coded, Format, Units
 
-FLIP = 0.1
-"""How far a real number moves, as those of units do by a tenth of the unit, until a whole or a
+FLIP = 0.02
+"""How far a real number moves, as those of units do by a fiftieth of the unit, until a whole or a
 code becomes its neighbour."""
 
 LARGEST = {"F16": 65504.0, "F8_E4M3": 448.0}

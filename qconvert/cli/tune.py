@@ -71,7 +71,7 @@ def tune(
             metavar="R",
             help="How far a scale moves in a step at most, in parts of itself.",
         ),
-    ] = 0.004,
+    ] = 0.001,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of the text.")] = 0,
     device: options.Device = "auto",
     threads: options.Threads = None,

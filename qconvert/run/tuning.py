@@ -22,7 +22,8 @@ from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
 from qconvert.plan.algorithms import first_matrix, gguf_name, is_elsewhere, stored_format
 from qconvert.plan.names import names_in_gguf
-from qconvert.plan.safetensors.schemes import is_mlx
+from qconvert.plan.safetensors.recipe import scheme_of
+from qconvert.plan.safetensors.schemes import is_mlx, is_scheme
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
@@ -57,7 +58,7 @@ class Tuning:
 
     tokens: int
     hours: float | None = None
-    rate: float = 0.004
+    rate: float = 0.001
     batch: int = 2048
     weights: bool = False
     seed: int = 0
@@ -159,6 +160,9 @@ def _tune(
     place = Place(work_folder(work), run.device)
     walk = Walk(open_model(start.checkpoint), tokens, replace(place, states="student"))
     watcher = run.watcher
+    recipe = start.plan.recipe
+    if is_scheme(recipe.type) and scheme_of(recipe).inputs is not None:
+        watcher.note(f"{recipe.type}: weights are tuned as if inputs were not rounded")
     with open_store(work, _identity(walk, target)) as store:
         watcher.begin(tokens.size * len(walk), 0)
 
@@ -168,10 +172,10 @@ def _tune(
         teacher = teach(model, tokens, place, store, advance)
         lesson = Lesson(walk, shown, teacher)
         student = Student(lesson, *trained(model, start, tuning, walk.device), tuning.rate)
-        if not student.parameters:
+        if not student.matrices:
             raise PlanError(
                 f"{start.plan.recipe.type} has nothing that can be tuned",
-                "its weights are coded several at a time; choose another type",
+                "its weights are plain numbers, or coded several at a time; choose another type",
             )
         schedule = within(
             student,

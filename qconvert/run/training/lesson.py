@@ -22,11 +22,12 @@ from qconvert.run.training.teacher import Teacher
 PIECE = {"cpu": 512, "cuda": 8192, "mps": 4096}
 """Tokens whose activations are in memory at a time; at least one window."""
 
-LIBRARIES = 700_000_000
+LIBRARIES = 1_000_000_000
 """Bytes that torch and transformers take by themselves."""
 
-KEPT, KEPT_INNER = 12, 4
-"""Numbers of a token that a block keeps to be derived: so many times its width, and the inner."""
+KEPT, KEPT_INNER = 24, 8
+"""Numbers of bfloat16 for each token that a block keeps to be derived: so many times its width, and
+the inner. Norms keep float32."""
 
 Install = Callable[[], None]
 

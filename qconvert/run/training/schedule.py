@@ -14,7 +14,7 @@ import numpy as np
 WARM_UP = 0.05
 """The share of the steps in which the rate rises."""
 
-LOOKS = 12
+LOOKS = 8
 """How often what was learnt is measured on windows that were not shown."""
 
 
@@ -53,7 +53,7 @@ class Schedule:
 
     def looks(self, step: int) -> bool:
         """Whether to measure when so many steps are done."""
-        every = max(self.steps // LOOKS, 1)
+        every = ceil(self.steps / LOOKS)
         return step == self.steps or (step % every == 0 and self.steps - step >= every // 2)
 
     def _order(self, round_: int) -> np.ndarray:

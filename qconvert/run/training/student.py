@@ -122,7 +122,7 @@ class Student:
         """About how many bytes it all takes."""
         weights = sum(one.tensor.map.elements for one in self.every_matrix)
         trained = sum(parameter.numel() for parameter in self.parameters.values())
-        found: int = self.lesson.memory + 3 * weights + 16 * trained
+        found: int = self.lesson.memory + 4 * weights + 16 * trained
         return found
 
     def learn(self, windows: np.ndarray) -> float:

@@ -95,12 +95,12 @@ def test_states_between_looks_are_kept_too(tmp_path, monkeypatch):
 
 def test_where_the_loss_is_no_number_it_goes_back_and_slower(tmp_path):
     watcher = Notes()
-    line = Line(bad=(6,))
+    line = Line(bad=(8,))
     outcome, _ = trained(tmp_path, line, watcher)
     assert outcome.halved == 1
     assert outcome.after < 0.5 * outcome.before
     assert any("back to the last look, at half the rate" in note for note in watcher.notes)
-    np.testing.assert_array_equal(line.seen[6], line.seen[3])  # behind the look after step 3
+    np.testing.assert_array_equal(line.seen[8], line.seen[5])  # behind the look after step 5
 
 
 def test_a_loss_that_stays_no_number_is_an_error(tmp_path):
