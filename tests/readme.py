@@ -72,6 +72,11 @@ WEIGHTS = {
     "fp8": ("float8, a scale for each row, tensor or block", "float8, the same"),
     "nvfp4a16": ("float4 in groups of 16", ""),
     "mxfp4a16": ("float4 in groups of 32, scales powers of two", ""),
+    **{
+        f"gptq{bits}": (f"int{bits} in groups of 128, laid out as GPTQ", "")
+        for bits in (2, 3, 4, 8)
+    },
+    "awq4": ("int4 in groups of 128 with zero points, laid out as AWQ", ""),
 }
 
 
