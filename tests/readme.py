@@ -76,6 +76,9 @@ WEIGHTS = {
         f"gptq{bits}": (f"int{bits} in groups of 128, laid out as GPTQ", "")
         for bits in (2, 3, 4, 8)
     },
+    "w4a8": ("int4 in groups of 128, in whole bytes", "int8, a scale for each token"),
+    "w4afp8": ("int4 in groups of 128", "float8, a scale for each token"),
+    "mxfp4a4": ("float4 in groups of 32, scales powers of two", "float4, the same"),
     "awq4": ("int4 in groups of 128 with zero points, laid out as AWQ", ""),
 }
 

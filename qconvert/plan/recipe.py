@@ -46,7 +46,7 @@ class Recipe:
 
         activations: w8a8, fp8: a scale for each token, or one stored for each layer.
         strategy: fp8: which weights share a scale.
-        group_size: wNa16, gptqN, awq4, mlxN: weights of a row that share a scale; but for mlxN
+        group_size: integers of less than 8 bits: weights of a row that share a scale; but for mlxN
             "channel" for the whole row.
         asymmetric: integers: with zero points.
         weight_range: safetensors: the estimator of the weights' ranges.
@@ -155,7 +155,7 @@ DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Recipe) if field.name != "type"
 }
 
-SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
+SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "w4a8", "weight-only", "fp4")
 
 OLDER: tuple[Kind, ...] = ("gptq", "awq")
 """Layouts that store linear layers in one way."""
@@ -173,7 +173,7 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "split_max_size": ("gguf",),
     "activations": ("int8", "fp8"),
     "strategy": ("fp8",),
-    "group_size": ("weight-only", *OLDER, "mlx"),
+    "group_size": ("weight-only", "w4a8", *OLDER, "mlx"),
     "asymmetric": ("int8", "weight-only", "gptq"),
     "weight_range": (*SAFETENSORS, *OLDER, *OF_MLX),
     "activation_range": ("int8", "fp8"),
@@ -194,7 +194,8 @@ SPOKEN: dict[Kind, str] = {
     "int8": "w8a8",
     "fp8": "fp8",
     "weight-only": "wNa16",
-    "fp4": "nvfp4a16 and mxfp4a16",
+    "fp4": "nvfp4a16, mxfp4a16 and mxfp4a4",
+    "w4a8": "w4a8 and w4afp8",
     "gptq": "gptqN",
     "awq": "awq4",
     "mlx": "mlxN",

@@ -98,9 +98,6 @@ class Turned:
     def grid(self, params: Params) -> Grid:
         return self.inner.grid(params)
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        return self._storable(self.inner.snap(params, step, low))
-
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """int8 [rows, columns]."""
         return self.inner.round(x, params)

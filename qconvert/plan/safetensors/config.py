@@ -264,4 +264,6 @@ def input_args(scheme: Scheme) -> dict[str, Any]:
     }
     if form.strategy == "group" and scheme.weights.block is not None:
         args["group_size"] = scheme.weights.block[1]
+    elif form.strategy == "group":
+        args |= {"group_size": scheme.weights.group_size, "scale_dtype": "torch.uint8"}
     return args

@@ -135,6 +135,12 @@ def _engines(choices: Sequence[Choice]) -> Iterator[str]:
     bits = sorted({form.bits for form in packed} - {4, 8})
     if bits:
         yield f"vLLM runs packed integers of 4 and 8 bits, not of {_listed(bits)}"
+    narrow = [s for s in linear if s.inputs and s.weights.bits == 4 and s.weights.type == "int"]
+    for scheme in narrow:
+        if scheme.weights.layout == "int-quantized":
+            yield "vLLM runs int4 with int8 inputs on Arm processors alone, from whole bytes"
+        elif scheme.weights.group_size != 128:
+            yield "vLLM runs int4 with float8 inputs in groups of 128 alone (Hopper and newer)"
     sizes = sorted({form.group_size for form in packed if form.group_size} - {32, 64, 128})
     if sizes:
         yield f"vLLM runs groups of 32, 64, 128 and whole rows, not of {_listed(sizes)}"

@@ -5,8 +5,11 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
     w8a8           int8, a scale for each row; inputs int8, by token or by a stored range
     fp8            float8 e4m3, a scale for each row, tensor or block; inputs alike
     w2a16 - w8a16  packed integers, a scale for each group (w8a16: for each row)
+    w4a8           int4, not packed; inputs int8, by token
+    w4afp8         int4, packed; inputs float8, by token
     nvfp4a16       float4, a float8 scale for 16 weights, a float32 scale for the tensor
     mxfp4a16       float4, a power of two for 32 weights
+    mxfp4a4        the same; inputs alike
     gptq2 - gptq8  the integers of wNa16 in the layout of GPTQ, awq4 in that of AWQ
 
 Types of MLX are directories of safetensors too: see `qconvert.plan.mlx.types`.
@@ -23,18 +26,21 @@ from qconvert.plan.gguf.file_types import FILE_TYPES, nearest
 from qconvert.plan.mlx.types import AFFINE, MLX
 
 WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
-FP4 = ("nvfp4a16", "mxfp4a16")
+FP4 = ("nvfp4a16", "mxfp4a16", "mxfp4a4")
+W4A8 = ("w4a8", "w4afp8")
 KEEP = "keep"
 """Stands for a scheme in an override: the weight stays as it is."""
 
 GPTQ = ("gptq8", "gptq4", "gptq3", "gptq2")
 AWQ = ("awq4",)
 
-SCHEMES = ("w8a8", "fp8", *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ)
+SCHEMES = ("w8a8", "fp8", *W4A8, *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ)
 
 DIRECTORIES = (*SCHEMES, *MLX)
 
-Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4", "gptq", "awq", "mlx", "mlx-float"]
+Kind = Literal[
+    "gguf", "int8", "fp8", "weight-only", "fp4", "w4a8", "gptq", "awq", "mlx", "mlx-float"
+]
 """Which options a type has."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,9 +65,9 @@ ELSEWHERE = {
     "8bit": "try q8_0, w8a8 or mlx8",
     "fp16": "try f16",
     "fp32": "try f32",
-    "fp4": "try nvfp4a16, mxfp4a16 or mxfp4_moe",
+    "fp4": "try nvfp4a16, mxfp4a16, mxfp4a4 or mxfp4_moe",
     "nvfp4": "try nvfp4a16 for compressed-tensors, mlx-nvfp4 for MLX",
-    "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 for compressed-tensors, mlx-mxfp4 for MLX",
+    "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 or mxfp4a4 for vLLM, mlx-mxfp4 for MLX",
     "mlx": "try mlx4 (mlx2 to mlx8), mlx-mxfp4, mlx-nvfp4",
     "gguf": "try q4_k_m, q8_0 or another; `qconvert inspect MODEL` lists them",
     "exl2": "not made here; --bits N chooses types for a number of bits in GGUF",
@@ -133,6 +139,8 @@ def kind_of(name: str) -> Kind:
         return "weight-only"
     if small in FP4:
         return "fp4"
+    if small in W4A8:
+        return "w4a8"
     if small in GPTQ:
         return "gptq"
     if small in AWQ:
@@ -146,7 +154,7 @@ Activations = Literal["dynamic", "static"]
 Sharing = Literal["tensor", "channel", "block"]
 GroupSize = int | Literal["channel"]
 
-GROUPED: tuple[Kind, ...] = ("weight-only", "gptq", "awq")
+GROUPED: tuple[Kind, ...] = ("weight-only", "w4a8", "gptq", "awq")
 
 GROUP_SIZES = (128, 64, 32, 16)
 """Groups of packed integers, the largest first; serving engines know all but the last."""
@@ -190,8 +198,8 @@ def make_scheme(
     Args:
         activations: w8a8 and fp8: a scale for each token, or one that is stored.
         strategy: fp8: which weights share a scale.
-        group_size: wNa16, gptqN, awq4: weights of a row that share a scale; "channel" for the
-            whole row.
+        group_size: wNa16, w4a8, w4afp8, gptqN, awq4: weights of a row that share a scale;
+            "channel" for the whole row.
         asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16 and gptqN.
 
     Raises:
@@ -215,9 +223,14 @@ def make_scheme(
         return _packed(name, "gptq", int(name[-1]), group_size or GROUP_SIZES[0], asymmetric)
     if kind == "awq":
         return _packed(name, "awq", int(name[-1]), group_size or GROUP_SIZES[0], True)
+    if kind == "w4a8":
+        layout = "int-quantized" if name == "w4a8" else "pack-quantized"
+        packed = _packed(name, layout, 4, group_size or GROUP_SIZES[0], False)
+        return replace(packed, inputs=_inputs("int" if name == "w4a8" else "float", False))
     size = 16 if name == "nvfp4a16" else 32
-    layout = name.replace("a16", "-pack-quantized")
-    return Scheme(name, WeightFormat(layout, "float", 4, "group", size))
+    layout = f"{name[:5]}-pack-quantized"
+    inputs = ActivationFormat("float", 4, "group", True) if name == "mxfp4a4" else None
+    return Scheme(name, WeightFormat(layout, "float", 4, "group", size), inputs)
 
 
 def embedding_scheme() -> Scheme:
@@ -235,6 +248,7 @@ _OPTIONS: dict[Kind, str] = {
     "fp8": "fp8 has activations and strategy",
     "weight-only": "integer weights have group-size and asymmetric",
     "fp4": "the FP4 schemes have no options",
+    "w4a8": "w4a8 and w4afp8 have group-size",
     "gptq": "gptqN has group-size and asymmetric",
     "awq": "awq4 has group-size; it always has zero points",
     "mlx": "",
