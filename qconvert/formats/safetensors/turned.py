@@ -26,7 +26,7 @@ from qconvert.formats.safetensors.groups import group_columns, scale_shape
 from qconvert.formats.safetensors.integers import Integers, code_range
 from qconvert.formats.safetensors.scales import ITEM_BYTES, stored
 from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights
 
 BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
 
@@ -98,6 +98,15 @@ class Turned:
     def grid(self, params: Params) -> Grid:
         return self.inner.grid(params)
 
+    def units(self, params: Params) -> tuple[Units, Units | None]:
+        step, zero = self.inner.units(params)
+        if zero is None:
+            return step, None
+        return step, zero._replace(limits=(zero.limits[0] + self._shift, zero.limits[1]))
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        return self.inner.with_units(params, step, low)
+
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """int8 [rows, columns]."""
         return self.inner.round(x, params)
@@ -115,7 +124,14 @@ class Turned:
         group = np.arange(columns, dtype=np.int32) // np.int32(group_columns(form, columns))
         return words, zeros, scale, group
 
+    def unpack(self, arrays: Arrays) -> Coded:
+        return self.inner.unpack(self._packed(arrays))
+
     def dequantize(self, arrays: Arrays) -> Weights:
+        return self.inner.dequantize(self._packed(arrays))
+
+    def _packed(self, arrays: Arrays) -> Arrays:
+        """What `inner` stores of the same."""
         words, zeros, scale = map(_turned, arrays[:3])
         bits, rows = self.form.bits, len(scale)
         if self.form.layout == "awq":
@@ -125,8 +141,8 @@ class Turned:
             zero = packing.unpack_columns(zeros, bits, rows) + np.int8(self._shift)
         packed, size = packing.pack_rows(codes, bits), np.array(codes.shape, np.int64)
         if self.form.symmetric:
-            return self.inner.dequantize((packed, scale, size))
-        return self.inner.dequantize((packed, scale, packing.pack_columns(zero, bits), size))
+            return packed, scale, size
+        return packed, scale, packing.pack_columns(zero, bits), size
 
     def _storable(self, params: Params) -> Params:
         if params.zero_point is None or not self._shift:
