@@ -145,13 +145,18 @@ def loads_table() -> str:
     lines.append(
         "| directories of compressed-tensors | transformers, vLLM, SGLang; see their cards |"
     )
+    lines.append(
+        "| directories of GPTQ and AWQ | vLLM, SGLang, ExLlama (by layout); transformers with "
+        "gptqmodel (by layout); of AWQ mlx-lm too |"
+    )
     lines.append("| directories of MLX | mlx-lm, LM Studio and what builds on them |")
     known = ", ".join(FROM_GGUF.values())
     lines += [
         "",
         f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
         "without stretched positions; others it refuses, or computes something else. It loads the",
-        "directory that `qconvert export` makes of a GGUF file.",
+        "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin that",
+        "is installed apart.",
     ]
     return "\n".join(lines) + "\n"
 

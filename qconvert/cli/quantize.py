@@ -108,8 +108,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="N",
-            help="wNa16, w4a8, gptqN, awq4: 32, 64, 128 (default) or channel; mlxN: 32, 64 (default) or "
-            "128.",
+            help="wNa16, w4a8, gptqN, awq4: 32, 64, 128 (default) or channel; mlxN: 32, 64 "
+            "(default) or 128.",
         ),
     ] = None,
     asymmetric: Annotated[
