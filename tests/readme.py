@@ -155,8 +155,8 @@ def loads_table() -> str:
         "",
         f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
         "without stretched positions; others it refuses, or computes something else. It loads the",
-        "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin that",
-        "is installed apart.",
+        "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin",
+        "that is installed apart.",
     ]
     return "\n".join(lines) + "\n"
 
