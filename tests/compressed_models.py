@@ -48,6 +48,9 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "fp8 block": {"strategy": "block"},
     "nvfp4a16": {},
     "mxfp4a16": {},
+    "mxfp4a4": {},
+    "w4a8": {},
+    "w4afp8": {},
 }
 """What is written in every way that differs, with its options."""
 

@@ -141,6 +141,25 @@ def awq_layer(weight: np.ndarray, size: int = 32) -> Layer:
     return {".qweight": pack(codes), ".qzeros": pack(zeros), ".scales": scales.T}, made
 
 
+def awq_by_compressed_tensors(folder: Path, size: int) -> dict[str, np.ndarray]:
+    """What compressed-tensors' converter makes of a directory of AWQ's, by weight."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
+
+    converter = AutoAWQConverter(4, size, targets=["re:.*layers.*"])
+    stored = converter.process(load_file(folder / "model.safetensors"))
+    found = {}
+    for name in [name for name in stored if name.endswith(".weight_packed")]:
+        stem = name.removesuffix("_packed")
+        shape = tuple(stored[stem + "_shape"].tolist())
+        scale = stored[stem + "_scale"].double()
+        codes = unpack_from_int32(stored[name], 4, shape).double()
+        zeros = unpack_from_int32(stored[stem + "_zero_point"], 4, scale.shape, packed_dim=0)
+        step, zero = (v.double().repeat_interleave(size, 1) for v in (scale, zeros))
+        found[stem] = ((codes - zero) * step).numpy()
+    return found
+
+
 def e2m1_codes(values: np.ndarray) -> np.ndarray:
     """The nearest of 16, [rows, columns]."""
     nearest = np.abs(np.abs(values)[..., None] - E2M1[:8]).argmin(-1)

@@ -74,6 +74,14 @@ WEIGHTS = {
     "fp8": ("float8, a scale for each row, tensor or block", "float8, the same"),
     "nvfp4a16": ("float4 in groups of 16", ""),
     "mxfp4a16": ("float4 in groups of 32, scales powers of two", ""),
+    **{
+        f"gptq{bits}": (f"int{bits} in groups of 128, laid out as GPTQ", "")
+        for bits in (2, 3, 4, 8)
+    },
+    "w4a8": ("int4 in groups of 128, in whole bytes", "int8, a scale for each token"),
+    "w4afp8": ("int4 in groups of 128", "float8, a scale for each token"),
+    "mxfp4a4": ("float4 in groups of 32, scales powers of two", "float4, the same"),
+    "awq4": ("int4 in groups of 128 with zero points, laid out as AWQ", ""),
 }
 
 
@@ -139,13 +147,18 @@ def loads_table() -> str:
     lines.append(
         "| directories of compressed-tensors | transformers, vLLM, SGLang; see their cards |"
     )
+    lines.append(
+        "| directories of GPTQ and AWQ | vLLM, SGLang, ExLlama (by layout); transformers with "
+        "gptqmodel (by layout); of AWQ mlx-lm too |"
+    )
     lines.append("| directories of MLX | mlx-lm, LM Studio and what builds on them |")
     known = ", ".join(FROM_GGUF.values())
     lines += [
         "",
         f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
         "without stretched positions; others it refuses, or computes something else. It loads the",
-        "directory that `qconvert export` makes of a GGUF file.",
+        "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin",
+        "that is installed apart.",
     ]
     return "\n".join(lines) + "\n"
 

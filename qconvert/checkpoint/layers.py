@@ -109,10 +109,20 @@ def _form(
     block = _block(weight.shape, parts["weight_scale"].shape) if strategy == "block" else None
     symmetric = "weight_zero_point" not in parts
     if weight.dtype == "I8":
-        form = WeightFormat("int-quantized", "int", 8, strategy, size, block, symmetric)
+        bits = _bits_of_bytes(groups, strategy, size)
+        form = WeightFormat("int-quantized", "int", bits, strategy, size, block, symmetric)
     else:
         form = WeightFormat("float-quantized", "float", 8, strategy, size, block, symmetric)
     return form, weight.shape
+
+
+def _bits_of_bytes(groups: list[Group], strategy: Strategy, size: int | None) -> int:
+    """Of integers in whole bytes, which need not use all of them: as config.json says of such."""
+    for weights, _ in groups:
+        alike = (weights.get("type"), weights.get("strategy")) == ("int", strategy)
+        if alike and weights.get("group_size") in (size, None) and weights.get("num_bits") == 4:
+            return 4
+    return 8
 
 
 def _float4(

@@ -108,11 +108,12 @@ def quantize(
         str | None,
         typer.Option(
             metavar="N",
-            help="wNa16: 32, 64, 128 (default) or channel; mlxN: 32, 64 (default) or 128.",
+            help="wNa16, w4a8, gptqN, awq4: 32, 64, 128 (default) or channel; mlxN: 32, 64 "
+            "(default) or 128.",
         ),
     ] = None,
     asymmetric: Annotated[
-        bool, typer.Option("--asymmetric", help="wNa16, w8a8: with zero points.")
+        bool, typer.Option("--asymmetric", help="wNa16, gptqN, w8a8: with zero points.")
     ] = False,
     weight_range: Annotated[
         str | None,

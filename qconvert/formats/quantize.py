@@ -45,6 +45,8 @@ def stacked(format_: Format, made: Iterable[Arrays], shape: tuple[int, int], ste
             whole = tuple(np.empty(p.shape, a.dtype) for p, a in zip(parts, arrays, strict=True))
         above = format_.parts((number * step, shape[1]))
         for part, target, array in zip(above, whole, arrays, strict=True):
+            if part.turned:
+                target, array, part = target.T, array.T, part._replace(shape=part.shape[::-1])
             first = part.shape[0] if part.per_row else 0
             target[first : first + len(array)] = array
     return whole

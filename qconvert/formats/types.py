@@ -35,6 +35,7 @@ class Part(NamedTuple):
         suffix: stands in the name where the weight had "weight".
         dtype: safetensors' name of it.
         per_row: whether slabs of rows, one after the other, make it; else it is made once.
+        turned: rows lie along its second axis.
     """
 
     suffix: str
@@ -42,6 +43,7 @@ class Part(NamedTuple):
     dtype: str
     nbytes: int
     per_row: bool
+    turned: bool = False
 
 
 class Seen(NamedTuple):

@@ -46,8 +46,8 @@ class Recipe:
 
         activations: w8a8, fp8: a scale for each token, or one stored for each layer.
         strategy: fp8: which weights share a scale.
-        group_size: wNa16, mlxN: weights of a row that share a scale; wNa16: "channel" for the whole
-            row.
+        group_size: integers of less than 8 bits: weights of a row that share a scale; but for mlxN
+            "channel" for the whole row.
         asymmetric: integers: with zero points.
         weight_range: safetensors: the estimator of the weights' ranges.
         activation_range: w8a8, fp8: that of static activations' ranges.
@@ -155,7 +155,10 @@ DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Recipe) if field.name != "type"
 }
 
-SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "weight-only", "fp4")
+SAFETENSORS: tuple[Kind, ...] = ("int8", "fp8", "w4a8", "weight-only", "fp4")
+
+OLDER: tuple[Kind, ...] = ("gptq", "awq")
+"""Layouts that store linear layers in one way."""
 
 OF_MLX: tuple[Kind, ...] = ("mlx", "mlx-float")
 
@@ -170,16 +173,16 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "split_max_size": ("gguf",),
     "activations": ("int8", "fp8"),
     "strategy": ("fp8",),
-    "group_size": ("weight-only", "mlx"),
-    "asymmetric": ("int8", "weight-only"),
-    "weight_range": (*SAFETENSORS, *OF_MLX),
+    "group_size": ("weight-only", "w4a8", *OLDER, "mlx"),
+    "asymmetric": ("int8", "weight-only", "gptq"),
+    "weight_range": (*SAFETENSORS, *OLDER, *OF_MLX),
     "activation_range": ("int8", "fp8"),
-    "percentile": SAFETENSORS,
+    "percentile": (*SAFETENSORS, *OLDER),
     "smooth": ("int8",),
     "strict_static": ("int8", "fp8"),
     "lm_head": SAFETENSORS,
     "embeddings": SAFETENSORS,
-    "max_shard_size": (*SAFETENSORS, *OF_MLX),
+    "max_shard_size": (*SAFETENSORS, *OLDER, *OF_MLX),
     "under": BUDGET,
     "bits": BUDGET,
     "types": BUDGET,
@@ -191,7 +194,10 @@ SPOKEN: dict[Kind, str] = {
     "int8": "w8a8",
     "fp8": "fp8",
     "weight-only": "wNa16",
-    "fp4": "nvfp4a16 and mxfp4a16",
+    "fp4": "nvfp4a16, mxfp4a16 and mxfp4a4",
+    "w4a8": "w4a8 and w4afp8",
+    "gptq": "gptqN",
+    "awq": "awq4",
     "mlx": "mlxN",
     "mlx-float": "mlx-mxfp4, mlx-mxfp8 and mlx-nvfp4",
 }
@@ -243,6 +249,8 @@ def with_given(outputs: Sequence[Recipe], given: Mapping[str, Any]) -> tuple[Rec
 
 def container_of(type_: str) -> str:
     """Whose types can stand beside each other in one output."""
+    if kind_of(type_) in OLDER:
+        return kind_of(type_)
     return "mlx" if is_mlx(type_) else "safetensors" if is_scheme(type_) else "gguf"
 
 

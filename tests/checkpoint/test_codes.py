@@ -17,7 +17,7 @@ from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
 SCHEMES = PLAIN | {f"{name} asymmetric": {"asymmetric": True} for name in ("w4a16", "w3a16")}
-FP4 = ("nvfp4a16", "mxfp4a16")
+FP4 = ("nvfp4a16", "mxfp4a16", "mxfp4a4")
 
 
 def quantize(family: str, folder: Path, name: str, **options: Any) -> tuple[Any, Path]:

@@ -26,6 +26,7 @@ outputs:
   - fp8
   - nvfp4a16
   - mxfp4a16
+  - w4a8
   - {type: fp8, strategy: block, output: fp8-block}
 """
 
@@ -61,6 +62,7 @@ DYNAMIC_INT = {"type": "int", "bits": 8, "strategy": "token", "dynamic": True, "
             (8.03, 8.1),
         ),
         ("nvfp4a16", ("nvfp4-pack-quantized", "float", 4, "group", 16), None, (4.5, 4.51)),
+        ("w4a8", ("int-quantized", "int", 4, "group", 128), DYNAMIC_INT, (8.12, 8.14)),
         ("mxfp4a16", ("mxfp4-pack-quantized", "float", 4, "group", 32), None, (4.25, 4.25)),
     ],
 )

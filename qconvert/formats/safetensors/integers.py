@@ -1,8 +1,8 @@
 """Weights as integers of 2 to 8 bits: x' = (code - zero point) * scale.
 
 Codes go from -2**(bits - 1) to 2**(bits - 1) - 1, zero points likewise; symmetric formats have
-none. "int-quantized" stores codes and zero points as int8, "pack-quantized" as dense streams of
-bits (qconvert.formats.safetensors.packing).
+none. "int-quantized" stores codes of 4 and 8 bits, and zero points, as int8, "pack-quantized" as
+dense streams of bits (qconvert.formats.safetensors.packing).
 
 Scales of packed symmetric weights may be negative, which puts the code that one side has more on
 the other. Kernels that multiply weights with 16-bit scales, as those for w4a16 do, take them.
@@ -78,7 +78,7 @@ class Integers:
 
     def __post_init__(self) -> None:
         form = self.form
-        if not (2 if self.packed else 8) <= form.bits <= 8:
+        if form.bits not in (range(2, 9) if self.packed else (4, 8)):
             raise UnsupportedError(f"{form.layout} has no weights of {form.bits} bits")
         if form.strategy not in ("tensor", "channel", "group"):
             raise UnsupportedError(f"integer weights have no scales by {form.strategy}")

@@ -1,18 +1,22 @@
-"""The layouts of compressed-tensors, by the names that a config.json has for them."""
+"""The layouts of compressed-tensors, and GPTQ's and AWQ's, by the names that a config.json has for
+them."""
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.safetensors.fp4 import Fp4
 from qconvert.formats.safetensors.fp8 import Fp8
 from qconvert.formats.safetensors.integers import Integers
+from qconvert.formats.safetensors.turned import Turned
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype, WeightFormat
 from qconvert.formats.types import Format
 
-LAYOUTS: dict[str, type[Integers] | type[Fp8] | type[Fp4]] = {
+LAYOUTS: dict[str, type[Integers] | type[Fp8] | type[Fp4] | type[Turned]] = {
     "int-quantized": Integers,
     "pack-quantized": Integers,
     "float-quantized": Fp8,
     "nvfp4-pack-quantized": Fp4,
     "mxfp4-pack-quantized": Fp4,
+    "gptq": Turned,
+    "awq": Turned,
 }
 
 

@@ -6,6 +6,8 @@
     nvfp4-pack-quantized   weight_packed u8           weight_scale f8_e4m3   weight_global_scale f32
     mxfp4-pack-quantized   weight_packed u8           weight_scale u8 (powers of two)
 
+    gptq, awq              qweight i32   qzeros i32   scales S   and of GPTQ g_idx i32
+
 S is the model's own dtype. Asymmetric integers have a weight_zero_point besides. The names of
 fields and their values are those of the compressed-tensors package.
 """
@@ -30,8 +32,8 @@ class WeightFormat:
     """A way to store a weight.
 
     Attributes:
-        layout: "int-quantized", "pack-quantized", "float-quantized", "nvfp4-pack-quantized" or
-            "mxfp4-pack-quantized".
+        layout: "int-quantized", "pack-quantized", "float-quantized", "nvfp4-pack-quantized",
+            "mxfp4-pack-quantized", "gptq" or "awq".
         type: "int" or "float".
         bits: of one weight.
         strategy: which weights share a scale.

@@ -4,7 +4,8 @@ Serving engines join some layers into one (query, key and value; gate and up; th
 layer): these share a scheme, and where one of them needs another, all of them get it.
 
 Where rows do not fit, integers take the largest smaller group that divides them, float8 in blocks
-a scale for each row, and float4, which has one size of groups, leaves them as they are.
+a scale for each row, and float4, which has one size of groups, leaves them as they are. GPTQ's and
+AWQ's configurations name one size of groups: there all layers take that which divides all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,9 +55,13 @@ def choose(model: Model, recipe: Recipe, ranges: Ranges | None) -> list[Choice]:
     wanted = _wanted(model, recipe)
     choices = [Choice(weight, None, None) for weight in model.weights]
     index = {weight.name: number for number, weight in enumerate(model.weights)}
+    usual = scheme_of(recipe)
+    alike = [weight for weight in model.weights if wanted.get(weight.name)]
+    whole = fit(usual, alike, ranges) if usual.is_older and alike else None
     for members in _joined(model.weights, wanted):
         _check_alike(members, wanted)
-        scheme, reasons = fit(wanted[members[0].name], members, ranges)
+        own = wanted[members[0].name]
+        scheme, reasons = _in_words(whole, own, members) if whole else fit(own, members, ranges)
         for weight in members:
             choices[index[weight.name]] = Choice(weight, scheme, wanted[weight.name], reasons)
     return choices
@@ -156,6 +161,20 @@ def _check_alike(members: Sequence[Weight], wanted: Mapping[str, Scheme | None])
                 "them as one layer",
                 "let the pattern match both, or neither",
             )
+
+
+def _in_words(
+    whole: tuple[Scheme | None, tuple[str, ...]], wanted: Scheme | None, members: Sequence[Weight]
+) -> tuple[Scheme | None, tuple[str, ...]]:
+    """What was found for all layers, for those of them that fill words of 32 bits."""
+    scheme, reasons = whole
+    if wanted is None or scheme is None:
+        return None, reasons if wanted else ()
+    for weight in members:
+        for size, what in zip(weight.matrix_map.shape, ("rows", "columns"), strict=True):
+            if size * scheme.weights.bits % 32:
+                return None, (f"{size} {what} fill no words of 32 bits",)
+    return scheme, reasons
 
 
 def _name(scheme: Scheme | None) -> str:

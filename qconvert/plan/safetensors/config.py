@@ -35,6 +35,10 @@ def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str
         config = untied(config)
     if not {"dtype", "torch_dtype"} & set(config):
         config["torch_dtype"] = DTYPES[dtype]
+    if any(choice.scheme and choice.scheme.is_older for choice in choices):
+        from qconvert.plan.safetensors.older_config import older_config
+
+        return {**config, "quantization_config": older_config(model, choices)}
     return {**config, "quantization_config": quantization_config(model, choices)}
 
 
@@ -138,6 +142,16 @@ def ignored(model: Model, choices: Sequence[Choice]) -> list[str]:
         *dict.fromkeys(heads),
         *patterns(name for name in names if "." in name),
         *(f"re:(.*\\.)?{re.escape(tower)}\\..*" for tower in dict.fromkeys(towers)),
+    ]
+
+
+def kept_linears(choices: Sequence[Choice]) -> list[str]:
+    """The names of linear layers that are not quantized, routers and the output projection among
+    them."""
+    return [
+        _module(choice.weight.name)
+        for choice in choices
+        if choice.scheme is None and _may_be_linear(choice)
     ]
 
 
@@ -250,4 +264,6 @@ def input_args(scheme: Scheme) -> dict[str, Any]:
     }
     if form.strategy == "group" and scheme.weights.block is not None:
         args["group_size"] = scheme.weights.block[1]
+    elif form.strategy == "group":
+        args |= {"group_size": scheme.weights.group_size, "scale_dtype": "torch.uint8"}
     return args

@@ -28,7 +28,7 @@ def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
 
 LOADING = """from transformers import {auto}, AutoTokenizer
 
-model = {auto}.from_pretrained("DIR"{options})  # needs: pip install compressed-tensors
+model = {auto}.from_pretrained("DIR"{options})  # needs: pip install {package}
 tokenizer = AutoTokenizer.from_pretrained("DIR")"""
 
 
@@ -41,8 +41,12 @@ def uses(model: Model, choices: Sequence[Choice]) -> tuple[tuple[str, str], ...]
         return serve
     imported = "from transformers import CompressedTensorsConfig\n" if fault else ""
     auto = "AutoModel" if encoder else "AutoModelForCausalLM"
+    package = "gptqmodel" if is_older(choices) else "compressed-tensors"
     options = f", {DEQUANTIZE}" if fault else ', dtype="auto"'
-    return (("python", imported + LOADING.format(auto=auto, options=options)), *serve)
+    return (
+        ("python", imported + LOADING.format(auto=auto, options=options, package=package)),
+        *serve,
+    )
 
 
 def is_loadable(choices: Sequence[Choice]) -> bool:
@@ -52,6 +56,8 @@ def is_loadable(choices: Sequence[Choice]) -> bool:
 
 def misfit(choices: Sequence[Choice]) -> str:
     """Why transformers does not run the directory as it stands; empty where it does."""
+    if is_older(choices):
+        return ""
     obstacles = tuple(_obstacles(choices))
     if obstacles:
         return f"{TRANSFORMERS} cannot run it: {'; '.join(obstacles)}"
@@ -65,10 +71,17 @@ def misfit(choices: Sequence[Choice]) -> str:
     return ""
 
 
+def is_older(choices: Sequence[Choice]) -> bool:
+    """Whether the layout is GPTQ's or AWQ's."""
+    return any(scheme.is_older for scheme in schemes(choices))
+
+
 def _transformers(choices: Sequence[Choice]) -> str:
     fault = misfit(choices)
     if fault:
         return fault
+    if is_older(choices):
+        return "vLLM and SGLang read this layout; transformers does with the gptqmodel package"
     if any("fp4" in form.layout for form in _forms(choices)):
         return (
             "transformers loads it with the compressed-tensors package, in bfloat16 alone (which "
@@ -122,6 +135,12 @@ def _engines(choices: Sequence[Choice]) -> Iterator[str]:
     bits = sorted({form.bits for form in packed} - {4, 8})
     if bits:
         yield f"vLLM runs packed integers of 4 and 8 bits, not of {_listed(bits)}"
+    narrow = [s for s in linear if s.inputs and s.weights.bits == 4 and s.weights.type == "int"]
+    for scheme in narrow:
+        if scheme.weights.layout == "int-quantized":
+            yield "vLLM runs int4 with int8 inputs on Arm processors alone, from whole bytes"
+        elif scheme.weights.group_size != 128:
+            yield "vLLM runs int4 with float8 inputs in groups of 128 alone (Hopper and newer)"
     sizes = sorted({form.group_size for form in packed if form.group_size} - {32, 64, 128})
     if sizes:
         yield f"vLLM runs groups of 32, 64, 128 and whole rows, not of {_listed(sizes)}"

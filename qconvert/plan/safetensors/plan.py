@@ -55,6 +55,14 @@ WRITTEN = (
 FLOATS = ("F32", "F16", "BF16")
 
 
+WRITTEN_OLDER = (
+    "Written by qconvert {{version}}: weights quantized in the layout of {layout}, for serving "
+    "engines (vLLM, SGLang), ExLlama and transformers."
+)
+
+OLDER_NAMES = {"gptq": "GPTQ", "awq": "AWQ"}
+
+
 def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> Plan:
     """Decide what the directory will hold.
 
@@ -100,6 +108,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
         *larger(tensors, checkpoint.tensors),
     )
+    layout = OLDER_NAMES.get(schemes(choices)[0].weights.layout)
+    written = WRITTEN_OLDER.format(layout=layout) if layout else WRITTEN
     made_by = {
         "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
@@ -110,7 +120,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
 
     def files(plan: Plan) -> dict[str, bytes]:
         config = config_json(model, choices, dtype)
-        return files_of(model, config, plan, dtype, importance, use=uses(model, choices))
+        use = uses(model, choices)
+        return files_of(model, config, plan, dtype, importance, written=written, use=use)
 
     plan = directory_plan(checkpoint, recipe, tensors, made_by, notices, files)
     return replace(plan, sample=statistics.sample)
@@ -162,9 +173,9 @@ class _Maker:
             map_, words = weight.matrix_map, described(scheme)
             importance = column_importance(weight, self.importance, factors)
             inputs = self._input(choice)
-            coding = Quantized(
-                weight, scheme, self.dtype, self.estimator, importance, factors, inputs
-            )
+            # Who reads GPTQ's and AWQ's layouts has scales of 16 bits alone.
+            kind = "F16" if scheme.is_older and self.dtype == "F32" else self.dtype
+            coding = Quantized(weight, scheme, kind, self.estimator, importance, factors, inputs)
             slots = coding.slots
         wanted = described(choice.wanted) if choice.wanted else slots[0].dtype
         return TensorPlan(

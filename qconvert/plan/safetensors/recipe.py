@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict
 
 from qconvert.algorithms.ranges import estimator
+from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import Estimator
 from qconvert.plan.overrides import matcher
-from qconvert.plan.recipe import Recipe, concerns
+from qconvert.plan.recipe import OLDER, Recipe, concerns
 from qconvert.plan.safetensors.schemes import KEEP, Scheme, find_scheme, kind_of, make_scheme
 
 Exceptions = tuple[tuple[str, Scheme | None], ...]
@@ -23,6 +24,11 @@ def exceptions(recipe: Recipe) -> Exceptions:
     found = []
     for pattern, name in recipe.overrides:
         matcher(pattern)
+        if kind_of(recipe.type) in OLDER and name.lower() not in (KEEP, recipe.type.lower()):
+            raise UsageError(
+                f"{recipe.type} stores all layers in one way, not some as {name:.40}",
+                f"write '{pattern:.60}={KEEP}', or choose w4a16",
+            )
         found.append((pattern, None if name.lower() == KEEP else scheme_of(recipe, name)))
     return tuple(found)
 

@@ -5,14 +5,18 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
     w8a8           int8, a scale for each row; inputs int8, by token or by a stored range
     fp8            float8 e4m3, a scale for each row, tensor or block; inputs alike
     w2a16 - w8a16  packed integers, a scale for each group (w8a16: for each row)
+    w4a8           int4, not packed; inputs int8, by token
+    w4afp8         int4, packed; inputs float8, by token
     nvfp4a16       float4, a float8 scale for 16 weights, a float32 scale for the tensor
     mxfp4a16       float4, a power of two for 32 weights
+    mxfp4a4        the same; inputs alike
+    gptq2 - gptq8  the integers of wNa16 in the layout of GPTQ, awq4 in that of AWQ
 
 Types of MLX are directories of safetensors too: see `qconvert.plan.mlx.types`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, get_args
 
@@ -22,15 +26,21 @@ from qconvert.plan.gguf.file_types import FILE_TYPES, nearest
 from qconvert.plan.mlx.types import AFFINE, MLX
 
 WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
-FP4 = ("nvfp4a16", "mxfp4a16")
+FP4 = ("nvfp4a16", "mxfp4a16", "mxfp4a4")
+W4A8 = ("w4a8", "w4afp8")
 KEEP = "keep"
 """Stands for a scheme in an override: the weight stays as it is."""
 
-SCHEMES = ("w8a8", "fp8", *WEIGHT_ONLY, *FP4)
+GPTQ = ("gptq8", "gptq4", "gptq3", "gptq2")
+AWQ = ("awq4",)
+
+SCHEMES = ("w8a8", "fp8", *W4A8, *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ)
 
 DIRECTORIES = (*SCHEMES, *MLX)
 
-Kind = Literal["gguf", "int8", "fp8", "weight-only", "fp4", "mlx", "mlx-float"]
+Kind = Literal[
+    "gguf", "int8", "fp8", "weight-only", "fp4", "w4a8", "gptq", "awq", "mlx", "mlx-float"
+]
 """Which options a type has."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -47,17 +57,17 @@ def is_mlx(name: str) -> bool:
 
 
 ELSEWHERE = {
-    "gptq": "GPTQ's rounding is what -c does for every type; w4a16 is a directory of int4",
-    "awq": "w4a16 with -c is a directory of int4, scaled where that helps",
+    "gptq": "try gptq4 for its layout (gptq2 to gptq8); -c rounds every type as it does",
+    "awq": "try awq4 for its layout; w4a16 with -c is what vLLM and transformers run too",
     "int4": "try w4a16, q4_k_m or mlx4",
     "int8": "try w8a8, w8a16, q8_0 or mlx8",
     "4bit": "try q4_k_m, w4a16 or mlx4",
     "8bit": "try q8_0, w8a8 or mlx8",
     "fp16": "try f16",
     "fp32": "try f32",
-    "fp4": "try nvfp4a16, mxfp4a16 or mxfp4_moe",
+    "fp4": "try nvfp4a16, mxfp4a16, mxfp4a4 or mxfp4_moe",
     "nvfp4": "try nvfp4a16 for compressed-tensors, mlx-nvfp4 for MLX",
-    "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 for compressed-tensors, mlx-mxfp4 for MLX",
+    "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 or mxfp4a4 for vLLM, mlx-mxfp4 for MLX",
     "mlx": "try mlx4 (mlx2 to mlx8), mlx-mxfp4, mlx-nvfp4",
     "gguf": "try q4_k_m, q8_0 or another; `qconvert inspect MODEL` lists them",
     "exl2": "not made here; --bits N chooses types for a number of bits in GGUF",
@@ -129,6 +139,12 @@ def kind_of(name: str) -> Kind:
         return "weight-only"
     if small in FP4:
         return "fp4"
+    if small in W4A8:
+        return "w4a8"
+    if small in GPTQ:
+        return "gptq"
+    if small in AWQ:
+        return "awq"
     if small in MLX:
         return "mlx" if small in AFFINE else "mlx-float"
     return "int8" if small == "w8a8" else "fp8" if small == "fp8" else "gguf"
@@ -137,6 +153,8 @@ def kind_of(name: str) -> Kind:
 Activations = Literal["dynamic", "static"]
 Sharing = Literal["tensor", "channel", "block"]
 GroupSize = int | Literal["channel"]
+
+GROUPED: tuple[Kind, ...] = ("weight-only", "w4a8", "gptq", "awq")
 
 GROUP_SIZES = (128, 64, 32, 16)
 """Groups of packed integers, the largest first; serving engines know all but the last."""
@@ -161,6 +179,11 @@ class Scheme:
         """Whether it stores ranges of inputs."""
         return self.inputs is not None and not self.inputs.dynamic
 
+    @property
+    def is_older(self) -> bool:
+        """Whether its layout is GPTQ's or AWQ's, where a model has one way to store all layers."""
+        return self.weights.layout in ("gptq", "awq")
+
 
 def make_scheme(
     name: str,
@@ -175,8 +198,9 @@ def make_scheme(
     Args:
         activations: w8a8 and fp8: a scale for each token, or one that is stored.
         strategy: fp8: which weights share a scale.
-        group_size: wNa16: weights of a row that share a scale; "channel" for the whole row.
-        asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16.
+        group_size: wNa16, w4a8, w4afp8, gptqN, awq4: weights of a row that share a scale;
+            "channel" for the whole row.
+        asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16 and gptqN.
 
     Raises:
         UsageError: no such scheme, or an option that does not fit it.
@@ -185,8 +209,8 @@ def make_scheme(
     kind = kind_of(name)
     _refuse(name, "activations", activations if kind not in ("int8", "fp8") else None)
     _refuse(name, "strategy", strategy if kind != "fp8" else None)
-    _refuse(name, "group-size", group_size if kind != "weight-only" else None)
-    _refuse(name, "asymmetric", asymmetric if kind not in ("int8", "weight-only") else None)
+    _refuse(name, "group-size", group_size if kind not in GROUPED else None)
+    _refuse(name, "asymmetric", asymmetric if kind not in ("int8", "weight-only", "gptq") else None)
     static = activations == "static"
     if kind == "int8":
         weights = WeightFormat("int-quantized", "int", 8, "channel")
@@ -194,10 +218,19 @@ def make_scheme(
     if kind == "fp8":
         return _fp8(name, strategy or "channel", static)
     if kind == "weight-only":
-        return _packed(name, int(name[1]), group_size, asymmetric)
+        return _packed(name, "pack-quantized", int(name[1]), group_size, asymmetric)
+    if kind == "gptq":
+        return _packed(name, "gptq", int(name[-1]), group_size or GROUP_SIZES[0], asymmetric)
+    if kind == "awq":
+        return _packed(name, "awq", int(name[-1]), group_size or GROUP_SIZES[0], True)
+    if kind == "w4a8":
+        layout = "int-quantized" if name == "w4a8" else "pack-quantized"
+        packed = _packed(name, layout, 4, group_size or GROUP_SIZES[0], False)
+        return replace(packed, inputs=_inputs("int" if name == "w4a8" else "float", False))
     size = 16 if name == "nvfp4a16" else 32
-    layout = name.replace("a16", "-pack-quantized")
-    return Scheme(name, WeightFormat(layout, "float", 4, "group", size))
+    layout = f"{name[:5]}-pack-quantized"
+    inputs = ActivationFormat("float", 4, "group", True) if name == "mxfp4a4" else None
+    return Scheme(name, WeightFormat(layout, "float", 4, "group", size), inputs)
 
 
 def embedding_scheme() -> Scheme:
@@ -215,6 +248,9 @@ _OPTIONS: dict[Kind, str] = {
     "fp8": "fp8 has activations and strategy",
     "weight-only": "integer weights have group-size and asymmetric",
     "fp4": "the FP4 schemes have no options",
+    "w4a8": "w4a8 and w4afp8 have group-size",
+    "gptq": "gptqN has group-size and asymmetric",
+    "awq": "awq4 has group-size; it always has zero points",
     "mlx": "",
     "mlx-float": "",
     "gguf": "",
@@ -242,17 +278,15 @@ def _fp8(name: str, strategy: Sharing, static: bool) -> Scheme:
     return Scheme(name, weights, ActivationFormat("float", 8, "group", True))
 
 
-def _packed(name: str, bits: int, group_size: GroupSize | None, asymmetric: bool) -> Scheme:
+def _packed(
+    name: str, layout: str, bits: int, group_size: GroupSize | None, asymmetric: bool
+) -> Scheme:
+    form = WeightFormat(layout, "int", bits, "channel", symmetric=not asymmetric)
     if group_size is None:
         group_size = "channel" if bits == 8 else GROUP_SIZES[0]
     if group_size == "channel":
-        return Scheme(
-            name, WeightFormat("pack-quantized", "int", bits, "channel", symmetric=not asymmetric)
-        )
+        return Scheme(name, form)
     if group_size not in GROUP_SIZES:
         known = ", ".join(map(str, reversed(GROUP_SIZES)))
         raise UsageError(f"no groups of {group_size!r:.40}", f"known: {known} and channel")
-    return Scheme(
-        name,
-        WeightFormat("pack-quantized", "int", bits, "group", group_size, symmetric=not asymmetric),
-    )
+    return Scheme(name, replace(form, strategy="group", group_size=group_size))

@@ -88,7 +88,7 @@ class Quantized:
 
     @property
     def row_step(self) -> int:
-        if any(self._is_turned(part) for part in self.parts):
+        if any(part.turned or self._is_turned(part) for part in self.parts):
             return self.matrix_rows
         return self.format.row_step
 

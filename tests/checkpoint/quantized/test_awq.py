@@ -5,8 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantized_sources import awq_layer, change_config, change_tensors, save_quantized
-from safetensors.torch import load_file
+from quantized_sources import (
+    awq_by_compressed_tensors,
+    awq_layer,
+    change_config,
+    change_tensors,
+    save_quantized,
+)
 
 from qconvert.checkpoint import open_checkpoint, read_rows
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -20,28 +25,10 @@ def save(folder: Path, size: int = 32) -> dict[str, np.ndarray]:
     return save_quantized(folder, settings, lambda w: awq_layer(w, size), **layers)
 
 
-def by_compressed_tensors(folder: Path, size: int) -> dict[str, np.ndarray]:
-    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
-    from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQConverter
-
-    converter = AutoAWQConverter(4, size, targets=["re:.*layers.*"])
-    stored = converter.process(load_file(folder / "model.safetensors"))
-    found = {}
-    for name in [name for name in stored if name.endswith(".weight_packed")]:
-        stem = name.removesuffix("_packed")
-        shape = tuple(stored[stem + "_shape"].tolist())
-        scale = stored[stem + "_scale"].double()
-        codes = unpack_from_int32(stored[name], 4, shape).double()
-        zeros = unpack_from_int32(stored[stem + "_zero_point"], 4, scale.shape, packed_dim=0)
-        step, zero = (v.double().repeat_interleave(size, 1) for v in (scale, zeros))
-        found[stem] = ((codes - zero) * step).numpy()
-    return found
-
-
 @pytest.mark.parametrize("size", [16, 32])
 def test_weights_are_what_compressed_tensors_makes_of_them(size: int, tmp_path: Path) -> None:
     expected = save(tmp_path, size)
-    theirs = by_compressed_tensors(tmp_path, size)
+    theirs = awq_by_compressed_tensors(tmp_path, size)
     tensors = open_checkpoint(str(tmp_path)).tensors
     assert set(theirs) == set(expected) == {key for key, t in tensors.items() if t.codes}
     draw = np.random.default_rng(0)

@@ -33,7 +33,11 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 EXPERTS = ("w8a16", "w4a16", "w3a16", "fp8", "fp8 tensor", "mxfp4a16")
 """Schemes whose experts transformers can fuse."""
 
-QUICK = ("w8a8", "w4a16", "w3a16", "fp8", "fp8 block", "nvfp4a16", "mxfp4a16", "mixtral", "llama")
+QUICK = (
+    *("w8a8", "w4a16", "w3a16", "fp8", "fp8 block", "nvfp4a16", "mxfp4a16"),
+    *("w4a8", "w4afp8", "mxfp4a4", "mixtral", "llama"),
+)
+
 """One of each kind; the others take longer together."""
 
 
