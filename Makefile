@@ -3,7 +3,7 @@
 # make check   lint, format and types
 # make fuzz    20,000 damaged files through every reader
 # make bench   speed and memory, side by side with llama.cpp
-# make readme  write help texts and tables anew into README.md
+# make readme  write help texts and tables anew into README.md and examples/
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,7 +56,7 @@ bench: $(VENV)/.llama
 	$(BIN)/python tests/benchmarks/speed.py
 
 readme: setup
-	$(BIN)/python tests/readme.py README.md
+	$(BIN)/python tests/readme.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,18 +34,28 @@ LLAMA3 = {
 
 @dataclass(frozen=True)
 class Family:
-    """A family's class in transformers and the settings of its tiny and its wide model."""
+    """A family's class in transformers and the settings of its tiny and its wide model.
+
+    Attributes:
+        shifted: the model adds one to the weights of its norms.
+        scaled: it multiplies its embeddings.
+        router: how large the weights of its routers are drawn; sigmoids saturate early.
+    """
 
     model: str
     config: str
     tiny: dict[str, Any]
     wide: dict[str, Any] = field(default_factory=dict)
+    shifted: bool = False
+    scaled: bool = False
+    router: float = 0.6
 
 
-def _sizes(
+def sizes(
     hidden: int, heads: int, kv: int, head_dim: int | None, ffn: int, layers: int, **rest: Any
 ) -> dict[str, Any]:
-    sizes = {
+    """The settings of a decoder's sizes."""
+    given = {
         "hidden_size": hidden,
         "num_attention_heads": heads,
         "num_key_value_heads": kv,
@@ -54,51 +64,51 @@ def _sizes(
         "max_position_embeddings": 512,
         "rms_norm_eps": 0.02,  # large enough to be seen
     }
-    return sizes | ({} if head_dim is None else {"head_dim": head_dim}) | rest
+    return given | ({} if head_dim is None else {"head_dim": head_dim}) | rest
 
 
-_WIDE = {
+WIDE = {
     "hidden_size": 256,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "intermediate_size": 512,
     "num_hidden_layers": 8,
 }
-_WIDE_HEADS = _WIDE | {"head_dim": 32}
+WIDE_HEADS = WIDE | {"head_dim": 32}
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(
         "LlamaForCausalLM",
         "LlamaConfig",
-        _sizes(288, 6, 2, 40, 416, 3, rope_parameters=LLAMA3)
+        sizes(288, 6, 2, 40, 416, 3, rope_parameters=LLAMA3)
         | {"attention_bias": True, "mlp_bias": True},
-        _WIDE_HEADS | {"attention_bias": False, "mlp_bias": False},
+        WIDE_HEADS | {"attention_bias": False, "mlp_bias": False},
     ),
     "mistral": Family(
         "MistralForCausalLM",
         "MistralConfig",
-        _sizes(256, 6, 3, 24, 352, 3, sliding_window=None),
-        _WIDE_HEADS,
+        sizes(256, 6, 3, 24, 352, 3, sliding_window=None),
+        WIDE_HEADS,
     ),
     "mixtral": Family(
         "MixtralForCausalLM",
         "MixtralConfig",
-        _sizes(160, 6, 2, 24, 224, 2, num_local_experts=5, num_experts_per_tok=2),
-        _WIDE_HEADS | {"num_local_experts": 8},
+        sizes(160, 6, 2, 24, 224, 2, num_local_experts=5, num_experts_per_tok=2),
+        WIDE_HEADS | {"num_local_experts": 8},
     ),
-    "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", _sizes(320, 8, 2, None, 416, 3), _WIDE),
-    "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", _sizes(288, 6, 2, 40, 416, 3), _WIDE_HEADS),
+    "qwen2": Family("Qwen2ForCausalLM", "Qwen2Config", sizes(320, 8, 2, None, 416, 3), WIDE),
+    "qwen3": Family("Qwen3ForCausalLM", "Qwen3Config", sizes(288, 6, 2, 40, 416, 3), WIDE_HEADS),
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
         "Qwen3MoeConfig",
-        _sizes(192, 6, 3, 24, 352, 2, num_experts=5, num_experts_per_tok=2)
+        sizes(192, 6, 3, 24, 352, 2, num_experts=5, num_experts_per_tok=2)
         | {"moe_intermediate_size": 96, "norm_topk_prob": True},
-        _WIDE_HEADS | {"moe_intermediate_size": 256},
+        WIDE_HEADS | {"moe_intermediate_size": 256},
     ),
     "gemma3": Family(
         "Gemma3ForCausalLM",
         "Gemma3TextConfig",
-        _sizes(192, 6, 2, 40, 416, 4, sliding_window=16)
+        sizes(192, 6, 2, 40, 416, 4, sliding_window=16)
         | {
             "query_pre_attn_scalar": 40,
             "final_logit_softcapping": 20.0,
@@ -112,12 +122,14 @@ FAMILIES: dict[str, Family] = {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
             },
         },
-        _WIDE_HEADS | {"query_pre_attn_scalar": 32, "layer_types": None},
+        WIDE_HEADS | {"query_pre_attn_scalar": 32, "layer_types": None},
+        shifted=True,
+        scaled=True,
     ),
     "phi3": Family(
         "Phi3ForCausalLM",
         "Phi3Config",
-        _sizes(320, 8, 2, None, 416, 3)
+        sizes(320, 8, 2, None, 416, 3)
         | {
             "original_max_position_embeddings": 512,
             "rope_parameters": {
@@ -126,7 +138,7 @@ FAMILIES: dict[str, Family] = {
                 "partial_rotary_factor": 0.75,
             },
         },
-        _WIDE,
+        WIDE,
     ),
     "gpt2": Family(
         "GPT2LMHeadModel",
@@ -135,21 +147,22 @@ FAMILIES: dict[str, Family] = {
         | {"layer_norm_epsilon": 0.02},
         {"n_embd": 256, "n_head": 8, "n_inner": 512, "n_layer": 8},
     ),
-    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", _sizes(192, 8, 2, None, 416, 3), _WIDE),
+    "olmo2": Family("Olmo2ForCausalLM", "Olmo2Config", sizes(192, 8, 2, None, 416, 3), WIDE),
     "granite": Family(
         "GraniteForCausalLM",
         "GraniteConfig",
-        _sizes(320, 8, 4, None, 416, 3)
+        sizes(320, 8, 4, None, 416, 3)
         | {
             "attention_multiplier": 0.11,
             "embedding_multiplier": 7.0,
             "residual_multiplier": 0.31,
             "logits_scaling": 5.0,
         },
-        _WIDE,
+        WIDE,
+        scaled=True,
     ),
     "smollm3": Family(
-        "SmolLM3ForCausalLM", "SmolLM3Config", _sizes(288, 6, 2, 40, 416, 5), _WIDE_HEADS
+        "SmolLM3ForCausalLM", "SmolLM3Config", sizes(288, 6, 2, 40, 416, 5), WIDE_HEADS
     ),
     "bert": Family(
         "BertModel",
@@ -172,11 +185,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def tiny_model(family: str, *, tied: bool = False, wide: bool = False, **changes: Any) -> Any:
+def tiny_model(
+    family: str | Family, *, tied: bool = False, wide: bool = False, **changes: Any
+) -> Any:
     """A random float32 model in evaluation mode, the same at every call.
 
     Args:
-        family: a key of FAMILIES.
+        family: a key of FAMILIES, or another family.
         tied: the output is the token embedding.
         wide: rows of 256 and 512 and eight layers.
         changes: settings of the configuration to replace.
@@ -184,45 +199,47 @@ def tiny_model(family: str, *, tied: bool = False, wide: bool = False, **changes
     import torch
     import transformers
 
-    entry = FAMILIES[family]
+    entry = FAMILIES[family] if isinstance(family, str) else family
     settings = {"vocab_size": VOCABULARY} | entry.tiny | (entry.wide if wide else {}) | changes
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    if family != "bert":
+    if entry.model != "BertModel":
         settings["tie_word_embeddings"] = tied
     config = getattr(transformers, entry.config)(**ids, **settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, entry.model)(config).float().eval()
-    spread_weights(model, family)
+    spread_weights(model, entry)
     with torch.no_grad():
         model.tie_weights()
     return model
 
 
-def spread_weights(model: Any, family: str) -> None:
+def spread_weights(model: Any, family: Family) -> None:
     """Draw weights that make every part of a model matter: norms round one (or zero, where the
     model adds the one), biases that are not zero, logits that are well apart, and routers that
     know what they want."""
     import torch
 
     draw = torch.Generator().manual_seed(1)
-    scales_embedding = family in ("gemma3", "granite")
     with torch.no_grad():
         for name, weight in model.named_parameters():
             random = torch.randn(weight.shape, generator=draw)
-            if name.endswith(("embed_tokens.weight", "wte.weight")) and not scales_embedding:
+            if name.endswith(("embed_tokens.weight", "wte.weight")) and not family.scaled:
                 weight.copy_(0.3 * random)
-            elif name.endswith(".gate.weight"):
-                weight.copy_(0.6 * random)
+            elif name.endswith((".gate.weight", ".router.weight")):
+                weight.copy_(family.router * random)
             elif weight.dim() > 1:
                 weight.copy_(0.06 * random)
             elif name.endswith("bias"):
                 weight.copy_(0.1 * random)
             else:
-                weight.copy_(0.2 * random + (0.0 if family == "gemma3" else 1.0))
+                weight.copy_(0.2 * random + (0.0 if family.shifted else 1.0))
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):  # of scores between zero and one
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=draw))
 
 
 def save_model(
-    family: str,
+    family: str | Family,
     directory: Path,
     *,
     tied: bool = False,

@@ -5,10 +5,20 @@ GET  /api/models/{repo}/tree/{rev}?recursive=true  files with sizes
 HEAD /{repo}/resolve/{rev}/{file}                  ETag, size and commit
 GET  /{repo}/resolve/{rev}/{file}                  bytes, or the range asked for
 
+and of uploads to models, by git LFS:
+
+POST /api/repos/create                             a repository, private or not
+POST /api/validate-yaml                            what is wrong with a card
+POST /api/models/{repo}/preupload/{rev}            which files go by LFS
+POST /{repo}.git/info/lfs/objects/batch            which of these the hub lacks, and where they go
+PUT  /lfs/{oid}                                    their bytes
+POST /api/models/{repo}/commit/{rev}               all files of a commit
+
 Data sets are the same under /api/datasets/{repo} and /datasets/{repo}; their files are also listed
 folder by folder, /tree/{rev}/{folder}.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -28,11 +38,15 @@ class Repo:
         revisions: revision -> files (name -> bytes). Equal files are one commit.
         token: that a request must carry; empty for a public repository.
         gated: whether access is refused although the repository is known.
+        private: as it was made.
+        messages: of the commits that were made.
     """
 
     revisions: dict[str, dict[str, bytes]]
     token: str = ""
     gated: bool = False
+    private: bool = False
+    messages: list[str] = field(default_factory=list)
 
     def commit(self, revision: str) -> str | None:
         for name, files in self.revisions.items():
@@ -59,6 +73,8 @@ class Hub:
         failing: answer everything with this status; 0 for none.
         cuts: how many more times to hang up in the middle of a file of weights.
         ranges: the ranges that were asked for.
+        objects: what LFS has, by SHA-256.
+        writers: tokens that may write; anybody where there are none.
     """
 
     url: str = ""
@@ -67,6 +83,8 @@ class Hub:
     failing: int = 0
     cuts: int = 0
     ranges: list[str] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    writers: tuple[str, ...] = ()
 
     def downloads(self) -> list[str]:
         """The files that were fetched, by name."""
@@ -103,6 +121,72 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.requests.append(f"PUT {self.path}")
+        if self.hub.cuts:
+            self.hub.cuts -= 1
+            self.close_connection = True
+            return
+        assert hashlib.sha256(data).hexdigest() == self.path.removeprefix("/lfs/")
+        self.hub.objects[self.path.removeprefix("/lfs/")] = data
+        self._send(200, b"", {}, body=True)
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"POST {path}")
+        if self.hub.failing or (self.hub.writers and self._token() not in self.hub.writers):
+            return self._send(self.hub.failing or 401, b"", {}, body=True)
+        if path == "/api/validate-yaml":
+            answer: dict = {"warnings": [], "errors": []}
+        elif path == "/api/repos/create":
+            answer = self._create(json.loads(data))
+        elif path.endswith("/info/lfs/objects/batch"):
+            answer = self._batch(json.loads(data))
+        elif "/preupload/" in path:
+            files = json.loads(data)["files"]
+            answer = {"files": [self._mode(file["path"]) for file in files]}
+        else:
+            match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path)
+            assert match is not None
+            answer = self._commit(match[1], data)
+        return self._send(200, json.dumps(answer).encode(), {}, body=True)
+
+    def _create(self, asked: dict) -> dict:
+        repo = f"{asked['organization']}/{asked['name']}"
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"
+        self.hub.repos.setdefault(repo, Repo({"main": {}}, private=private))
+        return {"url": f"{self.hub.url}/{repo}"}
+
+    def _mode(self, name: str) -> dict:
+        large = name.endswith((".gguf", ".safetensors"))
+        mode = "lfs" if large else "regular"
+        return {"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": None}
+
+    def _batch(self, asked: dict) -> dict:
+        objects = []
+        for one in asked["objects"]:
+            known = one["oid"] in self.hub.objects
+            target = {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}
+            objects.append(one if known else {**one, "actions": target})
+        return {"transfer": "basic", "objects": objects}
+
+    def _commit(self, name: str, data: bytes) -> dict:
+        repo, files = self.hub.repos[name], {}
+        for line in map(json.loads, data.splitlines()):
+            value = line["value"]
+            if line["key"] == "header":
+                repo.messages.append(value["summary"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+            else:
+                files[value["path"]] = base64.b64decode(value["content"])
+        repo.revisions["main"] = {**repo.revisions["main"], **files}
+        commit = repo.commit("main")
+        url = f"{self.hub.url}/{name}/commit/{commit}"
+        return {"commitUrl": url, "commitOid": commit, "success": True}
 
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)

@@ -55,10 +55,14 @@ def gather(path: Path, windows: Sequence[Sequence[int]]) -> dict[str, tuple[Any,
 
     def add(node: Any, several: bool) -> None:
         weight, given = node.src[0].contents, node.src[1].contents
-        matrices = weight.ne[2] if several else 1
+        matrices = weight.ne[2]
         empty = np.zeros((matrices, weight.ne[0])), np.zeros(matrices, np.int64)
         total, count = sums.setdefault(weight.name.decode(), empty)
         x = values(given, np.float32)[0].astype(np.float64)  # [tokens, chosen or 1, columns]
+        if not several and matrices > 1:  # a head each
+            total += (x * x).sum(1)
+            count += x.shape[1]
+            return
         if not several:
             flat = x.reshape(-1, x.shape[-1])
             total[0] += (flat * flat).sum(0)

@@ -84,12 +84,7 @@ def calibrate(
     with Collector(1) as collector:
         for block in walk:
             block.run(collector.observe)
-            sizes = {
-                name: len(getattr(line.module, line.parameter))
-                for name, line in block.linears.items()
-                if line.parameter != "weight"
-            }
-            inputs |= {one.weights[0]: one for one in collector.take(sizes)}
+            inputs |= {one.weights[0]: one for one in collector.take(block.matrices)}
     sample = Sample(tokens, "random", 0)
     path = folder / "calibration.safetensors"
     return open_model(checkpoint), Calibration(path, sample, inputs, "tiny", "")

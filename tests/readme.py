@@ -1,6 +1,6 @@
-"""The parts of README.md that the program itself writes.
+"""The parts of README.md and of the pages beside it that the program itself writes.
 
-    python tests/readme.py README.md    writes them anew
+    python tests/readme.py    writes them anew
 
 Each stands between `<!-- NAME -->` and `<!-- end -->`.
 """
@@ -15,6 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from checkpoints import LLAMA_8B, write_llama
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md")))
 
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -146,14 +149,41 @@ def loads_table() -> str:
 
 
 def families_table() -> str:
-    """The classes of `config.json` by GGUF architecture."""
-    from qconvert.model.families import BY_CLASS
+    """The classes of `config.json` by what can be made of them."""
+    from qconvert.model.families import FAMILIES
+    from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
 
-    by_name: dict[str, list[str]] = {}
-    for class_name, architecture in BY_CLASS.items():
-        by_name.setdefault(architecture.name, []).append(f"`{class_name}`")
-    lines = ["| GGUF | `architectures` in config.json |", "|---|---|"]
-    lines += [f"| {name} | {', '.join(classes)} |" for name, classes in by_name.items()]
+    lines = [
+        "| `architectures` in config.json | GGUF | MLX | back from GGUF |",
+        "|---|---|---|---|",
+    ]
+    back = {family.name for family in FAMILIES if family.config}
+    for family in FAMILIES:
+        classes = ", ".join(f"`{name}`" for name in family.classes)
+        in_mlx = MLX_FAMILIES.keys() & set(family.classes)
+        told = ["yes" if is_so else "" for is_so in (in_mlx, family.name in back)]
+        lines.append(f"| {classes} | `{family.name}` | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")
+
+
+def outlook_table() -> str:
+    """The families by what can be made of them, for those who look for theirs."""
+    from qconvert.model.families import FAMILIES
+    from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+
+    groups: dict[str, list[str]] = {}
+    back = {family.name for family in FAMILIES if family.config}
+    for family in FAMILIES:
+        made = "GGUF, safetensors"
+        made += ", MLX" if MLX_FAMILIES.keys() & set(family.classes) else ""
+        made += "; back from GGUF" if family.name in back else ""
+        name = CLASS_ENDING.sub("", family.classes[0]).removesuffix("Model").rstrip("_")
+        groups.setdefault(made, []).append(f"`{name}`")
+    lines = ["| what can be made | of the families |", "|---|---|"]
+    lines += [f"| {made} | {', '.join(dict.fromkeys(names))} |" for made, names in groups.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -161,6 +191,9 @@ COMMANDS = (
     "inspect",
     "calibrate",
     "quantize",
+    "prune",
+    "tune",
+    "distill",
     "export",
     "evaluate",
     "compare",
@@ -176,6 +209,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mlx": mlx_table,
     "loads": loads_table,
     "families": families_table,
+    "outlook": outlook_table,
 }
 
 
@@ -185,5 +219,5 @@ def refresh(text: str) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(refresh(path.read_text()))
+    for path in PAGES:
+        path.write_text(refresh(path.read_text()))

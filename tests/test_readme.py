@@ -1,8 +1,7 @@
-"""The README says what the program does."""
+"""The README and the pages beside it say what the program does."""
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import readme
@@ -10,22 +9,36 @@ import typer
 
 from qconvert.cli.app import app
 
-README = Path(__file__).parent.parent / "README.md"
+README, *_ = readme.PAGES
+LONGEST = 350
+"""Lines of the README: what is longer is not read."""
 
 
-def test_generated_parts_are_up_to_date():
-    text = README.read_text()
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_generated_parts_are_up_to_date(page):
+    text = page.read_text()
     assert readme.refresh(text) == text, "run `make readme`"
 
 
-def test_every_part_is_shown():
-    shown = {match["name"] for match in readme.BLOCK.finditer(README.read_text())}
-    assert shown == set(readme.PARTS)
+def test_every_part_is_shown_once():
+    texts = [page.read_text() for page in readme.PAGES]
+    shown = [match["name"] for text in texts for match in readme.BLOCK.finditer(text)]
+    assert sorted(shown) == sorted(readme.PARTS)
+
+
+def test_it_is_short():
+    assert len(README.read_text().splitlines()) <= LONGEST
+
+
+def test_what_is_linked_is_there():
+    for page in readme.PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def commands() -> list[str]:
     """What the README types, without what follows a pipe."""
-    text = README.read_text().replace("\\\n", " ")
+    text = "\n".join(page.read_text() for page in readme.PAGES).replace("\\\n", " ")
     lines = re.findall(r"^(?:\$| {2,4}|\t)\s*(qconvert [a-z]+ .*)$", text, re.MULTILINE)
     return [re.split(r" [|#>] | #", line)[0].strip() for line in lines]
 

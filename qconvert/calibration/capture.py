@@ -37,7 +37,7 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.containers.folder import begin_anew, is_of, open_folder
 from qconvert.errors import CheckpointError
 from qconvert.forward.states import States
-from qconvert.forward.walk import Block, Place, Walk
+from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import open_model
 from qconvert.text.types import Sample
@@ -143,20 +143,11 @@ def _run(
             watcher.advance(windows * window, where)
 
         block.run(collector.observe, advance, saving.result if saving else None)
-        found = collector.take(_matrices(block))
+        found = collector.take(block.matrices)
         saving = saver.submit(_save, walk, folder, block.index, found)
         yield found
     if saving:
         saving.result()
-
-
-def _matrices(block: Block) -> dict[str, int]:
-    """How many matrices each weight of a block has."""
-    sizes = {}
-    for name, line in block.linears.items():
-        parameter = getattr(line.module, line.parameter)
-        sizes[name] = len(parameter) if parameter.dim() == 3 else 1
-    return sizes
 
 
 def _save(walk: Walk, folder: Path, index: int, found: list[InputStatistics]) -> None:

@@ -32,6 +32,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             _add(digest, part)
         if tensor.scale is not None:
             _add(digest, tensor.scale)
+        if tensor.delta is not None:
+            digest.update(repr((tensor.delta.scale, tensor.delta.turned)).encode())
+            for part in tensor.delta.parts:
+                _add(digest, part)
     return digest.hexdigest()
 
 

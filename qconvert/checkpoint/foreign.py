@@ -10,8 +10,8 @@ from qconvert.errors import UnsupportedError
 
 ORIGINAL = "start from the original checkpoint, in f32, f16, bf16 or fp8"
 MERGE = (
-    "merge it into its base model with peft (merge_and_unload, then save_pretrained); where that "
-    "is done already, remove adapter_config.json"
+    "name its base model, and the adapter with --adapter; where it is merged already, remove "
+    "adapter_config.json"
 )
 PYTORCH = "load it with transformers where it can be read, and save_pretrained writes safetensors"
 WEIGHTS = "name the model's directory, or its .safetensors file"

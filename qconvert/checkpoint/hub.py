@@ -56,7 +56,7 @@ def fetch(
         HubError: the repository, revision or file cannot be had.
         UnsupportedError: it holds what is no model; nothing of it is downloaded.
     """
-    with _bars(sys.stderr.isatty() if progress is None else progress):
+    with bars(sys.stderr.isatty() if progress is None else progress):
         try:
             snapshot = _fetch(repo, file, revision, headers_only)
         except QconvertError:
@@ -224,7 +224,7 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _bars(show: bool) -> Iterator[None]:
+def bars(show: bool) -> Iterator[None]:
     """The library's progress bars and its warnings, or none of them."""
     # The library sets its logger's level when these are imported: not after it is changed here.
     from huggingface_hub import HfApi, snapshot_download  # noqa: F401

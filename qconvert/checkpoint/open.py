@@ -26,7 +26,11 @@ ADDRESS = re.compile(
 
 
 def open_checkpoint(
-    model: str, *, progress: bool | None = None, headers_only: bool = False
+    model: str,
+    *,
+    progress: bool | None = None,
+    headers_only: bool = False,
+    adapter: Path | None = None,
 ) -> Checkpoint:
     """Open a checkpoint, reading headers alone.
 
@@ -36,13 +40,20 @@ def open_checkpoint(
             org/name:file.gguf. A path that exists goes before a hub id.
         progress: show downloads on standard error; None does so on a terminal.
         headers_only: do not download weights that will not be read.
+        adapter: a directory of PEFT's, which is merged as rows are read.
 
     Raises:
         CheckpointError: it cannot be read or cannot be trusted.
         HubError: the hub did not give it.
-        UnsupportedError: a layout that is not read.
+        UnsupportedError: a layout that is not read, or an adapter that cannot be merged.
+        PlanError: the adapter is another model's.
     """
-    return open_path(*locate(model, progress=progress, headers_only=headers_only))
+    opened = open_path(*locate(model, progress=progress, headers_only=headers_only))
+    if adapter is None:
+        return opened
+    from qconvert.checkpoint.adapter import read_adapter, with_adapter
+
+    return with_adapter(opened, read_adapter(adapter))
 
 
 def locate(

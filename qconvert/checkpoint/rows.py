@@ -5,13 +5,14 @@ any number of threads may read at once and no page of the file counts as the pro
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from qconvert.checkpoint.dtypes import PLAIN, decode, row_bytes
 from qconvert.checkpoint.files import reason
-from qconvert.checkpoint.types import Codes, TensorInfo
+from qconvert.checkpoint.types import Codes, Delta, TensorInfo
 from qconvert.errors import CheckpointError
 from qconvert.formats.safetensors.types import WeightFormat
 
@@ -48,12 +49,31 @@ def read_rows(tensor: TensorInfo, start: int, stop: int) -> np.ndarray:
     Raises:
         CheckpointError: the file cannot be read or has become too short.
     """
+    if tensor.delta is not None:
+        own = replace(tensor, delta=None)
+        return _with_delta(read_rows(own, start, stop), tensor.delta, start, stop)
     if tensor.codes is not None:
         return _read_codes(tensor, tensor.codes, start, stop)
     values = decode(tensor.dtype, read_bytes(tensor, start, stop), tensor.columns)
     if tensor.scale is not None:
         _apply_scale(values, tensor, tensor.scale, start, stop)
     return values
+
+
+def _with_delta(values: np.ndarray, delta: Delta, start: int, stop: int) -> np.ndarray:
+    """Rows with what an adapter adds to them."""
+    up, down = delta.up, delta.down
+    if delta.turned:
+        left = np.ascontiguousarray(read_rows(down, 0, down.rows)[:, start:stop].T)
+        right = np.ascontiguousarray(read_rows(up, 0, up.rows).T)
+    else:
+        left, right = read_rows(up, start, stop), read_rows(down, 0, down.rows)
+    merged: np.ndarray = values + np.float32(delta.scale) * (left @ right)
+    if delta.magnitude is not None:
+        wanted = read_rows(delta.magnitude, 0, delta.magnitude.rows).reshape(-1)[start:stop]
+        norms = np.linalg.norm(merged, axis=1)
+        merged *= (wanted / np.maximum(norms, np.finfo(np.float32).tiny))[:, None]
+    return merged
 
 
 def have_equal_values(one: TensorInfo, other: TensorInfo) -> bool:

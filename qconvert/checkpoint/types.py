@@ -27,6 +27,28 @@ class Codes:
 
 
 @dataclass(frozen=True)
+class Delta:
+    """What an adapter adds to a weight [out, in]: scale * up @ down.
+
+    Attributes:
+        down: [rank, in] (LoRA's A).
+        up: [out, rank] (LoRA's B).
+        turned: the weight is stored [in, out].
+        magnitude: [out], what the rows' norms become (DoRA); None leaves them.
+    """
+
+    down: "TensorInfo"
+    up: "TensorInfo"
+    scale: float
+    turned: bool = False
+    magnitude: "TensorInfo | None" = None
+
+    @property
+    def parts(self) -> "tuple[TensorInfo, ...]":
+        return (self.down, self.up, *((self.magnitude,) if self.magnitude else ()))
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """One stored tensor, as its file's header describes it. Its bytes are not read.
 
@@ -45,6 +67,7 @@ class TensorInfo:
             the usual: row after row, without gaps.
         codes: of a weight that is stored as several tensors, all of them; `path`, `offset` and
             `nbytes` are then the first one's.
+        delta: what an adapter adds to the numbers.
     """
 
     name: str
@@ -57,6 +80,12 @@ class TensorInfo:
     block: tuple[int, int] = (1, 1)
     strides: tuple[int, ...] | None = None
     codes: Codes | None = None
+    delta: Delta | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the numbers are those of its bytes alone, as their dtype has them."""
+        return self.scale is None and self.delta is None
 
     @property
     def columns(self) -> int:
@@ -109,7 +138,12 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold weights, each once."""
-        return tuple(dict.fromkeys(tensor.path for tensor in self.tensors.values()))
+        paths = (
+            part.path
+            for tensor in self.tensors.values()
+            for part in (tensor, *(tensor.delta.parts if tensor.delta else ()))
+        )
+        return tuple(dict.fromkeys(paths))
 
     @property
     def parameters(self) -> int:

@@ -16,13 +16,16 @@ from qconvert import __version__
 from qconvert.cli import render
 from qconvert.cli.calibrate import calibrate
 from qconvert.cli.compare import compare
+from qconvert.cli.distill import distill
 from qconvert.cli.doctor import doctor
 from qconvert.cli.evaluate import evaluate
 from qconvert.cli.export import export
 from qconvert.cli.habits import QuantizeCommand
 from qconvert.cli.inspect import inspect
+from qconvert.cli.prune import prune
 from qconvert.cli.quantize import quantize
 from qconvert.cli.report import report
+from qconvert.cli.tune import tune
 from qconvert.containers.room import FULL, TEMPORARY
 from qconvert.errors import OutputError, PartError, QconvertError
 
@@ -43,6 +46,9 @@ app.command(short_help="Run MODEL on a sample of text, for better quantizing.")(
 app.command(cls=QuantizeCommand, short_help="MODEL in fewer bits: GGUF, safetensors, MLX.")(
     quantize
 )
+app.command(short_help="MODEL with fewer layers, neurons, heads or experts, or with zeros.")(prune)
+app.command(short_help="MODEL in few bits, trained to be near to itself.")(tune)
+app.command(short_help="Train a small model to say what a large one says.")(distill)
 app.command(short_help="MODEL in another container, with the same weights.")(export)
 app.command(short_help="How far each FILE is from the original, on a text.")(evaluate)
 app.command(short_help="What each FILE answers to the same prompts.")(compare)

@@ -52,6 +52,8 @@ def calibrate(
         typer.Option(metavar="TYPE", help="auto, bf16, f32 or f16, of matrix products."),
     ] = "auto",
     threads: options.Cores = None,
+    adapter: options.Adapter = None,
+    cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -69,14 +71,15 @@ def calibrate(
     """
     from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device, choose_dtype
+    from qconvert.plan.recipe import calibration_path
     from qconvert.run.executor import default_threads
 
     if output is not None:
         options.check_output(output)
     place = choose_device(device)
     choose_dtype(dtype, place)
-    checkpoint = open_checkpoint(model, progress=False if quiet else None)
-    path = output or default_path(checkpoint.source)
+    checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)
+    path = output or calibration_path(checkpoint.source)
     if path.resolve() in {file.resolve() for file in checkpoint.files}:
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     wanted = Wanted(tuple(data or ()), tokens, window, seed, place)
@@ -167,10 +170,12 @@ def with_calibration(
     """The outputs with a calibration that is beside the first of them, and made if it is not."""
     from dataclasses import replace
 
+    from qconvert.plan.recipe import calibration_path
+
     if any(one.calibration for one in asked):
         raise UsageError("-c names a calibration, and --calibrate makes one", "give one of them")
     place = asked[0].path(checkpoint.source).parent
-    path = default_path(checkpoint.source, place)
+    path = calibration_path(checkpoint.source, place)
     if dry_run and not path.exists():
         if not quiet:
             render.say(f"would calibrate first: {path}; types may need it, and it may change some")
@@ -218,13 +223,6 @@ def _found(checkpoint: "Checkpoint", path: Path) -> "Sample | None":
     except QconvertError:
         return None
     return found.sample
-
-
-def default_path(source: str, folder: Path | None = None) -> Path:
-    """NAME.calib.safetensors, in the current directory if no folder is named."""
-    from qconvert.plan.recipe import model_name
-
-    return (folder or Path()) / f"{model_name(source)}.calib.safetensors"
 
 
 def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:

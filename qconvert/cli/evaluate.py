@@ -90,6 +90,7 @@ def evaluate(
             help="Write the table as markdown; in GitHub's jobs it is on the job's page.",
         ),
     ] = None,
+    cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -53,6 +53,10 @@ def export(
     no_vocabulary: options.NoVocabulary = False,
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    adapter: options.Adapter = None,
+    cache_dir: options.CacheDir = None,
+    push: options.Push = None,
+    public: options.Public = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -94,16 +98,22 @@ def export(
         return
     from qconvert.plan.recipe import Recipe
 
+    place, hub = options.to_hub(output, push, public)
     recipe = Recipe(
         dtype.lower(),
-        output=output,
+        output=None if place is None else Path(place),
         allow_nan=allow_nan,
         ignore=tuple(ignore or ()),
         vocabulary=not no_vocabulary,
         split_max_size=split,
         max_shard_size=shard,
     )
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    checkpoint = open_checkpoint(
+        model,
+        progress=False if quiet else None,
+        headers_only=dry_run,
+        adapter=adapter,
+    )
     if checkpoint.container == "gguf":
         if split is not None or no_vocabulary or ignore:
             raise UsageError(
@@ -111,14 +121,14 @@ def export(
                 "becomes a directory",
                 "leave them out; --max-shard-size is for directories",
             )
-        to_directory(checkpoint, recipe, threads, force=force, **flags)
+        to_directory(checkpoint, recipe, threads, hub, force=force, **flags)
         return
     if shard is not None:
         raise UsageError(
             "--max-shard-size is for directories, and this becomes a GGUF file",
             "use --split-max-size",
         )
-    to_gguf(checkpoint, recipe, threads, force=force, **flags)
+    to_gguf(checkpoint, recipe, threads, hub=hub, force=force, **flags)
 
 
 def _is_calibration(path: Path) -> bool:
@@ -132,7 +142,7 @@ def _is_calibration(path: Path) -> bool:
 def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
-    from qconvert.run.quantize import plan_outputs
+    from qconvert.run.quantize import float_type, plan_outputs
     from qconvert.run.types import Run
 
     output = recipe.output
@@ -148,19 +158,11 @@ def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **f
     outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
 
 
-def float_type(checkpoint: "Checkpoint") -> str:
-    """The float type of most of a checkpoint's bytes; f32 for all but f16 and bf16."""
-    sizes: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-    most = max(sizes, key=sizes.__getitem__, default="F32")
-    return most.lower() if most in ("F16", "BF16") else "f32"
-
-
 def to_directory(
     checkpoint: "Checkpoint",
     recipe: "Recipe",
     threads: int | None,
+    hub: options.Hub = options.NOWHERE,
     *,
     force: bool,
     dry_run: bool,
@@ -183,6 +185,7 @@ def to_directory(
         return
     with render.watching(quiet) as watcher:
         (result,) = write_stale([plan], threads or default_threads(), watcher, force=force)
+    outcome.upload(hub, [result.paths], [path], checkpoint.source, quiet=quiet)
     show_result(plan, result, as_json=as_json, quiet=quiet)
 
 

@@ -36,7 +36,7 @@ FLAGS = {
 
 ABSENT = {
     "--override-kv": "metadata is taken from the model; gguf-py's gguf_set_metadata changes it",
-    "--prune-layers": "layers are left out of a checkpoint, before it is quantized",
+    "--prune-layers": "qconvert prune MODEL --layers N leaves out those that matter least, before",
 }
 """Options that have no counterpart, and what to do instead."""
 

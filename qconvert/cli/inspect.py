@@ -12,6 +12,7 @@ from qconvert.errors import UsageError
 
 def inspect(
     model: options.Model,
+    cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
     tensors: Annotated[
         bool, typer.Option("--tensors", help="List every tensor, or every input of a calibration.")

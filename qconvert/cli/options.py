@@ -1,6 +1,9 @@
 """Options that several subcommands share."""
 
 import math
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +18,29 @@ Model = Annotated[
         help="A directory, a hub id (org/name or org/name@revision) or a GGUF file.",
     ),
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="A PEFT adapter (LoRA, rslora, DoRA) that is merged into MODEL as it is read.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Replace what is where the output goes and is something else."),
+]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ORG/NAME",
+        help="Put what is made on the hub too, in one commit; -o hf://ORG/NAME is the same.",
+    ),
+]
+Public = Annotated[
+    bool,
+    typer.Option("--public", help="A repository that --push makes is public; private by default."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")]
 Threads = Annotated[
@@ -97,6 +118,30 @@ Device = Annotated[
 ]
 
 
+def _keep_downloads(folder: Path | None) -> Path | None:
+    """Have models of the hub downloaded to a folder, and found there, in this process: what
+    HF_HUB_CACHE says to `huggingface_hub`, which reads it when it is first imported.
+
+    Raises:
+        UsageError: it is no folder.
+    """
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--cache-dir {folder} is no folder", "name another")
+        os.environ["HF_HUB_CACHE"] = str(folder.absolute())
+    return folder
+
+
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where models of the hub are kept; by default the cache that HF_HOME names.",
+        callback=_keep_downloads,
+    ),
+]
+
+
 def parse_share(option: str, text: str | None) -> float | None:
     """0.02 of "2%" or "0.02".
 
@@ -112,6 +157,43 @@ def parse_share(option: str, text: str | None) -> float | None:
     if math.isfinite(share) and share >= 0 and (share < 1 or text.endswith("%")):
         return share
     raise UsageError(f"{option} {text!r:.40} is no share", "write 2% or 0.02")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where on the hub outputs go too.
+
+    Attributes:
+        repo: "org/name"; None for nowhere.
+        public: a repository that is made for them.
+    """
+
+    repo: str | None = None
+    public: bool = False
+
+
+NOWHERE = Hub()
+
+
+def to_hub(output: str | Path | None, push: str | None, public: bool) -> tuple[str | None, Hub]:
+    """What `-o` and `--push` say: where files go here, and the repository that gets them too.
+
+    Raises:
+        UsageError: the two name different repositories, or one that is no repository.
+    """
+    text = None if output is None else str(output)
+    match = re.fullmatch(r"hf:/+(?:models/)?(.+)", text or "")
+    if match is not None:
+        if push not in (None, match[1]):
+            raise UsageError("-o and --push name two repositories", "give one of them")
+        text, push = None, match[1]
+    if push is not None:
+        from qconvert.run.upload import check_repository
+
+        check_repository(push)
+    elif public:
+        raise UsageError("--public is for a repository, and none is named", "add --push org/name")
+    return text, Hub(push, public)
 
 
 def check_output(path: Path) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qconvert.cli import render
+from qconvert.cli import options, render
 from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def write(
     threads: int | None,
     *,
     device: str = "auto",
+    hub: options.Hub = options.NOWHERE,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -45,7 +46,44 @@ def write(
 
     with render.watching(quiet) as watcher:
         results = write_stale(planned, threads or default_threads(), watcher, device, force=force)
+    paths = [one.target.path for one in planned]
+    upload(
+        hub, [result.paths for result in results], paths, planned[0].checkpoint.source, quiet=quiet
+    )
     show_results(planned, results, as_json=as_json, quiet=quiet)
+
+
+def upload(
+    hub: options.Hub,
+    files: "Sequence[Sequence[Path]]",
+    places: "Sequence[Path]",
+    source: str,
+    *,
+    quiet: bool,
+) -> None:
+    """Put what was made on the hub, if that was asked for, and say where it is.
+
+    Args:
+        files: of each output.
+        places: what each is called.
+        source: what the model is called that they were made of.
+    """
+    if hub.repo is None:
+        return
+    from qconvert.run import upload as uploading
+
+    made = uploading.upload(
+        files,
+        places,
+        hub.repo,
+        base=source,
+        public=hub.public,
+        progress=False if quiet else None,
+    )
+    if not quiet:
+        render.say(
+            f"{made.repo} has {len(made.files)} files, {human_bytes(made.nbytes)}: {made.url}"
+        )
 
 
 def notices(planned: "Plan") -> list[str]:

@@ -168,6 +168,10 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    adapter: options.Adapter = None,
+    cache_dir: options.CacheDir = None,
+    push: options.Push = None,
+    public: options.Public = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -223,15 +227,21 @@ def quantize(
         "bits": bits,
         "types": _types(types),
     }
+    output, hub = options.to_hub(output, push, public)
     said = {name: value for name, value in given.items() if value is not None}
     _check_budget(type_ or [], said)
-    asked = _placed(_asked(type_ or [], recipe, said), output)
+    asked = placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
     from qconvert.run.executor import default_threads
     from qconvert.run.quantize import plan_outputs
     from qconvert.run.types import Run
 
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
+    checkpoint = open_checkpoint(
+        model,
+        progress=False if quiet else None,
+        headers_only=dry_run,
+        adapter=adapter,
+    )
     if calibrate:
         from qconvert.cli.calibrate import with_calibration
 
@@ -242,8 +252,8 @@ def quantize(
     if save_recipe is not None:
         made = [one.recipe for one in planned]
         _save(made, save_recipe, checkpoint.source, quiet=quiet)
-    flags = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
-    outcome.write(planned, threads, device=device, **flags)
+    flags: dict[str, Any] = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
+    outcome.write(planned, threads, device=device, hub=hub, **flags)
 
 
 ANY = "q8_0"
@@ -269,9 +279,13 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
     return with_given(outputs, said)
 
 
-def _placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
+def placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
     """The outputs with what `-o` says of their places: a file where it ends in .gguf, else a folder
-    that gets NAME-TYPE, or is filled by one directory of safetensors."""
+    that gets NAME-TYPE, or is filled by one directory of safetensors.
+
+    Raises:
+        UsageError: it is of no use for these types.
+    """
     from dataclasses import replace
 
     from qconvert.plan.safetensors.schemes import is_scheme

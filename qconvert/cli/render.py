@@ -244,6 +244,7 @@ class BarWatcher:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self.close()  # of a step before
         self.progress = Progress(
             TextColumn("{task.percentage:>3.0f}%"),
             BarColumn(bar_width=30),

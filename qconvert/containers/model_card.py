@@ -45,6 +45,7 @@ def model_card(
     *,
     written: str = WRITTEN,
     base: str = "",
+    relation: str = "quantized",
     library: str = "transformers",
     use: Sequence[tuple[str, str]] = (),
 ) -> str:
@@ -58,13 +59,14 @@ def model_card(
         written: the sentence that says how it came to be.
         base: the repository whose weights these are, in another form; by default what the
             metadata names.
+        relation: the hub's word for what these weights are to those.
         library: what loads it.
         use: how to run it: a language, and the code. DIR stands for the directory.
     """
     name = escaped(_text(metadata, "general.name") or facts.get("Source") or "Model")
     matter = front_matter(metadata, task, library)
     if REPOSITORY_ID.fullmatch(base):
-        matter |= {"base_model": base, "base_model_relation": "quantized"}
+        matter |= {"base_model": base, "base_model_relation": relation}
     front = [f"{key}: {json.dumps(value)}" for key, value in matter.items()]
     rows = [f"| {escaped(key)} | {escaped(value)} |" for key, value in facts.items()]
     lines = [

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from qconvert.errors import UnsupportedError
-from qconvert.formats.types import Arrays, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Part, Seen, Units, Weights
 
 _BY_CAST = {
     "F64": "<f8",
@@ -149,7 +149,10 @@ class Floats:
     def grid(self, params: None) -> None:
         return None
 
-    def snap(self, params: None, step: np.ndarray, low: np.ndarray) -> None:
+    def units(self, params: None) -> None:
+        return None
+
+    def with_units(self, params: None, step: Units, low: Units | None) -> None:
         return None
 
     def round(self, x: Weights, params: None) -> np.ndarray:
@@ -167,6 +170,9 @@ class Floats:
 
     def pack(self, codes: np.ndarray, params: None) -> Arrays:
         return (codes.view(np.uint8),)
+
+    def unpack(self, arrays: Arrays) -> None:
+        return None
 
     def dequantize(self, arrays: Arrays) -> Weights:
         raw = np.ascontiguousarray(arrays[0])

@@ -6,7 +6,8 @@
     dequantize(arrays) -> x
 
 The same for GGUF, whose formats pack one array of bytes, and for safetensors. Between `fit` and
-`pack` an algorithm may change codes, and params by way of `grid` and `snap`.
+`pack` an algorithm may change codes, and params by way of `units` and `with_units`. `unpack` takes
+what is stored apart again.
 """
 
 from collections.abc import Sequence
@@ -80,6 +81,28 @@ class Grid(NamedTuple):
     first: int = 0
 
 
+class Units(NamedTuple):
+    """What the steps of a grid are made of, or its lows, as they are stored:
+
+        by * unit * whole
+
+    with units spread over rows and groups, each over as many as there are for one.
+
+    Attributes:
+        unit: float32 [row groups, column groups]; None for the units of the steps.
+        whole: integers [rows, groups] from the first to the second of `limits`; None for ones.
+        dtype: that units are stored in: "F32", "F16", "BF16" or "F8_E4M3"; empty where they are
+            powers of two, between which nothing can be tuned.
+        by: the same for all.
+    """
+
+    unit: np.ndarray | None
+    whole: np.ndarray | None = None
+    limits: tuple[int, int] = (1, 1)
+    dtype: str = "F32"
+    by: float = 1.0
+
+
 class Coded(NamedTuple):
     """Codes [rows, columns] or as their format has them, and the params of that format."""
 
@@ -133,14 +156,20 @@ class Format(Protocol):
     def grid(self, params: Any) -> Grid | None:
         """What the codes of `round` stand for; None for floats and for what is coded jointly."""
 
-    def snap(self, params: Any, step: np.ndarray, low: np.ndarray) -> Any:
-        """Params as near to these steps and lows, of the shape of the grid's, as can be stored."""
+    def units(self, params: Any) -> tuple[Units, Units | None] | None:
+        """Of the grid's steps, and of its lows where it has any; None where there is no grid."""
+
+    def with_units(self, params: Any, step: Units, low: Units | None) -> Any:
+        """Params with other units and wholes, which can be stored as they are."""
 
     def round(self, x: Weights, params: Any) -> np.ndarray:
         """The nearest codes of x; those that `fit` found where weights are coded jointly."""
 
     def pack(self, codes: np.ndarray, params: Any) -> Arrays:
         """An array for each of the parts of these rows."""
+
+    def unpack(self, arrays: Arrays) -> Coded | None:
+        """What was packed; None where there is no grid. Params round as what is stored does."""
 
     def dequantize(self, arrays: Arrays) -> Weights:
         """float32 [rows, columns], as who runs the file computes it."""

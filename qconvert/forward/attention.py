@@ -26,6 +26,16 @@ def use_strips(config: Any) -> None:
     config._attn_implementation = NAME
 
 
+WATCH = "_qconvert_watch"
+
+
+def watch(module: Any, see: Any) -> None:
+    """Have a module's queries, keys and scaling shown when it attends; None ends that."""
+    vars(module).pop(WATCH, None)
+    if see is not None:
+        vars(module)[WATCH] = see
+
+
 def attend(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any
 ) -> tuple[Any, None]:
@@ -40,6 +50,9 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    see = vars(module).get(WATCH)
+    if see is not None:
+        see(query, key, settings.get("scaling") or query.shape[-1] ** -0.5)
     is_causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask is None and causal and query.shape[2] == key.shape[2]
@@ -62,9 +75,10 @@ def attend_in_strips(query: Any, key: Any, value: Any, scaling: float) -> Any:
     groups = key.shape[1]
     share = heads // groups
     grouped = (query * scaling).reshape(batch, groups, share, tokens, size)
-    out = torch.empty((batch, tokens, heads, value.shape[-1]), dtype=query.dtype)
+    shape = (batch, tokens, heads, value.shape[-1])
+    out = torch.empty(shape, dtype=query.dtype, device=query.device)
     places = out.view(batch, tokens, groups, share, -1).permute(0, 2, 3, 1, 4)
-    future = torch.ones(STRIP, STRIP, dtype=torch.bool).triu(1)
+    future = torch.ones(STRIP, STRIP, dtype=torch.bool, device=query.device).triu(1)
     for start in range(0, tokens, STRIP):
         stop = min(start + STRIP, tokens)
         strip = grouped[:, :, :, start:stop].reshape(batch, groups, -1, size)

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from qconvert.errors import WeightError
+from qconvert.forward.absorbed import Absorbed
 from qconvert.forward.experts import Inputs, are_experts, run_experts
 from qconvert.forward.linears import Linear, names_in, with_rows
 from qconvert.forward.memory import release_freed_memory
@@ -42,6 +45,7 @@ class Block:
         index: from 0.
         module: transformers'.
         linears: by the GGUF name of each weight.
+        absorbed: weights that a runtime multiplies with something else than transformers.
         is_done: whether its output is stored.
         passage: what its batches wait in, if they do.
     """
@@ -50,6 +54,7 @@ class Block:
     index: int
     module: Any
     linears: dict[str, Linear]
+    absorbed: tuple[Absorbed, ...] = ()
     is_done: bool = False
     _observe: Observe | None = field(default=None, repr=False)
     passage: "Passage | None" = field(default=None, repr=False)
@@ -64,7 +69,18 @@ class Block:
             else:
                 module.register_forward_pre_hook(partial(_before, self, names["weight"]))
                 module.register_forward_hook(partial(_after, self, names["weight"]))
+        for one in self.absorbed:
+            one.begin(self._show_absorbed)
         self._pending: tuple[Any, tuple[str, ...]] | None = None
+
+    @property
+    def matrices(self) -> dict[str, int]:
+        """How many each weight has."""
+        sizes = {name: one.heads for one in self.absorbed for name in (one.keys, one.values)}
+        for name, line in self.linears.items():
+            parameter = getattr(line.module, line.parameter)
+            sizes[name] = len(parameter) if parameter.dim() == 3 else 1
+        return sizes
 
     def batches(self, windows: int | None = None) -> Iterator[tuple[int, Any]]:
         """The number of the first window, and hidden states [windows, window, hidden]."""
@@ -158,6 +174,8 @@ class Block:
             line.module._forward_pre_hooks.clear()
             line.module._forward_hooks.clear()
             line.module.__dict__.pop("forward", None)
+        for one in self.absorbed:
+            one.end()
         release_freed_memory()
 
     def see(self, names: tuple[str, ...], x: Any) -> None:
@@ -181,6 +199,11 @@ class Block:
         for x, matrix in inputs:
             self._show(names, x, matrix)
 
+    def _show_absorbed(self, name: str, x: Any, matrix: int) -> None:
+        if self._observe is not None and self.passage is None:
+            self._flush()
+            self._observe((name,), x, matrix)
+
     def _flush(self) -> None:
         if self._pending is not None:
             x, names = self._pending
@@ -189,13 +212,18 @@ class Block:
 
     def _show(self, names: tuple[str, ...], x: Any, matrix: int) -> None:
         if self._observe is not None:
-            self._observe(names, x.reshape(-1, x.shape[-1]), matrix)
+            self._observe(names, self.linears[names[0]].arranged(x), matrix)
 
 
 def _before(block: Block, names: tuple[str, ...], module: Any, args: tuple) -> tuple | None:
     block.see(names, args[0])
-    inputs = block.walk.inputs
-    return (inputs(names, args[0]), *args[1:]) if inputs else None
+    inputs, columns = block.walk.inputs, block.linears[names[0]].columns
+    if inputs is None:
+        return None
+    if not columns:
+        return inputs(names, args[0]), *args[1:]
+    changed = inputs(names, args[0][..., columns])  # in the order in which blocks are made
+    return changed[..., np.argsort(columns)], *args[1:]
 
 
 def _after(block: Block, names: tuple[str, ...], module: Any, args: tuple, out: Any) -> None:

@@ -2,10 +2,12 @@
 
 transformers 5 holds the experts of a layer in two parameters,
 
-    gate_up_proj  [experts, 2 * size, hidden]    the gate's rows, then up's
+    gate_up_proj  [experts, 2 * size, hidden]    the gate's rows, then up's or by turns
     down_proj     [experts, hidden, size]
 
-and computes act(gate) * up. Sums are made in the order of its plain ("eager") implementation.
+or both [in, out], with or without biases beside them, and says so in the module's attributes. What
+lies between the products is the module's own. Sums are made in the order of its plain ("eager")
+implementation.
 """
 
 from collections.abc import Callable
@@ -53,7 +55,6 @@ def run_experts(
     """
     import torch
 
-    linear = torch.nn.functional.linear
     out = torch.zeros_like(hidden)
     order = torch.argsort(chosen.reshape(-1), stable=True)
     counts = torch.bincount(chosen.reshape(-1), minlength=len(module.down_proj)).tolist()
@@ -68,16 +69,24 @@ def run_experts(
     inner = {}
     for expert, own in tokens.items():
         x = inputs(names[0], hidden[own]) if inputs else hidden[own]
-        both = linear(x, module.gate_up_proj[expert])
+        both = _product(module, "gate_up_proj", expert, x)
         if give:
             give(names[0], both, expert)
-        gate, up = both.chunk(2, dim=-1)
-        inner[expert] = module.act_fn(gate) * up
+        inner[expert] = module._apply_gate(both)
     see(names[1], [(x, expert) for expert, x in inner.items()])
     for expert, x in inner.items():
-        y = linear(inputs(names[1], x) if inputs else x, module.down_proj[expert])
+        y = _product(module, "down_proj", expert, inputs(names[1], x) if inputs else x)
         if give:
             give(names[1], y, expert)
         weight = weights.reshape(-1)[places[expert], None]
         out.index_add_(0, tokens[expert], (y * weight).to(out.dtype))
     return out
+
+
+def _product(module: Any, parameter: str, expert: int, x: Any) -> Any:
+    """What a matrix makes of an input, with its bias."""
+    import torch
+
+    weight = getattr(module, parameter)[expert]
+    bias = getattr(module, f"{parameter}_bias")[expert] if module.has_bias else None
+    return torch.nn.functional.linear(x, weight.T if module.is_transposed else weight, bias)

@@ -172,4 +172,4 @@ def _rows_of(block: Block, name: str, matrix: int, slopes: dict[tuple[str, int],
     if whole is None:
         return None
     whole = whole.reshape(-1, whole.shape[-1])
-    return whole if line.rows is None else whole[:, line.rows[0] : line.rows[1]]
+    return whole if line.rows is None else whole[:, line.rows]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from qconvert.containers.room import WAITING, waiting_bytes
-from qconvert.forward.linears import rows_of
+from qconvert.forward.linears import Linear, rows_of
 from qconvert.forward.parking import Parked, park, unpark
 
 if TYPE_CHECKING:
@@ -41,15 +41,17 @@ class Stop:
         names: of weights; the first of those that share the input, of experts all.
         held: the input as the model has it, and the number of the matrix; of each expert that has
             any.
+        line: the first of the weights.
     """
 
     names: Group
     held: list[tuple[Any, int]]
+    line: Linear
 
     @property
     def inputs(self) -> list[tuple[Any, int]]:
         """The same as [tokens, columns]."""
-        return [(x.reshape(-1, x.shape[-1]), matrix) for x, matrix in self.held]
+        return [(self.line.arranged(x), matrix) for x, matrix in self.held]
 
 
 @dataclass
@@ -139,7 +141,8 @@ class Passage:
         """Called in front of products of several matrices."""
         run = self._now
         assert run is not None
-        run.stop = Stop(names, inputs)
+        run.stop = Stop(names, inputs, self.block.linears[names[0]])
+        run.last = None  # an input that comes again behind another one is waited for again
         run.seen.extend(ref(x) for x, _ in inputs)
         self._wait()
 

@@ -40,6 +40,7 @@ import numpy as np
 from qconvert import __version__
 from qconvert.checkpoint.open import check_unchanged
 from qconvert.errors import PlanError
+from qconvert.forward.absorbed import find_absorbed
 from qconvert.forward.ahead import advise
 from qconvert.forward.block import Block, Observe
 from qconvert.forward.device import choose_device, choose_dtype
@@ -50,6 +51,7 @@ from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.stubs import Stubs
 from qconvert.forward.weights import Parameters, find_parameters, read_parameter, read_rows_of
+from qconvert.model.mapping import bare_name
 from qconvert.model.open import Model
 
 __all__ = ["Block", "Linear", "Observe", "Place", "Walk"]
@@ -139,7 +141,7 @@ class Walk:
         self.states.create()
         for index in range(self.begin, len(self)):
             if index == 0:
-                self._embed()
+                self.embed()
             block = self.load(index)
             advise(self.source, self._parameters(index + 1))
             yield block
@@ -211,11 +213,19 @@ class Walk:
         for name, shape in shapes.items():
             values = read_parameter(self.source, prefix + name, shape, self.dtype)
             set_parameter(module, name, values.to(self.device))
+        for name, buffer in module.named_buffers():
+            known = bare_name(prefix + name) in self.source.maps
+            if known or self.source.targets_of(prefix + name):  # a bias of a router's, say
+                values = read_parameter(self.source, prefix + name, tuple(buffer.shape), "float32")
+                buffer.copy_(values)
         check_unchanged(self.model.checkpoint)  # before anything is made of what was read
         module.to(self.device)
-        return Block(self, index, module, find_linears(self.source, prefix, module))
+        linears = find_linears(self.source, prefix, module)
+        return Block(self, index, module, linears, find_absorbed(self.source, prefix, module))
 
-    def _embed(self) -> None:
+    def embed(self) -> None:
+        """Have what goes into the first block on the disk; the walk does it by itself."""
+        self.states.create()
         for start, stop in self.batches():
             self._stubs.run(self.numbers(start, stop))
             self.states.write(0, start, self._stubs.first)

@@ -105,7 +105,7 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
     """
     import torch
 
-    pieces = _pieces(parameters, name, shape)
+    pieces = pieces_of(parameters, name, shape)
     direct = _as_stored(parameters, pieces, dtype)
     if direct is not None:
         return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
@@ -152,8 +152,12 @@ def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
             begin = index
 
 
-def _pieces(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
-    """The stored tensors whose rows, one behind the other, are the parameter's."""
+def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list[TensorMap]:
+    """The stored tensors whose rows, one behind the other, are the parameter's.
+
+    Raises:
+        PlanError: the checkpoint lacks some, or has them in another shape.
+    """
     bare = bare_name(name)
     if bare in parameters.maps:
         pieces = [parameters.maps[bare]]
@@ -183,7 +187,8 @@ def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list
             return []
         chosen.append(rules[0])
     if not any("{e}" in rule.hf for rule in chosen):
-        return [parameters.maps[bare_name(rule.hf)] for rule in chosen]
+        sources = dict.fromkeys(bare_name(rule.hf) for rule in chosen)
+        return [parameters.maps[source] for source in sources]
     names = [
         bare_name(rule.hf.replace("{e}", str(expert)))
         for expert in range(shape[0])
@@ -206,7 +211,7 @@ def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> A
         return None
     part = piece.parts[0]
     info = parameters.checkpoint.tensors[part.source]
-    if info.dtype != STORED[dtype] or info.scale is not None:
+    if info.dtype != STORED[dtype] or not info.is_plain:
         return None
     return read_bytes(info, part.start, part.stop).reshape(-1)
 

@@ -84,7 +84,7 @@ def _grid_of(info: TensorInfo) -> str:
         return ""
     from qconvert.formats.ggml.grids import exact_blocks
 
-    dtype = info.dtype if info.dtype in ("F16", "BF16") and info.scale is None else "F32"
+    dtype = info.dtype if info.dtype in ("F16", "BF16") and info.is_plain else "F32"
     for type_ in TYPES:
         block, _ = block_sizes(type_)
         if info.columns % block:

@@ -63,6 +63,18 @@ def float16(v: Any) -> Any:
 
 
 @njit(error_model="numpy")
+def heaviest_of(importance: Any, column: int, size: int) -> Any:
+    """The largest importance of a block; 0 where importance has no say."""
+    heaviest = _ZERO
+    if importance.size > 0:
+        tops = splat(_ZERO)
+        for k in range(0, size, WIDTH):
+            tops = greatest(load(importance, column + k), tops)
+        heaviest = highest(tops)
+    return heaviest if heaviest < _INFINITE else _ZERO
+
+
+@njit(error_model="numpy")
 def read_block(
     x: Any, start: int, importance: Any, column: int, size: int, xs: Any, ws: Any
 ) -> Any:
@@ -87,13 +99,8 @@ def read_block(
     down = np.float32(math.ldexp(1.0, -exponent))
     for k in range(0, size, WIDTH):
         store(xs, k, load(x, start + k) * down)
-    heaviest = _ZERO
-    if importance.size > 0:
-        tops = splat(_ZERO)
-        for k in range(0, size, WIDTH):
-            tops = greatest(load(importance, column + k), tops)
-        heaviest = highest(tops)
-    if heaviest > _ZERO and heaviest < _INFINITE:
+    heaviest = heaviest_of(importance, column, size)
+    if heaviest > _ZERO:
         share = _ONE / heaviest
         for k in range(0, size, WIDTH):
             store(ws, k, greatest(load(importance, column + k) * share, IMPORTANCE_FLOOR))

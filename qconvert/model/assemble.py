@@ -7,6 +7,7 @@ import numpy as np
 
 from qconvert.checkpoint import TensorInfo, read_rows
 from qconvert.checkpoint.blocks import read_blocks
+from qconvert.model.transforms import Some
 from qconvert.model.types import Rows, TensorMap
 
 Tensors = Mapping[str, TensorInfo]
@@ -42,7 +43,7 @@ def _transposed(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -> n
     """Of each matrix, stored [columns, rows]; only those that are reached are read."""
     height, width = tensor.matrix_rows, tensor.columns
     first, last = start // height, -(-stop // height)
-    stored = _read_run(tensor.parts[0], tensors, first * width, last * width)
+    stored = _gather(tensor, first * width, last * width, lambda p: _read(tensors, p, read_rows))
     stored = stored.reshape(last - first, width, height)
     rows: np.ndarray = stored.swapaxes(1, 2).reshape(-1, width)
     return rows[start - first * height : stop - first * height]
@@ -71,7 +72,11 @@ def assemble_bytes(tensor: TensorMap, tensors: Tensors, start: int, stop: int) -
     codes are [out, in].
     """
     if tensor.transpose:
-        return read_blocks(tensors[tensor.parts[0].source], start, stop)
+        (part,) = tensor.parts
+        taken = next((step for step in part.steps if isinstance(step, Some)), Some(0, stop))
+        first, last = taken.start + start * taken.stride, stop * taken.stride
+        blocks = read_blocks(tensors[part.source], first, last)
+        return np.ascontiguousarray(blocks[:: taken.stride])
     return _gather(tensor, start, stop, lambda part: _read(tensors, part, read_blocks))
 
 

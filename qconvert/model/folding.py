@@ -34,15 +34,13 @@ class Fold:
 
 ATTENTION = Fold("attn_norm", ("attn_q", "attn_k", "attn_v"))
 FUSED_ATTENTION = Fold("attn_norm", ("attn_qkv",))
-FEED_FORWARD = Fold("ffn_norm", ("ffn_gate", "ffn_up"))
 FUSED_FEED_FORWARD = Fold("ffn_norm", ("ffn_up",))
 DOWN = Fold("ffn_up", ("ffn_down",), is_norm=False)
 DOWN_OF_FUSED = Fold("ffn_up", ("ffn_down",), is_norm=False, part=(0.5, 1.0))
 EXPERTS = Fold("ffn_norm", ("ffn_gate_exps", "ffn_up_exps"), routers=("ffn_gate_inp",))
 DOWN_OF_EXPERTS = Fold("ffn_up_exps", ("ffn_down_exps",), is_norm=False)
-
-DENSE = (ATTENTION, FEED_FORWARD, DOWN)
-SPARSE = (ATTENTION, EXPERTS, DOWN_OF_EXPERTS)
+SHARED = ("ffn_gate_shexp", "ffn_up_shexp")
+DOWN_OF_SHARED = Fold("ffn_up_shexp", ("ffn_down_shexp",), is_norm=False)
 
 
 def folds(known: tuple[Fold, ...], block: int, names: Collection[str]) -> tuple[Fold, ...]:

@@ -18,6 +18,7 @@ from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.common import text_config
 from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
+from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
@@ -146,9 +147,13 @@ def _make(
             if empty := next((info for info in infos if not info.elements), None):
                 raise _empty(empty)
             shape = expected_shape(family, name, sizes)
-            if rule.transpose:
+            if rule.transpose and len(shape) > 1:
                 return _transposed(name, rule, infos[0], shape)
-            if rule.stored:
+            if rule.rows and name.endswith(".bias"):
+                return _some_of_bias(name, rule, infos[0], shape)
+            if rule.turned:
+                return _turned(name, rule, infos[0], shape)
+            if rule.stored and not rule.runs:
                 return _other_rows(name, rule, infos[0], shape)
             return _stacked(name, rule, infos, shape)
     if all(rule.optional for rule in rules):
@@ -171,14 +176,40 @@ def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
 
 
 def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
-    """A matrix stored [in, out]; biases beside it are as they should be."""
-    if len(shape) == 1:
-        return _stacked(name, Rule(name, info.name), [info], shape)
-    stored = (*shape[:-2], shape[-1], shape[-2])
+    """Matrices stored [in, out]; biases beside them are as they should be."""
+    outputs, steps = _columns(rule, shape[-2])
+    stored = (*shape[:-2], shape[-1], outputs)
     if info.shape != stored:
         raise _misshapen(info, stored)
-    whole = (Rows(info.name, 0, info.rows),)
+    whole = (Rows(info.name, 0, info.rows, steps=steps),)
     return TensorMap(name, shape, whole, transpose=True, steps=rule.steps)
+
+
+def _some_of_bias(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
+    """Elements of a bias that belong to the rows of a weight, of each matrix."""
+    outputs, steps = _columns(rule, shape[-1])
+    if info.shape != (*shape[:-1], outputs):
+        raise _misshapen(info, (*shape[:-1], outputs))
+    return TensorMap(name, shape, (Rows(info.name, 0, info.rows, steps=steps),), steps=rule.steps)
+
+
+def _columns(rule: Rule, count: int) -> tuple[int, tuple[Some, ...]]:
+    """How many columns a source has of which a line's rows take so many, and the step that takes
+    them."""
+    if rule.rows is None:
+        return count, ()
+    begin, end = rule.rows
+    if not rule.period:
+        return 2 * count, (Some(begin, end),)  # of gate and up
+    whole = count * rule.period
+    return whole, (Some(begin, whole, rule.period),)
+
+
+def _turned(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
+    """Matrices stored [out, in] as [in, out], each made of some rows of a period."""
+    *outer, inputs, outputs = shape
+    made = _stacked(name, rule, [info], (*outer, outputs, inputs))
+    return replace(made, shape=shape, transpose=True)
 
 
 def _other_rows(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
@@ -193,14 +224,19 @@ def _stacked(
     name: str, rule: Rule, infos: Sequence[TensorInfo], shape: tuple[int, ...]
 ) -> TensorMap:
     """Rows of the sources, one behind the other."""
-    stored = shape[1:] if "{e}" in rule.hf else shape
+    stored = rule.stored or (shape[1:] if "{e}" in rule.hf else shape)
     parts: list[Rows] = []
     for info in infos:
-        if rule.rows is None:
+        if rule.runs:
+            taken = sum(stop - start for start, stop in rule.runs)
+            fits = len(info.shape) > 1 and (taken, info.columns) == (prod(shape[:-1]), shape[-1])
+            parts.extend(Rows(info.name, start, stop) for start, stop in rule.runs)
+            fits = fits and max(part.stop for part in parts) <= info.rows
+        elif rule.rows is None:
             fits = info.shape == stored
             parts.append(Rows(info.name, 0, info.rows))
         else:
-            fits = _can_be_sliced(info, rule, stored)
+            fits = _can_be_sliced(info, rule, shape)
             parts.extend(_slices(info, rule))
         if not fits:
             raise _misshapen(info, stored)
@@ -209,12 +245,14 @@ def _stacked(
 
 
 def _can_be_sliced(info: TensorInfo, rule: Rule, shape: tuple[int, ...]) -> bool:
+    """A source without outer dimensions may have the matrices of a tensor below each other."""
     assert rule.rows is not None
-    if len(info.shape) != len(shape) or len(shape) < 2 or info.shape[-2] < rule.rows[1]:
+    if not 2 <= len(info.shape) <= len(shape) or info.shape[-2] < rule.rows[1]:
         return False
     periods, rest = divmod(info.shape[-2], rule.period or info.shape[-2])
     taken = periods * (rule.rows[1] - rule.rows[0])
-    return not rest and (*info.shape[:-2], taken, info.shape[-1]) == shape
+    wanted = shape if len(info.shape) == len(shape) else (prod(shape[:-1]), shape[-1])
+    return not rest and (*info.shape[:-2], taken, info.shape[-1]) == wanted
 
 
 def _slices(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
@@ -255,9 +293,10 @@ def _left_out(
     return tuple(name for name in tensors if name not in reached)
 
 
-def unknown_to(family: Family, left_out: Sequence[str]) -> tuple[str, ...]:
+def unknown_to(family: Family, settings: Config, left_out: Sequence[str]) -> tuple[str, ...]:
     """Those that are not known to be dispensable."""
-    patterns = [re.compile(pattern) for pattern in (*family.ignored, re.escape(OUTPUT))]
+    known = (*family.ignored, *family.dropped(settings), re.escape(OUTPUT))
+    patterns = [re.compile(pattern) for pattern in known]
     return tuple(
         name
         for name in left_out

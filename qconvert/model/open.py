@@ -87,7 +87,7 @@ class Model:
     @cached_property
     def unknown(self) -> tuple[str, ...]:
         """Those of `left_out` that the family does not know, and that hold anything."""
-        return unknown_to(self._family, self._filled) if self._family else ()
+        return unknown_to(self._family, self.settings, self._filled) if self._family else ()
 
     @cached_property
     def _filled(self) -> tuple[str, ...]:

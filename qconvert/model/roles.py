@@ -35,6 +35,7 @@ _WHOLE_NAMES = {
 # Fused tensors that hold the values count as values. The first part found in the name counts.
 _NAME_PARTS = (
     ("ffn_gate_inp.weight", Role.ROUTER),
+    ("ffn_gate_inp_shexp.weight", Role.ROUTER),
     ("attn_qkv.weight", Role.ATTENTION_V),
     ("attn_kv_b.weight", Role.ATTENTION_V),
     ("attn_v.weight", Role.ATTENTION_V),

@@ -54,6 +54,16 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "ffn_gate_exps.weight": ("experts", "expert_ffn", "hidden"),
     "ffn_up_exps.weight": ("experts", "expert_ffn", "hidden"),
     "ffn_down_exps.weight": ("experts", "hidden", "expert_ffn"),
+    "ffn_gate_inp.bias": ("experts",),
+    "ffn_gate_exps.bias": ("experts", "expert_ffn"),
+    "ffn_up_exps.bias": ("experts", "expert_ffn"),
+    "ffn_down_exps.bias": ("experts", "hidden"),
+    "exp_probs_b.bias": ("experts",),
+    "ffn_gate_inp_shexp.weight": ("hidden",),
+    "ffn_gate_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_up_shexp.weight": ("shared_ffn", "hidden"),
+    "ffn_down_shexp.weight": ("hidden", "shared_ffn"),
+    "attn_sinks.weight": ("heads",),
 }
 """By the name without its block, of all families that do not say otherwise."""
 
@@ -103,6 +113,8 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "context": value("context_length", 0),
         "types": 0 if types is None else int(types.value),
         "hidden": hidden,
+        "heads": heads,
+        "kv_heads": value("attention.head_count_kv", heads),
         "head": head,
         "query": query,
         "key": key,
@@ -111,4 +123,37 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),
         "expert_ffn": value("expert_feed_forward_length", ffn),
+        "shared_ffn": value("expert_shared_feed_forward_length", ffn),
+        "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "taps": value("shortconv.l_cache", 0),
+        "convolved": 3 * hidden,
+        **_linear_sizes(value, query),
+        **_latent_sizes(value, heads),
+    }
+
+
+def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int]:
+    """Of latent attention: `key_mla` are the elements of a head that do not turn."""
+    head, inner = value("attention.key_length_mla", 0), value("attention.value_length_mla", 0)
+    return {
+        "rank": value("attention.kv_lora_rank", 0),
+        "query_rank": value("attention.q_lora_rank", 0),
+        "query_mla": heads * head,
+        "key_mla": head - value("rope.dimension_count", 0),
+        "value_mla": inner,
+        "values_mla": heads * inner,
+    }
+
+
+def _linear_sizes(value: Callable[[str, int], int], query: int) -> dict[str, int]:
+    """Of linear attention, and of queries with a gate beside it."""
+    head, inner = value("ssm.state_size", 0), value("ssm.inner_size", 0)
+    return {
+        "query_gate": 2 * query,
+        "linear_head": head,
+        "linear_heads": value("ssm.time_step_rank", 0),
+        "linear_gates": 2 * value("ssm.time_step_rank", 0),
+        "linear_value": inner,
+        "linear_channels": 2 * head * value("ssm.group_count", 0) + inner,
+        "kernel": value("ssm.conv_kernel", 0),
     }

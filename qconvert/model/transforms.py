@@ -58,6 +58,41 @@ class Columns:
         return Columns(tuple(int(index) for index in np.argsort(self.order)))
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of the columns, int [chosen]."""
+
+    columns: np.ndarray
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        made: np.ndarray = rows[:, self.columns]
+        return made
+
+    @property
+    def inverse(self) -> Step:
+        raise UnsupportedError("columns that were left out cannot be written back")
+
+
+@dataclass(frozen=True)
+class Some:
+    """Each `stride`-th column from `start` to `stop`: those of the gate, say, where gate and up lie
+    side by side or in turns.
+
+    There is no inverse: the other columns are in another tensor.
+    """
+
+    start: int
+    stop: int
+    stride: int = 1
+
+    def apply(self, rows: np.ndarray) -> np.ndarray:
+        return rows[:, self.start : self.stop : self.stride]
+
+    @property
+    def inverse(self) -> Step:
+        raise UnsupportedError("columns that are taken from others cannot be put back alone")
+
+
 @dataclass(frozen=True)
 class Function:
     """A function of each element.
@@ -75,6 +110,11 @@ class Function:
     @property
     def inverse(self) -> Step:
         return Function("log(-x)" if self.name == "-exp(x)" else "-exp(x)")
+
+
+def columns_of(steps: tuple[Step, ...]) -> tuple[int, ...]:
+    """In which order columns come out of steps; empty where they stay as they are."""
+    return next((step.order for step in steps if isinstance(step, Columns)), ())
 
 
 def inverse(steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -35,10 +35,15 @@ class Rule:
         rows: first and last+1 row of the source that this tensor takes; None takes all. Of a
             source with three dimensions (fused experts), rows of each matrix.
         period: `rows` are those of each so many rows (heads that lie query, key, value by turns).
+        runs: in place of `rows`, first and last+1 row of each run of the source's rows, in the
+            order that the tensor has them (heads in another order).
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
-        transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each.
+        transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
+            are those of [out, in].
+        turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
+            with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
         stored: the shape of the source, where it is no matter of rows: the elements are the same.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
@@ -53,6 +58,8 @@ class Rule:
     transpose: bool = False
     optional: bool = False
     period: int = 0
+    runs: tuple[tuple[int, int], ...] = ()
+    turned: bool = False
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[int, ...] | None = None
@@ -83,8 +90,8 @@ class TensorMap:
     Attributes:
         name: GGUF's name.
         shape: row-major, outermost dimension first.
-        parts: runs of source rows whose concatenation is the tensor's rows, in order. With
-            `transpose`, one part that names whole matrices.
+        parts: runs of source rows whose concatenation is the tensor's rows, in order; with
+            `transpose`, its columns.
         order: within each group of `len(order)` output rows, row k comes from source row
             `order[k]` of that group; empty for the identity. Part boundaries are multiples of it.
             Of a tensor with one dimension (a bias), elements are grouped in place of rows.
@@ -143,14 +150,17 @@ class Family:
         aliases: other names of settings, which count before those that the family reads.
         limits: settings -> None; raises UnsupportedError where llama.cpp would run the model in
             another way than transformers.
+        caveats: settings -> what llama.cpp computes a little otherwise, in words.
         constants: settings -> tensors that no checkpoint holds (name -> float32 values).
         ignored: patterns (regular expressions, matched in full) of source tensors that GGUF has
             no place for (rotary tables, pooling heads).
+        dropped: settings -> further such patterns.
         config: an opened GGUF file -> `config.json`, where the family can be written back.
         shapes: by GGUF name without its block, the sizes that make the shape of a tensor, where
             they differ from those in `model.shapes`.
         folds: where inputs can be divided by channel.
-        experts: every block has experts.
+        experts: it has experts.
+        mark: the key that tells its files from those of another family of that name.
         encoder: it embeds texts and does not write them.
         unstored: parts with linear layers that transformers builds whether stored or not.
         pooled: checkpoints may be embedding models.
@@ -164,12 +174,15 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     limits: Callable[[Config], None] = lambda settings: None
+    caveats: Callable[[Config], tuple[str, ...]] = lambda settings: ()
     constants: Callable[[Config], dict[str, np.ndarray]] = lambda config: {}
     ignored: tuple[str, ...] = ()
+    dropped: Callable[[Config], tuple[str, ...]] = lambda settings: ()
     config: Callable[[Checkpoint], dict[str, Any]] | None = None
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()
     experts: bool = False
+    mark: str = ""
     encoder: bool = False
     unstored: tuple[str, ...] = ()
     pooled: bool = False

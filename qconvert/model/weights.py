@@ -15,7 +15,11 @@ from qconvert.model.families.common import text_config
 from qconvert.model.mapping import OUTPUT
 from qconvert.model.reverse import Description
 from qconvert.model.roles import Role, block_number, can_be_quantized, role_of
+from qconvert.model.transforms import columns_of
 from qconvert.model.types import Rows, Rule, TensorMap
+
+EXPERTS = "_exps."
+"""In the GGUF names of all experts of a layer."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Weight:
         order: of each group of `len(order)` rows, row k is row `order[k]` there.
         add: what GGUF's elements have in addition.
         conv1d: a matrix that is stored [in, out].
+        columns: in which order GGUF has its columns; empty for the same.
+        scattered: GGUF has its rows in several places, or its columns in another order.
         quantizable: whether it may be quantized: linear layers, token embeddings and the output.
         expert: one of a layer's experts.
     """
@@ -45,6 +51,8 @@ class Weight:
     order: tuple[int, ...] = ()
     add: float = 0.0
     conv1d: bool = False
+    columns: tuple[int, ...] = ()
+    scattered: bool = False
     quantizable: bool = False
     expert: bool = False
 
@@ -89,7 +97,7 @@ def _of_file(checkpoint: Checkpoint, architecture: str, map_: TensorMap) -> Weig
         add=-map_.add,
         conv1d=map_.transpose,
         quantizable=quantizable,
-        expert=quantizable and len(info.shape) > 2,
+        expert=quantizable and EXPERTS in part.source,
     )
 
 
@@ -105,9 +113,9 @@ def weights_of_directory(
         tensors: GGUF's.
         tied: the output projection is the token embedding.
     """
-    uses = _uses(tensors, description.family.name)
     family = description.family
     templates = _templates(family.rules(text_config(family, description.config)))
+    uses = _uses(tensors, family.name, templates)
     fused = any(_is_fused(info, uses) for info in checkpoint.tensors.values())
     weights: list[Weight] = []
     for stored in description.tensors:
@@ -134,14 +142,19 @@ class _Use:
 
     @property
     def expert(self) -> bool:
-        return self.quantizable and len(self.map.shape) > 2
+        return self.quantizable and EXPERTS in self.map.name
 
 
-def _uses(tensors: Sequence[TensorMap], architecture: str) -> dict[str, list[_Use]]:
+def _uses(
+    tensors: Sequence[TensorMap], architecture: str, templates: Mapping[str, str]
+) -> dict[str, list[_Use]]:
+    """Experts that no checkpoint has one by one stay as they are."""
     uses: dict[str, list[_Use]] = {}
     for map_ in tensors:
         position = 0
         quantizable = can_be_quantized(map_.name, map_.shape, architecture)
+        if EXPERTS in map_.name:
+            quantizable = quantizable and "{e}" in _template(map_.name, templates)
         for number, part in enumerate(map_.parts):
             uses.setdefault(part.source, []).append(_Use(map_, part, number, position, quantizable))
             position += len(part)
@@ -163,6 +176,7 @@ def _as_stored(
     if role_of(gguf.name) is Role.ROUTER:  # beside fused experts it goes by another name
         name = _renamed(gguf.name, name, templates) or name
     height = gguf.shape[-2] if len(gguf.shape) > 2 else 0
+    columns = columns_of(gguf.steps)
     return Weight(
         replace(stored, name=name),
         role_of(gguf.name),
@@ -172,7 +186,9 @@ def _as_stored(
         first=use.position,
         order=_inverse(gguf.order),
         add=gguf.add,
-        conv1d=gguf.transpose,
+        conv1d=gguf.transpose and len(use.part) == info.rows,
+        columns=columns,
+        scattered=len(uses) > 1 or bool(columns),
         quantizable=use.quantizable,
         expert=use.expert,
     )
@@ -212,12 +228,15 @@ def _templates(rules: tuple[Rule, ...]) -> dict[str, str]:
 
 def _renamed(gguf: str, name: str, templates: Mapping[str, str]) -> str:
     """The table's own name of a tensor, under the root that the checkpoint's names have."""
-    block = str(block_number(gguf))
-    template = templates.get(gguf.replace(f"blk.{block}.", "blk.{i}."), "")
+    block, template = str(block_number(gguf)), _template(gguf, templates)
     root, mark, _ = name.partition("layers.")
     if "{i}" not in template or not mark:
         return ""
     return root + mark + template.partition("layers.")[2].replace("{i}", block)
+
+
+def _template(gguf: str, templates: Mapping[str, str]) -> str:
+    return templates.get(gguf.replace(f"blk.{block_number(gguf)}.", "blk.{i}."), "")
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

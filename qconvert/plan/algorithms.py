@@ -9,9 +9,11 @@ import numpy as np
 
 from qconvert.containers.room import WAITING, waiting_bytes
 from qconvert.containers.sizes import human_bytes
+from qconvert.errors import shorten
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
+from qconvert.model.weights import EXPERTS
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.mlx.tensors import MlxWeight
 from qconvert.plan.safetensors.tensors import Quantized
@@ -29,6 +31,33 @@ def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
     if statistics.sample is None or block_number(gguf_name(tensor)) < 0:
         return tensor
     return tensor if format_to_fit(tensor) is None else replace(tensor, algorithm=FEEDBACK)
+
+
+def without_algorithm(tensors: Iterable[TensorPlan], statistics: Statistics) -> tuple[str, ...]:
+    """Which weights take none although there are tokens to run the model on."""
+    if statistics.sample is None:
+        return ()
+    names = [
+        tensor.name
+        for tensor in tensors
+        if block_number(gguf_name(tensor)) >= 0 and (_is_absorbed(tensor) or _is_scattered(tensor))
+    ]
+    if not names:
+        return ()
+    return (f"without feedback, because transformers has it otherwise than GGUF: {shorten(names)}",)
+
+
+def _is_absorbed(tensor: TensorPlan) -> bool:
+    """Whether a runtime multiplies a tensor with something else than transformers does: matrices
+    of heads, not of experts."""
+    is_block = isinstance(tensor.coding, Blocks) and block_sizes(tensor.coding.format)[0] > 1
+    return is_block and len(tensor.shape) > 2 and EXPERTS not in gguf_name(tensor)
+
+
+def _is_scattered(tensor: TensorPlan) -> bool:
+    """Whether GGUF has a weight in other rows or columns, and so what is known of its input."""
+    coding = tensor.coding
+    return isinstance(coding, Quantized | MlxWeight) and coding.weight.scattered
 
 
 def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[str, str]:
@@ -61,8 +90,11 @@ def order_of(tensor: TensorPlan) -> tuple[int, ...]:
 
 def format_to_fit(tensor: TensorPlan) -> Format | None:
     """The format of a weight that is what its checkpoint says, quantized, and no more; None where
-    it is stored as numbers or turned, moved, or has the range of its input beside it."""
+    it is stored as numbers or turned, moved, scattered in GGUF, by which its inputs are known, or
+    has the range of its input beside it."""
     coding = tensor.coding
+    if _is_scattered(tensor):
+        return None
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d
         return coding.format if is_plain else None
@@ -71,7 +103,23 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
         return coding.format if coding.weight.quantizable else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
         return None
+    if _is_absorbed(tensor):
+        return None
     return FORMATS[coding.format] if coding.factors is None else None
+
+
+def stored_format(tensor: TensorPlan) -> Format | None:
+    """The format of a weight in a block that is stored as codes, row by row; None for others."""
+    coding = tensor.coding
+    if block_number(gguf_name(tensor)) < 0:
+        return None
+    if isinstance(coding, Quantized):
+        return None if coding.weight.conv1d else coding.format
+    if isinstance(coding, MlxWeight):
+        return coding.format
+    if not isinstance(coding, Blocks) or block_sizes(coding.format)[0] == 1:
+        return None
+    return FORMATS.get(coding.format)
 
 
 def factors_of(tensor: TensorPlan) -> Factors | None:

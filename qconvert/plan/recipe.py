@@ -146,6 +146,11 @@ def model_name(source: str) -> str:
     return re.sub(r"-\d{5}-of-\d{5}$", "", name).strip(".") or "model"
 
 
+def calibration_path(source: str, folder: Path | None = None) -> Path:
+    """NAME.calib.safetensors, in the current directory if no folder is named."""
+    return (folder or Path()) / f"{model_name(source)}.calib.safetensors"
+
+
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Recipe) if field.name != "type"
 }

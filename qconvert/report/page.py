@@ -150,9 +150,9 @@ def _others(report: Report, wish: Wish) -> list[dict[str, Any]]:
         for name, row in by_container(report.rows, wish).items()
         if taken is not None and is_gguf(row) != is_gguf(taken)
     ]
-    if best and best[-1] is not taken:
+    if best and not report.takes(best[-1]):
         found.append({"when": "Closest to the original", "row": best[-1]})
-    if len(best) > 1 and best[0] is not taken:
+    if len(best) > 1 and not report.takes(best[0]):
         found.append({"when": "Smallest", "row": best[0]})
     return found
 
@@ -173,7 +173,7 @@ def _is_open(share: float) -> bool:
 
 def _shown(report: Report, row: Row) -> dict[str, Any]:
     """A row of the table."""
-    taken = row is report.choice.row
+    taken = report.takes(row)
     dominated = row not in front(report.rows)
     css = " ".join(["taken"] * taken + ["dominated"] * dominated)
     return {"name": row.name, "css": css, "cells": row_cells(row, speed=has_speed(report))}

@@ -140,7 +140,7 @@ def _draw(
     if len(line) > 1:
         axes.plot(*zip(*line, strict=True), color=COLOURS["accent"], linewidth=1.2, zorder=2)
     for number, row in enumerate(rows):
-        _mark(axes, row, value(row), unit, row in shown, row is report.choice.row, error, number)
+        _mark(axes, row, value(row), unit, row in shown, report.takes(row), error, number)
     if base is not None:
         line += [(axes.get_xlim()[0], base), (axes.get_xlim()[1], base)]
         axes.annotate(
@@ -158,7 +158,7 @@ def _draw(
     axes.grid(axis="y", color=COLOURS["rule"], linewidth=0.6)
     axes.set_axisbelow(True)
     _legend(figure, rows, shown)
-    ordered = sorted(rows, key=lambda row: (row is not report.choice.row, row not in shown))
+    ordered = sorted(rows, key=lambda row: (not report.takes(row), row not in shown))
     labels = [
         Label(row.nbytes / unit, value(row), row.name, _style(row, report, on), needed=on)
         for row, on in ((row, row in shown) for row in ordered)
@@ -199,7 +199,7 @@ def _mark(
 
 
 def _style(row: Row, report: Report, on_front: bool) -> dict[str, object]:
-    taken = row is report.choice.row
+    taken = report.takes(row)
     return {
         "color": COLOURS["ink"] if on_front else COLOURS["muted"],
         "fontsize": SMALL,

@@ -37,7 +37,7 @@ def text_plot(report: Report, width: int = WIDTH, height: int = HEIGHT) -> list[
     for row in rows:
         down, across = spots[row.name]
         grid[down][across] = _mark(report, row, best)
-    ordered = sorted(rows, key=lambda row: (row is not report.choice.row, row not in best))
+    ordered = sorted(rows, key=lambda row: (not report.takes(row), row not in best))
     for row in ordered:
         _write(grid, spots[row.name], row.name)
     lines = ["mean KL divergence from the original, nats"]
@@ -56,7 +56,7 @@ def text_plot(report: Report, width: int = WIDTH, height: int = HEIGHT) -> list[
 
 
 def _mark(report: Report, row: Row, best: Sequence[Row]) -> str:
-    if row is report.choice.row:
+    if report.takes(row):
         return RING
     return DOT if row in best else CIRCLE
 

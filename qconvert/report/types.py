@@ -156,3 +156,7 @@ class Report:
     sensitivity_of: str = ""
     conversations: tuple[Conversation, ...] = ()
     about_answers: str = ""
+
+    def takes(self, row: Row) -> bool:
+        """Whether a row is that of the file to take."""
+        return self.choice.row is not None and row.path == self.choice.row.path

@@ -98,13 +98,17 @@ def open_walks(model: Model, tokens: np.ndarray, places: Sequence[Place]) -> Wal
     Args:
         tokens: int [windows, window].
     """
-    of = min(UNSEEN, len(tokens))
-    unseen = np.arange(len(tokens)) % of == of - 1
-    ordered = np.concatenate((tokens[~unseen], tokens[unseen]))
-    shown = int(np.count_nonzero(~unseen))
+    ordered, shown = in_order(tokens)
     beside = replace(places[0], states="original")
     *own, other = (Walk(model, ordered, place, cut=shown) for place in (*places, beside))
     return Walks(tuple(own), other, shown)
+
+
+def in_order(tokens: np.ndarray) -> tuple[np.ndarray, int]:
+    """The windows that are shown, and behind them those for the guard; and how many come first."""
+    of = min(UNSEEN, len(tokens))
+    unseen = np.arange(len(tokens)) % of == of - 1
+    return np.concatenate((tokens[~unseen], tokens[unseen])), int(np.count_nonzero(~unseen))
 
 
 def quantize_by_block(

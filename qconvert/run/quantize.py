@@ -66,6 +66,15 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     return plans
 
 
+def float_type(checkpoint: Checkpoint) -> str:
+    """The float type of most of a checkpoint's bytes; f32 for all but f16 and bf16."""
+    sizes: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    most = max(sizes, key=sizes.__getitem__, default="F32")
+    return most.lower() if most in ("F16", "BF16") else "f32"
+
+
 def _within_budget(
     model: Model,
     recipe: Recipe,

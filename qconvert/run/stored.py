@@ -14,7 +14,7 @@ def written(info: TensorInfo, slot: Slot) -> TensorPlan:
     """A stored tensor in a place of an output: its very bytes where that has its dtype, else its
     numbers, rounded."""
     rows = TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
-    is_same = info.dtype == slot.dtype and info.scale is None
+    is_same = info.dtype == slot.dtype and info.is_plain
     coding = Blocks(slot.name, slot.dtype, info.rows, moved=is_same)
     wanted = slot.dtype
     return TensorPlan(slot.name, slot.shape, info.dtype, rows, (slot,), coding, wanted, wanted)

@@ -70,7 +70,7 @@ def plan_transform(checkpoint: Checkpoint, recipe: Recipe, change: Change = UNCH
     tensors = tuple(written(laid.tensors[slot.name], slot) for slot in slots)
     files = {
         **small_files(checkpoint.path),
-        "config.json": json_bytes(_plain(checkpoint.config)),
+        "config.json": json_bytes(plain_config(checkpoint.config)),
         **change.files,
     }
     made_by = {"qconvert.source.fingerprint": fingerprint(checkpoint), **change.made_by}
@@ -104,10 +104,10 @@ def _slot(own: TensorInfo) -> Slot:
     return Slot(own.name, own.shape, dtype, own.elements * PLAIN[dtype])
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a model whose weights are numbers."""
     plain = {name: value for name, value in config.items() if name != QUANTIZATION}
     inner = plain.get("text_config")
     if isinstance(inner, Mapping) and QUANTIZATION in inner:
-        plain["text_config"] = _plain(inner)
+        plain["text_config"] = plain_config(inner)
     return plain

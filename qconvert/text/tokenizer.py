@@ -94,6 +94,19 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], plain: bool = False) -> l
     return [np.array(ids, np.int32) for ids in found]
 
 
+def first_difference(own: Tokenizer, other: Tokenizer) -> str:
+    """The first token that two tokenizers have as something else, in words, whatever one of them
+    has more of; empty where they are alike."""
+    sizes = [len(one.inner) for one in (own, other)]
+    names = [one.inner.convert_ids_to_tokens(list(range(min(sizes)))) for one in (own, other)]
+    for number, (mine, its) in enumerate(zip(*names, strict=True)):
+        if mine != its:
+            return f"token {number} is {mine!r:.40}, and {its!r:.40}"
+    if own.before != other.before:
+        return f"texts begin with the tokens {list(own.before)}, and {list(other.before)}"
+    return ""
+
+
 @contextmanager
 def _directory(checkpoint: Checkpoint) -> Iterator[Path]:
     """A directory with the tokenizer's files: those of a GGUF file are made for the while."""

@@ -63,3 +63,34 @@ def test_a_model_from_the_hub_is_the_model_in_the_directory(qconvert, hub, tmp_p
     again = qconvert("inspect", "org/tiny", **hub.settings)
     assert again.returncode == 0
     assert shards_fetched(hub) == []
+
+
+def test_a_cache_is_where_the_option_says(qconvert, hub, tmp_path):
+    cache = tmp_path / "kept here"
+    words = ("quantize", "org/tiny", "-t", "q8_0", "-o", tmp_path / "x.gguf")
+    done = qconvert(*words, "--cache-dir", cache, **hub.settings)
+    assert done.returncode == 0, done.stderr
+    assert (cache / "models--org--tiny").is_dir()
+    assert not (tmp_path / "home/hub/models--org--tiny").exists()
+    hub.requests.clear()
+    offline = hub.settings | {"HF_HUB_OFFLINE": "1"}
+    assert qconvert("inspect", "org/tiny", "--cache-dir", cache, **offline).returncode == 0
+    done = qconvert("inspect", "org/tiny", **offline)
+    assert "the hub cannot be reached" in done.stderr
+    (tmp_path / "file").write_text("")
+    done = qconvert("inspect", "org/tiny", "--cache-dir", tmp_path / "file", **hub.settings)
+    assert (done.returncode, "is no folder" in done.stderr) == (2, True)
+
+
+def test_what_the_hub_refuses_is_one_line(qconvert, hub):
+    hub.repos["org/gated"] = Repo({"main": {}}, gated=True)
+    for name, said in (
+        ("org/gated", "org/gated is gated, and access was not granted"),
+        ("org/tiny@gone", "org/tiny has no revision 'gone'"),
+        ("org/nothing", "no such model on the hub, or it is private"),
+    ):
+        done = qconvert("quantize", name, "-t", "q8_0", **hub.settings)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {name.partition('@')[0]}")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 2

@@ -93,10 +93,18 @@ def random_importance(seed: int, columns: int) -> np.ndarray:
     return kinds[int(rng.integers(len(kinds)))].astype(np.float32)
 
 
-def errors(name: str, x: np.ndarray, importance: np.ndarray | None) -> tuple[float, float]:
-    """The weighted squared errors of our bytes and of ggml's, both as gguf dequantizes them."""
+def errors(
+    name: str, x: np.ndarray, importance: np.ndarray | None, *, itself: bool = False
+) -> tuple[float, float]:
+    """The weighted squared errors of our bytes and of ggml's, both as gguf dequantizes them.
+
+    Args:
+        itself: weighted by the squares of the weights.
+    """
     kind = GGMLQuantizationType[name]
     weight = 1.0 if importance is None else importance.astype(np.float64)
+    if itself:
+        weight = x.astype(np.float64) ** 2
 
     def error(packed: np.ndarray) -> float:
         off = gguf.quants.dequantize(packed, kind).astype(np.float64) - x

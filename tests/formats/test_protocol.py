@@ -12,7 +12,7 @@ from qconvert.formats.mlx.affine import Affine
 from qconvert.formats.mlx.floats import Floats
 from qconvert.formats.quantize import nearest, quantize, slab_of
 from qconvert.formats.safetensors.layouts import format_of
-from qconvert.formats.types import Arrays, Format, Grid, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Format, Grid, Part, Seen, Units, Weights
 
 EVERY: dict[str, Format] = {
     **FORMATS,
@@ -41,9 +41,6 @@ def of_grid(grid: Grid, codes: np.ndarray) -> np.ndarray:
     step, low = (a.repeat(grid.size, axis=1)[:, : codes.shape[1]] for a in grid[:2])
     return step * grid.values[codes.astype(np.intp) - grid.first] - low
 
-
-POWERS_OF_TWO = ("MXFP4", "mxfp4", "fp8 block", "mlx mxfp4", "mlx mxfp8")
-"""Formats whose scales are far apart, or belong to several groups."""
 
 GRIDS = [n for n, f in EVERY.items() if f.grid(fitted(f, weights(rows=1))) is not None]
 EVEN = [n for n in GRIDS if np.ptp(np.diff(EVERY[n].grid(fitted(EVERY[n], weights())).values)) == 0]
@@ -107,34 +104,53 @@ def test_the_nearest_code_is_what_step_low_and_first_code_say(name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_grid_that_is_snapped_to_itself_stays(name):
+def test_what_was_packed_is_taken_apart_and_packed_again(name):
     format_, x = EVERY[name], weights()
-    params = fitted(format_, x)
-    grid = format_.grid(params)
-    same = format_.snap(params, grid.step, grid.low)
-    codes = format_.round(x, params)
-    first, second = (format_.dequantize(format_.pack(codes, each)) for each in (params, same))
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(format_.grid(same).step, grid.step)
+    arrays = quantize(format_, x, None, float(np.abs(x).max()))
+    again = format_.pack(*format_.unpack(arrays))
+    for first, second in zip(arrays, again, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def spread(units: Units, other: np.ndarray | None, grid: Grid) -> np.ndarray:
+    """Units and wholes as steps or lows of the grid's shape."""
+    unit = other if units.unit is None else units.unit
+    height, width = (-(-a // b) for a, b in zip(grid.step.shape, unit.shape, strict=True))
+    wide = unit.repeat(height, axis=0).repeat(width, axis=1)[: grid.step.shape[0]]
+    wide = np.float32(units.by) * wide
+    return wide if units.whole is None else wide * units.whole
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_tuned_scales_come_back_as_they_can_be_stored(name):
+def test_units_are_what_steps_and_lows_are_made_of(name):
     format_, x = EVERY[name], weights()
-    grid = format_.grid(params := fitted(format_, x))
-    rng = np.random.default_rng(4)
-    factors = rng.uniform(0.9, 1.2, (2, *grid.step.shape)).astype(np.float32)
-    snapped = format_.snap(params, grid.step * factors[0], grid.low * factors[1])
-    near = format_.grid(snapped)
-    codes = format_.round(x, snapped)
-    slack = 1e-6 * near.step.repeat(near.size, axis=1)[:, : SHAPE[1]] * len(near.values)
-    found = format_.dequantize(format_.pack(codes, snapped))
-    assert (np.abs(found - of_grid(near, codes)) <= np.abs(slack) * ("asym" in name)).all()
-    # To what is stored it is the nearest: snapped once more it stays.
-    np.testing.assert_array_equal(format_.grid(format_.snap(snapped, *near[:2])).step, near.step)
-    if near.step.size > SHAPE[0] and name not in POWERS_OF_TWO:
-        wanted = grid.step * factors[0]
-        assert np.abs(near.step - wanted).max() < 0.1 * np.abs(wanted).max()
+    params = fitted(format_, x)
+    grid = format_.grid(params)
+    step, low = format_.units(params)
+    np.testing.assert_allclose(spread(step, None, grid), grid.step, rtol=3e-7)
+    made = spread(low, step.unit, grid) if low else np.zeros_like(grid.low)
+    np.testing.assert_allclose(made, grid.low, rtol=3e-7)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_other_units_are_stored_as_they_are(name):
+    format_, x = EVERY[name], weights()
+    params = fitted(format_, x)
+    step, low = format_.units(params)
+    step = step._replace(unit=step.unit * (0.5 if step.dtype == "F8_E4M3" else 2))
+    if low and low.unit is not None:
+        low = low._replace(unit=low.unit / 2)
+    if step.whole is not None:
+        step = step._replace(whole=np.full_like(step.whole, step.limits[1]))
+    made = format_.with_units(params, step, low)
+    codes = format_.round(x, made)
+    again = format_.units(format_.unpack(format_.pack(codes, made)).params)
+    for mine, found in zip((step, low), again, strict=True):
+        for field in ("unit", "whole"):
+            wanted = None if mine is None else getattr(mine, field)
+            assert (wanted is None) == (found is None or getattr(found, field) is None)
+            if wanted is not None:
+                np.testing.assert_array_equal(getattr(found, field), wanted)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -170,9 +186,6 @@ class Signs:
 
     def grid(self, params: np.ndarray) -> Grid:
         return Grid(params, np.zeros_like(params), np.array([-1, 1], np.float32), SHAPE[1])
-
-    def snap(self, params: np.ndarray, step: np.ndarray, low: np.ndarray) -> np.ndarray:
-        return step
 
     def round(self, x: Weights, params: np.ndarray) -> np.ndarray:
         return np.int8(x > 0)

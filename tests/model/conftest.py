@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from common import tiny_model
+from large_models import LARGE, large_model
+from plain_models import ALWAYS_TIED, PLAIN
 
 from qconvert.checkpoint.types import TensorInfo
 
@@ -30,7 +32,11 @@ def tensor(name: str, *shape: int) -> TensorInfo:
 
 @cache
 def _listing(family: str, tied: bool) -> Listing:
-    model = tiny_model(family, tied=tied)
+    if family in LARGE:
+        model = large_model(family)
+    else:
+        model = tiny_model(PLAIN.get(family, family), tied=tied or family in ALWAYS_TIED)
+    tied = tied or family in ALWAYS_TIED
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     tensors = {name: tensor(name, *shape) for name, shape in shapes.items()}

@@ -10,6 +10,8 @@ import pytest
 from common import FAMILIES, LLAMA3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from large_models import LARGE
+from plain_models import SMALL
 
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.model.families import find_family
@@ -105,7 +107,7 @@ strange = st.recursive(
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 @given(data=st.data())
 def test_a_spoiled_configuration_is_never_a_crash(
     family: str, listing: Make, data: st.DataObject

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from common import FAMILIES
+from large_models import LARGE
+from plain_models import ALWAYS_TIED, SMALL
 
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
@@ -13,6 +15,7 @@ from qconvert.model.mapping import _order, map_tensors, unknown_to
 from qconvert.model.types import Rule, TensorMap
 
 Make = Callable[..., Any]
+OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias", "o_proj.bias", "e_score_correction_bias")
 
 
 def tensor(name: str, *shape: int) -> TensorInfo:
@@ -30,7 +33,7 @@ def refusal(config: dict[str, Any], tensors: dict[str, TensorInfo]) -> str:
     return error.value.message
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL])
 def test_every_source_row_is_used_exactly_once(family: str, listing: Make) -> None:
     config, tensors = listing(family)
     maps, left_out = map_tensors(find_family(config), config, tensors)
@@ -42,7 +45,7 @@ def test_every_source_row_is_used_exactly_once(family: str, listing: Make) -> No
     assert all("pooler" in name for name in left_out)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 def test_tensors_come_in_the_order_of_the_blocks(family: str, listing: Make) -> None:
     config, tensors = listing(family)
     names = list(mapped(config, tensors))
@@ -50,22 +53,23 @@ def test_tensors_come_in_the_order_of_the_blocks(family: str, listing: Make) -> 
     assert blocks == sorted(blocks)
     assert set(blocks) == set(range(config.get("num_hidden_layers") or config["n_layer"]))
     assert "token_embd.weight" in names[:2]
-    if family != "bert":
+    if family not in ("bert", *ALWAYS_TIED):
         assert names[-1] == "output.weight"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 def test_any_missing_tensor_is_named(family: str, listing: Make) -> None:
     checkpoint = listing(family)
+    with_experts = any(".experts." in name for name in checkpoint.tensors)
     for name in checkpoint.tensors:
-        if "pooler" in name or "o_proj.bias" in name:
+        if name.endswith(OPTIONAL):
             continue
         message = refusal(checkpoint.config, checkpoint.without(name))
-        if family not in ("mixtral", "qwen3_moe"):  # their stored names are others
+        if not with_experts or family == "gpt_oss":  # their stored names are others
             assert name in message
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 def test_any_tensor_of_another_shape_is_named(family: str, listing: Make) -> None:
     checkpoint = listing(family)
     for name, info in checkpoint.tensors.items():
@@ -76,7 +80,7 @@ def test_any_tensor_of_another_shape_is_named(family: str, listing: Make) -> Non
 
 def unknown(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, ...]:
     family = find_family(config)
-    return unknown_to(family, map_tensors(family, config, tensors)[1])
+    return unknown_to(family, config, map_tensors(family, config, tensors)[1])
 
 
 def test_a_tensor_that_the_family_does_not_know_is_named(listing: Make) -> None:

@@ -14,11 +14,9 @@ from safetensors.numpy import load_file, save_file
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.model import families
-from qconvert.model.families import llama
-from qconvert.model.families.rope import llama3_factors
-from qconvert.model.folding import DENSE
+from qconvert.model.families.llama import LLAMA
 from qconvert.model.open import open_model
-from qconvert.model.types import Config, Family, Rule
+from qconvert.model.types import Config, Rule
 
 NAMES = {
     "model.embed_tokens.weight": "tower.words.weight",
@@ -41,17 +39,10 @@ def renamed(name: str) -> str:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    return tuple(replace(rule, hf=renamed(rule.hf)) for rule in llama.rules(config))
+    return tuple(replace(rule, hf=renamed(rule.hf)) for rule in LLAMA.rules(config))
 
 
-TOY = Family(
-    name="llama",
-    classes=("ToyForCausalLM",),
-    metadata=llama.metadata,
-    rules=rules,
-    constants=llama3_factors,
-    folds=DENSE,
-)
+TOY = replace(LLAMA, classes=("ToyForCausalLM",), rules=rules, config=None)
 
 
 @pytest.fixture

@@ -17,9 +17,13 @@ def info(name: str, *shape: int) -> TensorInfo:
     return TensorInfo(name, shape, "F32", None, 0, 4 * int(np.prod(shape)))  # type: ignore[arg-type]
 
 
-def test_every_family_can_be_written_back() -> None:
+ONE_WAY = {"deepseek2", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"}
+"""What is stored in turns, in llama.cpp's order of heads or absorbed."""
+
+
+def test_every_other_family_can_be_written_back() -> None:
     known = {family.name for family in TABLE if family.config}
-    assert known == {family.name for family in TABLE}
+    assert {family.name for family in TABLE} - known == ONE_WAY
 
 
 @pytest.mark.parametrize("family", FAMILIES)

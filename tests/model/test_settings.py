@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import transformers
 from common import FAMILIES, tiny_model
+from large_models import LARGE, large_model
+from plain_models import ALWAYS_TIED, PLAIN, SMALL
 
 from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.model.families import find_family
@@ -77,14 +79,18 @@ def meaning(config: dict[str, Any]) -> dict[str, Any] | str:
     return keys
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SMALL, *LARGE])
 def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> None:
-    model = tiny_model(family)
+    if family in LARGE:
+        model = large_model(family)
+    else:
+        model = tiny_model(PLAIN.get(family, family), tied=family in ALWAYS_TIED)
+    draws = DRAWS if family in FAMILIES else DRAWS // 3
     whole = json.loads(model.config.to_json_string(use_diff=False))
     whole["architectures"] = [type(model).__name__]
     rng = random.Random(family)
     compared = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         config = strange(rng, whole, type(model.config).attribute_map)
         try:
             understood = type(model.config).from_dict(json.loads(json.dumps(config)))
@@ -94,7 +100,7 @@ def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> Non
         stated["architectures"] = config["architectures"]
         assert meaning(config) == meaning(stated), config
         compared += 1
-    assert compared > DRAWS / 3
+    assert compared > draws / 3
 
 
 def test_published_wrappers_leave_out_what_is_transformers_default() -> None:

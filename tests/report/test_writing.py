@@ -36,3 +36,10 @@ def test_strangers_names_reach_no_file_as_they_are(what: str, tmp_path: Path) ->
     assert json.loads((tmp_path / TABLE).read_bytes())
     for row in csv.reader(io.StringIO((tmp_path / SHEET).read_text(encoding="utf-8"))):
         assert not any(cell.startswith(("=", "@")) for cell in row)
+
+
+def test_the_file_to_take_is_marked_on_the_page(tmp_path: Path) -> None:
+    page = write_report(make_report(), tmp_path, Wish()).read_text(encoding="utf-8")
+    assert page.count('class="taken"') == 1
+    taken = page[page.index('class="taken"') :]
+    assert taken.startswith('class="taken"><th scope="row">Q4_K_M</th>')

@@ -21,7 +21,7 @@ import numpy as np
 
 from qconvert.formats.ggml.scalar import CHUNK, parts_of
 from qconvert.formats.ggml.searches import lattice
-from qconvert.formats.types import Arrays, Part, Seen, Weights, block_sizes, square_of
+from qconvert.formats.types import Arrays, Part, Seen, Units, Weights, block_sizes, square_of
 
 BLOCK = 256
 
@@ -281,7 +281,10 @@ class Lattice:
     def grid(self, params: Params) -> None:
         return None
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
+    def units(self, params: Params) -> None:
+        return None
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
         return params
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
@@ -290,6 +293,9 @@ class Lattice:
     def pack(self, codes: np.ndarray, params: Params) -> Arrays:
         packed = self.write(params._replace(points=codes.reshape(params.points.shape)))
         return (packed.reshape(len(codes), -1),)
+
+    def unpack(self, arrays: Arrays) -> None:
+        return None
 
     def dequantize(self, arrays: Arrays) -> Weights:
         nbytes = block_sizes(self.layout.name)[1]

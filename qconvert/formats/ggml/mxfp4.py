@@ -47,12 +47,6 @@ def nearest(x: Weights, params: Params) -> np.ndarray:
     return codes
 
 
-def stored(step: np.ndarray) -> np.ndarray:
-    """The nearest power of two by the logarithm."""
-    with np.errstate(divide="ignore"):
-        return powers(np.rint(np.log2(np.abs(step).astype(np.float64))).clip(-128, 126) + 128)
-
-
 def write(params: Params, out: np.ndarray) -> None:
     out[..., 0] = np.frexp(params.d)[1] + 127
 
@@ -70,5 +64,5 @@ MXFP4 = Scalar(
     nearest=nearest,
     write=write,
     read=read,
-    stored=stored,
+    unit_dtype="",
 )

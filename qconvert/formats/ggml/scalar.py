@@ -16,10 +16,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from qconvert.errors import PlanError
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights, block_sizes
+from qconvert.formats.types import (
+    Arrays,
+    Coded,
+    Grid,
+    Part,
+    Seen,
+    Units,
+    Weights,
+    block_sizes,
+)
 
 CHUNK = 1 << 18
-FLOAT16_MAX = np.float32(65504)
 
 
 class Params(NamedTuple):
@@ -108,11 +116,6 @@ def half(values: np.ndarray) -> np.ndarray:
     return back
 
 
-def finite_half(values: np.ndarray) -> np.ndarray:
-    """As `half`, the largest finite value at most."""
-    return half(np.clip(values, -FLOAT16_MAX, FLOAT16_MAX))
-
-
 def put_half(out: np.ndarray, offset: int, values: np.ndarray) -> None:
     """Write values [rows, blocks] as float16 into blocks, uint8 [rows, blocks, block_bytes]."""
     out[..., offset : offset + 2].view("<u2")[..., 0] = half_bits(values)
@@ -137,7 +140,7 @@ class Scalar:
         write: (params, out), beside the codes, into uint8 [rows, blocks, block_bytes].
         read: what `write` wrote, of uint8 [blocks, block_bytes], as params [blocks, ...].
         limits: the least and the greatest scale; a min is from 0 to the greatest.
-        stored: float32 steps as d can hold them.
+        unit_dtype: of d and dmin, as `Units` has it.
     """
 
     name: str
@@ -150,7 +153,7 @@ class Scalar:
     read: Callable[[np.ndarray], Params]
     limits: tuple[int, int] = (1, 1)
     first: int = 0
-    stored: Callable[[np.ndarray], np.ndarray] = finite_half
+    unit_dtype: str = "F16"
 
     row_step = 1
     needs_peak = False
@@ -175,34 +178,17 @@ class Scalar:
         values = np.array(self.values, np.float32)
         return Grid(*steps(params), values, self.size, self.first)
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        d, scales = self._units(params.d, params.scales, step, self.limits)
+    def units(self, params: Params) -> tuple[Units, Units | None]:
+        step = Units(params.d, params.scales, self.limits, self.unit_dtype)
         if params.dmin is None:
-            return rounded_by_steps(Params(d, None, scales))
-        dmin, mins = self._units(params.dmin, params.mins, low, (0, self.limits[1]))
-        return rounded_by_steps(Params(d, dmin, scales, mins))
+            return step, None
+        return step, Units(params.dmin, params.mins, (0, self.limits[1]), self.unit_dtype)
 
-    def _units(
-        self,
-        d: np.ndarray,
-        scales: np.ndarray | None,
-        step: np.ndarray,
-        limits: tuple[int, int],
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """d, and the integers whose multiples are nearest to the steps.
-
-        d stays as it is unless it does not reach to the largest step.
-        """
-        if scales is None:
-            return self.stored(step), None
-        groups = step.reshape(*d.shape, -1)
-        low, high = limits
-        d = np.where(d == 0, self.stored(np.abs(groups).max(axis=2) / high), d)
-        whole = groups * inverse(d)[..., None]
-        reach = np.maximum(whole.max(axis=2) / high, whole.min(axis=2) / low if low else 0)
-        d = np.where(reach > 1 + 0.5 / high, self.stored(d * reach), d)
-        whole = np.rint(groups * inverse(d)[..., None]).clip(low, high)
-        return d, whole.reshape(step.shape).astype(scales.dtype)
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert step.unit is not None
+        if low is None:
+            return rounded_by_steps(Params(step.unit, None, step.whole))
+        return rounded_by_steps(Params(step.unit, low.unit, step.whole, low.whole))
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         return self.nearest(x, params)
@@ -214,6 +200,23 @@ class Scalar:
         self.codes.pack(codes.view(np.uint8), blocks)
         self.write(params, blocks)
         return (out,)
+
+    def unpack(self, arrays: Arrays) -> Coded:
+        packed = arrays[0]
+        block, nbytes = block_sizes(self.name)
+        blocks = np.ascontiguousarray(packed).reshape(-1, nbytes)
+        with np.errstate(all="ignore"):
+            read = self.read(blocks)
+        rows = len(packed)
+
+        def by_row(of: np.ndarray | None) -> np.ndarray | None:
+            return None if of is None else of.reshape(rows, -1)
+
+        codes = self.codes.unpack(blocks, block).reshape(rows, -1)
+        kind = np.int8 if self.first < 0 else np.uint8
+        rest = by_row(read.dmin), by_row(read.scales), by_row(read.mins)
+        params = rounded_by_steps(Params(read.d.reshape(rows, -1), *rest))
+        return Coded(codes.view(kind), params)
 
     def dequantize(self, arrays: Arrays) -> Weights:
         from qconvert.kernels.codes import spread

@@ -21,7 +21,7 @@ from qconvert.formats.mlx.candidates import MOVES, NUDGES, trials
 from qconvert.formats.safetensors import packing
 from qconvert.formats.safetensors.scales import ITEM_BYTES, read, rounded, stored
 from qconvert.formats.safetensors.types import ScaleDtype
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights, square_of
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights, square_of
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (128, 64, 32)
@@ -117,8 +117,15 @@ class Affine:
         values = np.arange(self.top + 1, dtype=np.float32)
         return Grid(params.scale, -params.bias, values, self.group_size)
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        return Params(rounded(step, self.scale_dtype), rounded(-low, self.scale_dtype))
+    def units(self, params: Params) -> tuple[Units, Units]:
+        dtype = self.scale_dtype
+        return Units(params.scale, dtype=dtype), Units(-params.bias, dtype=dtype)
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert low is not None
+        assert low.unit is not None
+        assert step.unit is not None
+        return Params(step.unit, -low.unit)
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """uint8 [rows, columns]."""
@@ -135,16 +142,20 @@ class Affine:
         words = packing.pack_rows(signed, self.bits).view(np.uint32)
         return words, *(stored(one, self.scale_dtype) for one in (params.scale, params.bias))
 
+    def unpack(self, arrays: Arrays) -> Coded:
+        words, *others = arrays
+        scale, bias = map(read, others)
+        columns = words.shape[1] * 32 // self.bits
+        signed = packing.unpack_rows(words.view(np.int32), self.bits, columns)
+        codes = (signed.astype(np.int16) + (1 << (self.bits - 1))).astype(np.uint8)
+        return Coded(codes, Params(scale, bias))
+
     def dequantize(self, arrays: Arrays) -> Weights:
         from qconvert.kernels.affine_groups import dequantize
 
-        words, *others = arrays
-        scale, bias = map(read, others)
-        rows, columns = len(words), words.shape[1] * 32 // self.bits
-        signed = packing.unpack_rows(words.view(np.int32), self.bits, columns)
-        codes = (signed.astype(np.int16) + (1 << (self.bits - 1))).astype(np.uint8)
-        x = np.empty((rows, columns), np.float32)
-        by = (scale.reshape(-1), bias.reshape(-1))
+        codes, params = self.unpack(arrays)
+        x = np.empty(codes.shape, np.float32)
+        by = (params.scale.reshape(-1), params.bias.reshape(-1))
         dequantize(codes.reshape(-1), self.group_size, *by, x.reshape(-1))
         return x
 

@@ -25,7 +25,7 @@ from qconvert.formats.safetensors.fp4 import POWERS, SCALES
 from qconvert.formats.safetensors.fp4 import VALUES as E2M1_VALUES
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.formats.safetensors.types import ScaleDtype
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights, square_of
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights, square_of
 
 Mode = Literal["mxfp4", "nvfp4", "mxfp8"]
 
@@ -147,13 +147,13 @@ class Floats:
         step = self.table[params.place]
         return Grid(step, np.zeros_like(step), self.values, self.size)
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        step = np.abs(step)
-        if self.mode == "nvfp4":
-            code = stored(np.minimum(step, np.float32(448)), "F8_E4M3").astype(np.int32)
-            return Params(code)
-        exponent = np.rint(np.log2(np.maximum(step, POWERS[0])))
-        return Params(np.clip(exponent + _ONE, 0, POWERS.size - 1).astype(np.int32))
+    def units(self, params: Params) -> tuple[Units, None]:
+        dtype = "F8_E4M3" if self.mode == "nvfp4" else ""
+        return Units(self.table[params.place], dtype=dtype), None
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert step.unit is not None
+        return Params(np.searchsorted(self.table, step.unit).astype(np.int32))
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """uint8 [rows, columns]."""
@@ -183,13 +183,18 @@ class Floats:
         small_floats.pack(np.ascontiguousarray(codes).reshape(-1), packed.reshape(-1))
         return packed.view(np.uint32), scales
 
-    def dequantize(self, arrays: Arrays) -> Weights:
+    def unpack(self, arrays: Arrays) -> Coded:
         words, scales = (np.ascontiguousarray(one) for one in arrays)
         raw = words.view(np.uint8)
         if self.mode != "mxfp8":
             raw = np.stack([raw & 15, raw >> 4], axis=2).reshape(len(raw), -1)
+        return Coded(raw, Params(np.minimum(scales, self.table.size - 1).astype(np.int32)))
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        scales = np.ascontiguousarray(arrays[1])
         kind = "F8_E4M3" if self.mode == "nvfp4" else "F8_E8M0"
-        return self._times(raw, to_float32(scales.reshape(-1), kind).reshape(scales.shape))
+        step = to_float32(scales.reshape(-1), kind).reshape(scales.shape)
+        return self._times(self.unpack(arrays).codes, step)
 
     def _times(self, codes: np.ndarray, step: np.ndarray) -> Weights:
         return np.asarray(self.values[codes] * np.repeat(step, self.size, axis=1))

@@ -26,7 +26,7 @@ from qconvert.formats.safetensors.groups import (
 from qconvert.formats.safetensors.range_search import search_fp4
 from qconvert.formats.safetensors.scales import stored
 from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights
 
 VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 TOP = np.float32(6.0)
@@ -107,14 +107,15 @@ class Fp4:
         step = steps(params)
         return Grid(step, np.zeros_like(step), VALUES, GROUPS[self.form.layout])
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
+    def units(self, params: Params) -> tuple[Units, None]:
         whole = params.global_scale
-        if whole is not None:
-            scale = SCALES[_scales(step * TOP, whole)]
-        else:
-            exponent = np.rint(np.log2(np.maximum(np.abs(step), POWERS[0])))
-            scale = POWERS[np.clip(exponent.astype(np.int64) + 127, 0, POWERS.size - 1)]
-        return Params(params.shape, scale, None, whole)
+        if whole is None:
+            return Units(params.scale, dtype=""), None
+        return Units(params.scale, dtype="F8_E4M3", by=float(1 / whole)), None
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert step.unit is not None
+        return Params(params.shape, step.unit, None, params.global_scale)
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """uint8 [rows, columns]: 0 to 15."""
@@ -138,16 +139,19 @@ class Fp4:
         whole = np.array([params.global_scale], np.float32)
         return packed, stored(params.scale, "F8_E4M3"), whole
 
-    def dequantize(self, arrays: Arrays) -> Weights:
+    def unpack(self, arrays: Arrays) -> Coded:
         packed, scale = arrays[0], np.ascontiguousarray(arrays[1]).view(np.uint8)
-        x = np.empty((len(packed), 2 * packed.shape[1]), np.float32)
-        x[:, 0::2] = VALUES[packed & 15]
-        x[:, 1::2] = VALUES[packed >> 4]
+        codes = np.empty((len(packed), 2 * packed.shape[1]), np.uint8)
+        codes[:, 0::2] = packed & 15
+        codes[:, 1::2] = packed >> 4
         dtype = "F8_E4M3" if self.needs_peak else "F8_E8M0"
-        step = to_float32(scale.reshape(-1), dtype).reshape(scale.shape)
-        if self.needs_peak:
-            step = step / np.float32(arrays[2].reshape(-1)[0])
-        return multiply(x, self.form, step)
+        values = to_float32(scale.reshape(-1), dtype).reshape(scale.shape)
+        whole = np.float32(arrays[2].reshape(-1)[0]) if self.needs_peak else None
+        return Coded(codes, Params((len(codes), codes.shape[1]), values, None, whole))
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        codes, params = self.unpack(arrays)
+        return multiply(VALUES[codes], self.form, steps(params))
 
 
 def global_scale(peak: float) -> np.float32:

@@ -14,7 +14,6 @@ from qconvert.formats.floats import float8_values, to_float32
 from qconvert.formats.safetensors.estimate import ranges, searches
 from qconvert.formats.safetensors.groups import (
     by_row,
-    by_scale,
     group_columns,
     joined,
     multiply,
@@ -24,7 +23,7 @@ from qconvert.formats.safetensors.groups import (
 from qconvert.formats.safetensors.range_search import search_fp8
 from qconvert.formats.safetensors.scales import nonzero, read, rounded, stored
 from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights
 
 TOP = np.float32(448.0)
 
@@ -82,9 +81,12 @@ class Fp8:
         values, size = float8_values("F8_E4M3"), group_columns(self.form, columns)
         return Grid(step, np.zeros_like(step), values, size)
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        scale = rounded(by_scale(step, self.form), self.scale_dtype)
-        return Params(params.shape, nonzero(scale, self.scale_dtype))
+    def units(self, params: Params) -> tuple[Units, None]:
+        return Units(params.scale, dtype=self.scale_dtype), None
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert step.unit is not None
+        return Params(params.shape, step.unit)
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """uint8 [rows, columns]: the bits of e4m3fn."""
@@ -101,9 +103,13 @@ class Fp8:
         scale = stored(params.scale, self.scale_dtype)
         return codes, scale.reshape(-1) if self.form.strategy == "tensor" else scale
 
-    def dequantize(self, arrays: Arrays) -> Weights:
+    def unpack(self, arrays: Arrays) -> Coded:
         codes = np.ascontiguousarray(arrays[0]).view(np.uint8)
         rows, columns = codes.shape
-        x = to_float32(codes.reshape(-1), "F8_E4M3").reshape(codes.shape)
         scale = read(arrays[1]).reshape(scale_shape(self.form, rows, columns))
-        return multiply(x, self.form, scale)
+        return Coded(codes, Params((rows, columns), scale))
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        codes, params = self.unpack(arrays)
+        x = to_float32(codes.reshape(-1), "F8_E4M3").reshape(codes.shape)
+        return multiply(x, self.form, params.scale)

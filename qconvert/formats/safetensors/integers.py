@@ -28,7 +28,7 @@ from qconvert.formats.safetensors.groups import (
 from qconvert.formats.safetensors.range_search import search_integers
 from qconvert.formats.safetensors.scales import LARGEST, nonzero, read, rounded, stored
 from qconvert.formats.safetensors.types import Estimator, Params, ScaleDtype, WeightFormat
-from qconvert.formats.types import Arrays, Grid, Part, Seen, Weights
+from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -142,12 +142,19 @@ class Integers:
     def _by_row(self, values: np.ndarray, params: Params) -> np.ndarray:
         return by_row(values, self.form, params.shape[0])
 
-    def snap(self, params: Params, step: np.ndarray, low: np.ndarray) -> Params:
-        scale = nonzero(rounded(by_scale(step, self.form), self.scale_dtype), self.scale_dtype)
-        if params.zero_point is None:
-            return Params(params.shape, scale)
-        zero = np.rint(by_scale(low, self.form) / scale).clip(*code_range(self.form.bits))
-        return Params(params.shape, scale, zero.astype(np.int8))
+    def units(self, params: Params) -> tuple[Units, Units | None]:
+        step = Units(params.scale, dtype=self.scale_dtype)
+        zero = params.zero_point
+        if zero is None:
+            return step, None
+        limits = code_range(self.form.bits)
+        return step, Units(None, self._by_row(zero, params).astype(np.int8), limits)
+
+    def with_units(self, params: Params, step: Units, low: Units | None) -> Params:
+        assert step.unit is not None
+        if low is None or low.whole is None:
+            return Params(params.shape, step.unit)
+        return Params(params.shape, step.unit, by_scale(low.whole, self.form).astype(np.int8))
 
     def round(self, x: Weights, params: Params) -> np.ndarray:
         """int8 [rows, columns]."""
@@ -177,9 +184,7 @@ class Integers:
             return words, scale, size
         return words, scale, packing.pack_columns(zero, bits), size
 
-    def dequantize(self, arrays: Arrays) -> Weights:
-        from qconvert.kernels import integers
-
+    def unpack(self, arrays: Arrays) -> Coded:
         form, zero = self.form, None if self.form.symmetric else arrays[2]
         if self.packed:
             rows, columns = (int(size) for size in arrays[-1])
@@ -189,13 +194,20 @@ class Integers:
             codes = np.ascontiguousarray(arrays[0])
             rows, columns = codes.shape
         scale = read(arrays[1]).reshape(scale_shape(form, rows, columns))
+        return Coded(codes, Params((rows, columns), scale, zero))
+
+    def dequantize(self, arrays: Arrays) -> Weights:
+        from qconvert.kernels import integers
+
+        codes, params = self.unpack(arrays)
+        rows, columns = codes.shape
         x = np.empty((rows, columns), np.float32)
         integers.dequantize(
             codes.reshape(-1),
             columns,
-            group_columns(form, columns),
-            by_row(scale, form, rows).reshape(-1),
-            by_row(_zeros(zero, scale), form, rows).reshape(-1),
+            group_columns(self.form, columns),
+            self._by_row(params.scale, params).reshape(-1),
+            self._by_row(_zeros(params.zero_point, params.scale), params).reshape(-1),
             x.reshape(-1),
         )
         return x

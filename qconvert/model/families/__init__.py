@@ -3,21 +3,44 @@
 A new family is a file here and a line in `FAMILIES`.
 """
 
+from collections.abc import Mapping
+
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.bert import BERT
+from qconvert.model.families.cohere import COHERE, COHERE2
+from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.ernie4_5 import ERNIE4_5
+from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma2 import GEMMA2
 from qconvert.model.families.gemma3 import GEMMA3
+from qconvert.model.families.glm4 import GLM4
+from qconvert.model.families.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite import GRANITE
+from qconvert.model.families.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.minimax_m2 import MINIMAX_M2
+from qconvert.model.families.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral import MISTRAL
 from qconvert.model.families.mixtral import MIXTRAL
 from qconvert.model.families.olmo2 import OLMO2
+from qconvert.model.families.olmo3 import OLMO3
+from qconvert.model.families.olmoe import OLMOE
 from qconvert.model.families.phi3 import PHI3
 from qconvert.model.families.qwen2 import QWEN2
+from qconvert.model.families.qwen2_moe import QWEN2_MOE
 from qconvert.model.families.qwen3 import QWEN3
+from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.refused import why_refused
+from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
+from qconvert.model.families.stablelm import STABLELM
+from qconvert.model.families.starcoder2 import STARCODER2
 from qconvert.model.types import Config, Family
 
 FAMILIES = (
@@ -34,12 +57,44 @@ FAMILIES = (
     GRANITE,
     SMOLLM3,
     BERT,
+    GPT_OSS,
+    GEMMA2,
+    MISTRAL3,
+    MINISTRAL3,
+    QWEN2_MOE,
+    OLMO3,
+    SEED_OSS,
+    GLM4,
+    GLM4_MOE,
+    EXAONE4,
+    COHERE,
+    COHERE2,
+    STARCODER2,
+    STABLELM,
+    OLMOE,
+    ERNIE4_5,
+    GRANITE_MOE,
+    GRANITE_MOE_SHARED,
+    MINIMAX_M2,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_NEXT,
+    DEEPSEEK_V3,
+    DEEPSEEK_V2,
+    GLM4_MOE_LITE,
+    LFM2,
+    LFM2_MOE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
 
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 """By the class in `config.json`'s `architectures`."""
+
+BY_TEXT: dict[tuple[str, str], Family] = {
+    ("Mistral3ForConditionalGeneration", "ministral3"): MINISTRAL3
+}
+"""Of classes around different text models, by the class and the text model's type."""
 
 
 def find_family(config: Config) -> Family:
@@ -58,11 +113,15 @@ def find_family(config: Config) -> Family:
             "config.json names no architecture",
             hint='it needs a line such as "architectures": ["LlamaForCausalLM"]',
         )
+    if refusal := why_refused(names[0]):
+        raise UnsupportedError(*refusal)
     if names[0] not in BY_CLASS:
         raise UnsupportedError(
             f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(BY_CLASS)}"
         )
-    return BY_CLASS[names[0]]
+    inner = config.get("text_config")
+    kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+    return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
 
 
 NO_MODELS = {
@@ -114,5 +173,5 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
             f"the family {name!r:.80} cannot be written as a Hugging Face checkpoint",
             f"known: {', '.join(names)}",
         )
-    has_experts = f"{name}.expert_count" in checkpoint.metadata
-    return next((family for family in found if family.experts and has_experts), found[0])
+    marked = (f for f in found if f.mark and f"{name}.{f.mark}" in checkpoint.metadata)
+    return next(marked, found[0])

@@ -12,7 +12,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Config, Family
 
-EMPTY_AS_ABSENT = ("rope_theta", "rope_local_base_freq")
+EMPTY_AS_ABSENT = ("rope_theta", "rope_local_base_freq", "rope_parameters")
 """Settings whose null stands for the default, and not for none."""
 
 LARGEST = 2**31 - 1
@@ -119,13 +119,20 @@ def block_count(config: Config) -> int:
     return whole(config, "num_hidden_layers", most=MOST_BLOCKS)
 
 
-def decoder_metadata(name: str, config: Config) -> Metadata:
-    """The sizes of a decoder with RMS norms, as llama.cpp's converter writes them. `vocab_size`
-    is added for every family: llama.cpp needs it where a file has no tokens.
+EPSILONS = {"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}
+"""GGUF's key of what norms add to a variance, by their kind."""
+
+RMS_EPSILON = ("rms_norm_eps", EPSILONS["rms"])
+
+
+def decoder_metadata(name: str, config: Config, epsilon: tuple[str, str] = RMS_EPSILON) -> Metadata:
+    """The sizes of a decoder, as llama.cpp's converter writes them. `vocab_size` is added for
+    every family: llama.cpp needs it where a file has no tokens.
 
     Args:
         name: `general.architecture`.
         config: the language model's settings.
+        epsilon: the setting and the key of what norms add to a variance.
     """
     keys = {
         "block_count": u32(block_count(config)),
@@ -134,7 +141,7 @@ def decoder_metadata(name: str, config: Config) -> Metadata:
         "feed_forward_length": u32(whole(config, "intermediate_size")),
         "attention.head_count": u32(head_count(config)),
         "attention.head_count_kv": u32(kv_head_count(config)),
-        "attention.layer_norm_rms_epsilon": f32(real(config, "rms_norm_eps")),
+        epsilon[1]: f32(real(config, epsilon[0])),
         "vocab_size": u32(whole(config, "vocab_size")),
     }
     if config.get("head_dim") is not None:

@@ -5,43 +5,38 @@ published ones leave out whatever is transformers' default.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from qconvert.checkpoint.metadata import Metadata, f32, flags, u32
+from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import UnsupportedError
 from qconvert.model.families.common import (
     block_count,
-    decoder_metadata,
     expect,
     head_count,
     head_size,
-    prefixed,
     real,
     whole,
 )
-from qconvert.model.families.keys import Keys, decoder_config
-from qconvert.model.families.parts import (
-    EMBEDDING,
-    FEED_FORWARD,
-    IGNORED,
-    LAYER,
-    attention,
-    stated_biases,
+from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
+from qconvert.model.families.decoder.settings import decoder_settings
+from qconvert.model.families.decoder.types import (
+    SANDWICH,
+    Attention,
+    Decoder,
+    Only,
+    Rope,
+    Scalar,
+    Windows,
 )
-from qconvert.model.families.rope import (
-    PLAIN,
-    check_rope,
-    rope_metadata,
-    sliding_rope,
-)
-from qconvert.model.families.rope_config import rope_config
-from qconvert.model.folding import DENSE
-from qconvert.model.types import Config, Family, Rule
+from qconvert.model.families.decoder.windows import sliding_blocks
+from qconvert.model.families.parts import IGNORED
+from qconvert.model.families.rope import PLAIN
+from qconvert.model.types import Config
 
-NAME = "gemma3"
 ACTIVATIONS = ("gelu_pytorch_tanh",)
-KINDS = ("full_attention", "sliding_attention")
 SCALED_BY_WIDTH = 62
 """Layers of the 27B model, whose queries llama.cpp scales by hidden size / heads."""
 
@@ -64,28 +59,36 @@ DEFAULTS = {
     "sliding_window_pattern": 6,
 }
 
+WINDOWS = Windows(
+    6, 6, older=("_sliding_window_pattern", "sliding_window_pattern"), theta=SLIDING_THETA
+)
+
+DECODER = Decoder(
+    name="gemma3",
+    model_type="gemma3_text",
+    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    defaults=DEFAULTS,
+    norms=replace(SANDWICH, shift=1.0),
+    attention=Attention(qk_norms="heads", sized=True),
+    rope=Rope((*PLAIN, "linear"), THETA),
+    scalars=(Scalar("final_logit_softcapping", "final_logit_softcapping", optional=True),),
+    windows=WINDOWS,
+    only=(
+        Only("hidden_activation", ACTIVATIONS),
+        Only("attention_bias", (False,)),
+        Only("attn_logit_softcapping", (), "Gemma 3 has none in llama.cpp"),
+    ),
+    ignored=(*IGNORED, r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
+)
+
 
 def metadata(config: Config) -> Metadata:
-    settings = {**config, **heeded_rope(config)}
-    keys: Metadata = {}
-    if "final_logit_softcapping" in settings:
-        keys["final_logit_softcapping"] = f32(real(settings, "final_logit_softcapping"))
-    sliding = sliding_layers(settings)
-    if any(sliding):
-        keys["attention.sliding_window"] = u32(whole(settings, "sliding_window"))
-        keys["rope.freq_base_swa"] = f32(real(sliding_rope(settings), "rope_theta"))
-        if sliding != _every(6, len(sliding)):  # llama.cpp's own idea of it
-            keys["attention.sliding_window_pattern"] = flags(sliding)
-    return {
-        **decoder_metadata(NAME, settings),
-        **rope_metadata(NAME, settings),
-        **prefixed(NAME, keys),
-    }
+    return decoder_keys(DECODER, {**config, **heeded_rope(config)})
 
 
 def heeded_rope(settings: Config) -> dict[str, Any]:
-    """What transformers' Gemma 3 heeds: of `rope_parameters` the sets for kinds of layers, of
-    `rope_scaling` "rope_type" alone and not the older "type"."""
+    """What transformers heeds where kinds of layers turn differently: of `rope_parameters` the
+    sets for kinds of layers, of `rope_scaling` "rope_type" alone and not the older "type"."""
     heeded: dict[str, Any] = {}
     scaling, sets = settings.get("rope_scaling"), settings.get("rope_parameters")
     if isinstance(scaling, Mapping):
@@ -97,113 +100,50 @@ def heeded_rope(settings: Config) -> dict[str, Any]:
 
 def limits(config: Config) -> None:
     settings = {**config, **heeded_rope(config)}
-    check_rope(settings, (*PLAIN, "linear"))
+    decoder_limits(DECODER, settings)
     expect(settings, "hidden_act", ACTIVATIONS)
-    expect(settings, "hidden_activation", ACTIVATIONS)
-    expect(settings, "attention_bias", (False,))
     expect(settings, "use_bidirectional_attention", (False,))
-    expect(settings, "attn_logit_softcapping", (), "Gemma 3 has none in llama.cpp")
+    check_query_scale(settings, block_count(settings) == SCALED_BY_WIDTH)
+
+
+def check_query_scale(settings: Config, by_width: bool) -> None:
+    """Refuse queries that llama.cpp would scale otherwise.
+
+    Args:
+        by_width: it scales them by hidden size / heads, and not by the size of a head.
+    """
     scalar = real(settings, "query_pre_attn_scalar")
     usual = head_size(settings)
-    if block_count(settings) == SCALED_BY_WIDTH:
+    if by_width:
         usual = whole(settings, "hidden_size") // head_count(settings)
     if scalar != usual:
         raise UnsupportedError(
             f"config.json: query_pre_attn_scalar = {scalar:g}, but llama.cpp scales queries of "
-            f"this Gemma 3 by {usual}"
+            f"this Gemma by {usual}"
         )
 
 
-def sliding_layers(settings: dict[str, Any]) -> list[bool]:
+def sliding_layers(settings: Config) -> list[bool]:
     """Which layers see a window only."""
-    count = block_count(settings)
-    kinds = settings.get("layer_types")
-    if kinds is None:
-        default = whole(settings, "sliding_window_pattern")
-        return _every(whole(settings, "_sliding_window_pattern", default=default), count)
-    if not isinstance(kinds, list) or len(kinds) != count:
-        raise CheckpointError(f"config.json: layer_types is no list of {count} names")
-    if any(kind not in KINDS for kind in kinds):
-        raise UnsupportedError(f"config.json: layer_types knows {' and '.join(KINDS)} only")
-    return [kind == "sliding_attention" for kind in kinds]
-
-
-def _every(interval: int, count: int) -> list[bool]:
-    """Full attention in every layer of that number, windows in the others."""
-    return [(layer + 1) % interval != 0 for layer in range(count)]
-
-
-def rules(config: Config) -> tuple[Rule, ...]:
-    source = LAYER + "self_attn."
-    return (
-        *EMBEDDING,
-        Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight", add=1.0),
-        *attention(),
-        *stated_biases(config),
-        Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight", add=1.0),
-        Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight", add=1.0),
-        Rule(
-            "blk.{i}.post_attention_norm.weight",
-            LAYER + "post_attention_layernorm.weight",
-            add=1.0,
-        ),
-        Rule("blk.{i}.ffn_norm.weight", LAYER + "pre_feedforward_layernorm.weight", add=1.0),
-        *FEED_FORWARD,
-        Rule("blk.{i}.post_ffw_norm.weight", LAYER + "post_feedforward_layernorm.weight", add=1.0),
-        Rule("output_norm.weight", "model.norm.weight", add=1.0),
-        Rule("output.weight", "lm_head.weight", optional=True),
-    )
+    return sliding_blocks(WINDOWS, settings)
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    keys = Keys(checkpoint, NAME)
-    settings = decoder_config(keys, "Gemma3ForCausalLM", "gemma3_text")
-    sliding = _stored_pattern(keys)
-    scalar = keys.head_size
-    if keys.blocks == SCALED_BY_WIDTH:
-        scalar = settings["hidden_size"] // settings["num_attention_heads"]
-    config = {
-        **settings,
-        **rope_config(keys, THETA),
-        "head_dim": keys.head_size,
-        "hidden_activation": ACTIVATIONS[0],
-        "attention_bias": False,
-        "query_pre_attn_scalar": scalar,
-        "layer_types": [KINDS[is_sliding] for is_sliding in sliding],
-        "rope_local_base_freq": keys.real("rope.freq_base_swa", default=SLIDING_THETA),
-        "final_logit_softcapping": None,
-        "attn_logit_softcapping": None,
-    }
+    return gemma_settings(DECODER, checkpoint, SCALED_BY_WIDTH)
+
+
+def gemma_settings(decoder: Decoder, checkpoint: Checkpoint, by_width: int) -> dict[str, Any]:
+    """Gemma's settings, of a file.
+
+    Args:
+        by_width: the number of blocks of the model whose queries are scaled by hidden size / heads.
+    """
+    config = decoder_settings(decoder, checkpoint)
     del config["hidden_act"]
-    if any(sliding):
-        config["sliding_window"] = keys.whole("attention.sliding_window")
-    if keys.has("final_logit_softcapping"):
-        config["final_logit_softcapping"] = keys.real("final_logit_softcapping")
-    return config
+    scalar = config["head_dim"]
+    if config["num_hidden_layers"] == by_width:
+        scalar = config["hidden_size"] // config["num_attention_heads"]
+    return {**config, "query_pre_attn_scalar": scalar}
 
 
-def _stored_pattern(keys: Keys) -> list[bool]:
-    """Which layers see a window only: a list, an interval, or llama.cpp's own idea of it."""
-    pattern = keys.value("attention.sliding_window_pattern")
-    if not keys.has("attention.sliding_window"):
-        return [False] * keys.blocks
-    if pattern is None or type(pattern) is int:
-        return _every(keys.whole("attention.sliding_window_pattern", default=6), keys.blocks)
-    if not isinstance(pattern, list) or len(pattern) != keys.blocks:
-        raise CheckpointError(
-            f"{NAME}.attention.sliding_window_pattern is no list of {keys.blocks} flags"
-        )
-    return [bool(is_sliding) for is_sliding in pattern]
-
-
-GEMMA3 = Family(
-    name=NAME,
-    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-    metadata=metadata,
-    rules=rules,
-    defaults=DEFAULTS,
-    limits=limits,
-    ignored=(*IGNORED, r"(model\.)?(vision_tower|multi_modal_projector)\..*"),
-    config=config_json,
-    folds=DENSE,
-)
+GEMMA3 = replace(family_of(DECODER), metadata=metadata, limits=limits, config=config_json)

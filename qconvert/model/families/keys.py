@@ -12,7 +12,7 @@ import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import LARGEST, MOST_BLOCKS
+from qconvert.model.families.common import LARGEST, MOST_BLOCKS, RMS_EPSILON
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,13 @@ class Keys:
         return self.whole("block_count", most=MOST_BLOCKS)
 
 
-def decoder_config(keys: Keys, class_name: str, model_type: str) -> dict[str, Any]:
-    """`config.json` of a decoder with RMS norms: the converse of `common.decoder_metadata`.
+def decoder_config(
+    keys: Keys, class_name: str, model_type: str, epsilon: tuple[str, str] = RMS_EPSILON
+) -> dict[str, Any]:
+    """`config.json` of a decoder: the converse of `common.decoder_metadata`.
+
+    Args:
+        epsilon: the setting and the key of what norms add to a variance.
 
     Raises:
         CheckpointError: a key is missing or absurd.
@@ -128,7 +133,7 @@ def decoder_config(keys: Keys, class_name: str, model_type: str) -> dict[str, An
         "num_attention_heads": heads,
         "num_key_value_heads": keys.whole("attention.head_count_kv", default=heads),
         "max_position_embeddings": keys.whole("context_length"),
-        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        epsilon[0]: keys.real(epsilon[1]),
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "tie_word_embeddings": not keys.has_tensor("output.weight"),

@@ -1,11 +1,10 @@
 """Mistral 7B and its like: a Llama to llama.cpp, which has full attention where the first version
 had a sliding window of 4096 tokens."""
 
+from dataclasses import replace
+
 from qconvert.model.families import llama
-from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import llama3_factors
-from qconvert.model.folding import DENSE
-from qconvert.model.types import Family
+from qconvert.model.families.decoder.family import family_of
 
 DEFAULTS = {
     **llama.DEFAULTS,
@@ -15,15 +14,11 @@ DEFAULTS = {
     "sliding_window": 4096,
 }
 
-MISTRAL = Family(
-    name=llama.NAME,
+DECODER = replace(
+    llama.DECODER,
+    model_type="mistral",
     classes=("MistralForCausalLM", "MistralModel"),
-    metadata=llama.metadata,
-    rules=llama.rules,
     defaults=DEFAULTS,
-    limits=llama.limits,
-    constants=llama3_factors,
-    ignored=IGNORED,
-    folds=DENSE,
-    pooled=True,
 )
+
+MISTRAL = replace(family_of(DECODER), config=None)

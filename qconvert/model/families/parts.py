@@ -1,6 +1,6 @@
 """Lines of tables that many families have in common, with Hugging Face's usual names."""
 
-from qconvert.model.types import Config, Rule
+from qconvert.model.types import Rule
 
 LAYER = "model.layers.{i}."
 
@@ -25,12 +25,6 @@ FEED_FORWARD = (
     Rule("blk.{i}.ffn_gate.weight", LAYER + "mlp.gate_proj.weight"),
     Rule("blk.{i}.ffn_up.weight", LAYER + "mlp.up_proj.weight"),
     Rule("blk.{i}.ffn_down.weight", LAYER + "mlp.down_proj.weight"),
-)
-
-FEED_FORWARD_BIASES = (
-    Rule("blk.{i}.ffn_gate.bias", LAYER + "mlp.gate_proj.bias"),
-    Rule("blk.{i}.ffn_up.bias", LAYER + "mlp.up_proj.bias"),
-    Rule("blk.{i}.ffn_down.bias", LAYER + "mlp.down_proj.bias"),
 )
 
 OUTPUT_BIAS = (Rule("blk.{i}.attn_output.bias", LAYER + "self_attn.o_proj.bias", optional=True),)
@@ -58,13 +52,6 @@ def attention(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
         Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
         Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
     )
-
-
-def stated_biases(config: Config, heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:
-    """Of all four projections, where `attention_bias` says that they are there."""
-    if not config.get("attention_bias"):
-        return ()
-    return (*attention_biases(heads, kv_heads), *OUTPUT_BIAS)
 
 
 def attention_biases(heads: int = 0, kv_heads: int = 0) -> tuple[Rule, ...]:

@@ -5,6 +5,7 @@ sequences within the original context, one for longer ones.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,16 @@ import numpy as np
 from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError
-from qconvert.model.families.common import (
-    SILU,
-    decoder_metadata,
-    expect,
-    head_count,
-    heads_fill_width,
-    prefixed,
-    real,
-    whole,
-)
-from qconvert.model.families.keys import Keys, decoder_config
-from qconvert.model.families.parts import EMBEDDING, IGNORED, LAYER, NORMS, OUTPUT
-from qconvert.model.families.rope import PLAIN, check_rope, rope_metadata, rope_parameters
-from qconvert.model.families.rope_config import read_factors, rope_config
-from qconvert.model.folding import DOWN_OF_FUSED, FUSED_ATTENTION, FUSED_FEED_FORWARD
-from qconvert.model.types import Config, Family, Rule
+from qconvert.model.families.common import prefixed, real, whole
+from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.decoder.metadata import decoder_keys, turned
+from qconvert.model.families.decoder.settings import decoder_settings
+from qconvert.model.families.decoder.types import FUSED, Attention, Decoder, Rope
+from qconvert.model.families.keys import Keys
+from qconvert.model.families.rope import PLAIN, rope_parameters
+from qconvert.model.families.rope_config import read_factors
+from qconvert.model.types import Config
 
-NAME = "phi3"
 DEFAULTS = {
     "vocab_size": 32064,
     "hidden_size": 3072,
@@ -44,40 +37,27 @@ DEFAULTS = {
 LONG = ("longrope", "su")
 """Names of LongRoPE."""
 
+DECODER = Decoder(
+    name="phi3",
+    model_type="phi3",
+    classes=("Phi3ForCausalLM", "Phi3Model"),
+    defaults=DEFAULTS,
+    attention=Attention(fused=True, bias=False, output_bias=False, square=True),
+    rope=Rope((*PLAIN, *LONG), partly=True, counted=True),
+    feed_forward=FUSED,
+)
+
 
 def metadata(config: Config) -> Metadata:
     longest = whole(config, "max_position_embeddings")
     keys = {
-        "rope.dimension_count": u32(_turned(config)),
         "rope.scaling.original_context_length": u32(_original(config)),
         # llama.cpp tells Phi-4, which has no window, by the zero.
         "attention.sliding_window": u32(_window(config)),
     }
     if _is_long(config):
         keys["rope.scaling.attn_factor"] = f32(_magnitude(config, longest))
-    return {
-        **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config),
-        **prefixed(NAME, keys),
-    }
-
-
-def limits(config: Config) -> None:
-    heads_fill_width(config)
-    expect(config, "hidden_act", SILU)
-    check_rope(config, (*PLAIN, *LONG), partly=True)
-
-
-def rules(config: Config) -> tuple[Rule, ...]:
-    return (
-        *EMBEDDING,
-        *NORMS,
-        Rule("blk.{i}.attn_qkv.weight", LAYER + "self_attn.qkv_proj.weight"),
-        Rule("blk.{i}.attn_output.weight", LAYER + "self_attn.o_proj.weight"),
-        Rule("blk.{i}.ffn_up.weight", LAYER + "mlp.gate_up_proj.weight"),
-        Rule("blk.{i}.ffn_down.weight", LAYER + "mlp.down_proj.weight"),
-        *OUTPUT,
-    )
+    return {**decoder_keys(DECODER, config), **prefixed(DECODER.name, keys)}
 
 
 def constants(config: Config) -> dict[str, np.ndarray]:
@@ -86,8 +66,8 @@ def constants(config: Config) -> dict[str, np.ndarray]:
         return {}
     rope = rope_parameters(config)
     return {
-        "rope_factors_long.weight": _factors(rope.get("long_factor"), _turned(config) // 2),
-        "rope_factors_short.weight": _factors(rope.get("short_factor"), _turned(config) // 2),
+        "rope_factors_long.weight": _factors(rope.get("long_factor"), turned(config) // 2),
+        "rope_factors_short.weight": _factors(rope.get("short_factor"), turned(config) // 2),
     }
 
 
@@ -97,12 +77,6 @@ def _window(config: Config) -> int:
 
 def _is_long(config: Config) -> bool:
     return rope_parameters(config)["rope_type"] in LONG
-
-
-def _turned(config: Config) -> int:
-    """The elements of each head that turn."""
-    part = real(rope_parameters(config), "partial_rotary_factor")
-    return int(part * whole(config, "hidden_size")) // head_count(config)
 
 
 def _original(config: Config) -> int:
@@ -132,15 +106,12 @@ def _factors(values: Any, size: int) -> np.ndarray:
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    keys = Keys(checkpoint, NAME)
-    turned = keys.whole("rope.dimension_count", default=keys.head_size)
+    keys = Keys(checkpoint, DECODER.name)
     original = keys.whole(
         "rope.scaling.original_context_length", default=keys.whole("context_length")
     )
     config = {
-        **decoder_config(keys, "Phi3ForCausalLM", "phi3"),
-        **rope_config(keys),
-        "partial_rotary_factor": turned / keys.head_size,
+        **decoder_settings(DECODER, checkpoint),
         "original_max_position_embeddings": original,
         "sliding_window": None,
         "attention_bias": False,
@@ -168,16 +139,4 @@ def _longrope(keys: Keys, original: int) -> dict[str, Any]:
     return scaling
 
 
-PHI3 = Family(
-    name=NAME,
-    classes=("Phi3ForCausalLM", "Phi3Model"),
-    metadata=metadata,
-    rules=rules,
-    defaults=DEFAULTS,
-    limits=limits,
-    constants=constants,
-    ignored=IGNORED,
-    config=config_json,
-    shapes={"ffn_up.weight": ("gate_up", "hidden")},
-    folds=(FUSED_ATTENTION, FUSED_FEED_FORWARD, DOWN_OF_FUSED),
-)
+PHI3 = replace(family_of(DECODER), metadata=metadata, constants=constants, config=config_json)

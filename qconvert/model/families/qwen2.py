@@ -1,26 +1,8 @@
 """Qwen2 and Qwen2.5 (dense)."""
 
-from typing import Any
+from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.decoder.types import Attention, Decoder
 
-from qconvert.checkpoint.metadata import Metadata
-from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import SILU, decoder_metadata, expect, heads_fill_width
-from qconvert.model.families.keys import Keys, decoder_config
-from qconvert.model.families.parts import (
-    EMBEDDING,
-    FEED_FORWARD,
-    IGNORED,
-    NORMS,
-    OUTPUT,
-    attention,
-    attention_biases,
-)
-from qconvert.model.families.rope import check_rope, rope_metadata
-from qconvert.model.families.rope_config import rope_config
-from qconvert.model.folding import DENSE
-from qconvert.model.types import Config, Family, Rule
-
-NAME = "qwen2"
 DEFAULTS = {
     "vocab_size": 151936,
     "hidden_size": 4096,
@@ -33,40 +15,15 @@ DEFAULTS = {
     "rope_theta": 10000.0,
 }
 
-
-def metadata(config: Config) -> Metadata:
-    return {**decoder_metadata(NAME, config), **rope_metadata(NAME, config)}
-
-
-def limits(config: Config) -> None:
-    heads_fill_width(config)
-    expect(config, "hidden_act", SILU)
-    check_rope(config)
-
-
-def rules(config: Config) -> tuple[Rule, ...]:
-    return (*EMBEDDING, *NORMS, *attention(), *attention_biases(), *FEED_FORWARD, *OUTPUT)
-
-
-def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    keys = Keys(checkpoint, NAME)
-    return {
-        **decoder_config(keys, "Qwen2ForCausalLM", "qwen2"),
-        **rope_config(keys),
-        "use_sliding_window": False,
-    }
-
-
-QWEN2 = Family(
-    name=NAME,
+DECODER = Decoder(
+    name="qwen2",
+    model_type="qwen2",
     classes=("Qwen2ForCausalLM", "Qwen2Model"),
-    metadata=metadata,
-    rules=rules,
     defaults=DEFAULTS,
-    limits=limits,
-    ignored=IGNORED,
-    config=config_json,
-    folds=DENSE,
+    attention=Attention(bias=True, output_bias=False, square=True),
+    written={"use_sliding_window": False},
     pooled=True,
     window_by_choice=True,
 )
+
+QWEN2 = family_of(DECODER)

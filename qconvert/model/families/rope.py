@@ -54,12 +54,19 @@ def sliding_rope(config: Config) -> Mapping[str, Any]:
     }
 
 
-def check_rope(config: Config, known: Collection[str] = ROPE_TYPES, partly: bool = False) -> None:
+def check_rope(
+    config: Config,
+    known: Collection[str] = ROPE_TYPES,
+    partly: bool = False,
+    untruncated: bool = False,
+) -> None:
     """Refuse what llama.cpp would run in another way.
 
     Args:
         known: the kinds of stretching that the family can express.
         partly: whether it can say that only a part of each head turns.
+        untruncated: whether its models have YaRN without truncation, although llama.cpp truncates:
+            a caveat says so.
 
     Raises:
         UnsupportedError: another kind, or one with settings that llama.cpp ignores.
@@ -70,7 +77,7 @@ def check_rope(config: Config, known: Collection[str] = ROPE_TYPES, partly: bool
         raise _unsupported(kind)
     if kind == "yarn":
         for key, value in {"beta_fast": 32, "beta_slow": 1, "truncate": True}.items():
-            if rope.get(key, value) != value:
+            if rope.get(key, value) != value and not (untruncated and key == "truncate"):
                 raise _unsupported(f"yarn with {key} = {rope[key]!r:.40}")
     if not partly and real(rope, "partial_rotary_factor") != 1.0:
         raise _unsupported("rotation of a part of each head (partial_rotary_factor)")

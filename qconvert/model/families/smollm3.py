@@ -1,27 +1,18 @@
 """SmolLM3: a Llama that leaves out rotary embeddings in every fourth layer."""
 
+from dataclasses import replace
 from typing import Any
 
-from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.model.families import llama
-from qconvert.model.families.common import (
-    SILU,
-    block_count,
-    decoder_metadata,
-    expect,
-    head_size,
-    prefixed,
-)
-from qconvert.model.families.keys import Keys, bias_flag, decoder_config
-from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import check_rope, rope_metadata
-from qconvert.model.families.rope_config import rope_config
-from qconvert.model.folding import DENSE
-from qconvert.model.types import Config, Family
+from qconvert.model.families.common import block_count
+from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.decoder.metadata import decoder_limits
+from qconvert.model.families.decoder.settings import decoder_settings
+from qconvert.model.families.decoder.types import SILU_ONLY, Only, Rope
+from qconvert.model.types import Config
 
-NAME = "smollm3"
 THETA = 2_000_000.0
 DEFAULTS = {
     "vocab_size": 128256,
@@ -36,21 +27,21 @@ DEFAULTS = {
 }
 INTERVAL = 4
 
-
-def metadata(config: Config) -> Metadata:
-    return {
-        **decoder_metadata(NAME, config),
-        **rope_metadata(NAME, config),
-        **prefixed(NAME, {"rope.dimension_count": u32(head_size(config))}),
-    }
+DECODER = replace(
+    llama.DECODER,
+    name="smollm3",
+    model_type="smollm3",
+    classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
+    defaults=DEFAULTS,
+    rope=Rope(theta=THETA, counted=True),
+    only=(SILU_ONLY, Only("attention_bias", (False,)), Only("mlp_bias", (False,))),
+    pooled=False,
+)
 
 
 def limits(config: Config) -> None:
     """llama.cpp has the pattern built in; `no_rope_layers` holds 1 where there is rotation."""
-    expect(config, "hidden_act", SILU)
-    expect(config, "attention_bias", (False,))
-    expect(config, "mlp_bias", (False,))
-    check_rope(config)
+    decoder_limits(DECODER, config)
     usual = [int((layer + 1) % INTERVAL != 0) for layer in range(block_count(config))]
     stated = config.get("no_rope_layers")
     if stated is None:
@@ -64,28 +55,15 @@ def limits(config: Config) -> None:
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    keys = Keys(checkpoint, NAME)
-    rotated = [int((layer + 1) % INTERVAL != 0) for layer in range(keys.blocks)]
+    config = decoder_settings(DECODER, checkpoint)
+    blocks = config["num_hidden_layers"]
     return {
-        **decoder_config(keys, "SmolLM3ForCausalLM", "smollm3"),
-        **rope_config(keys, THETA),
-        "attention_bias": bias_flag(keys, llama.ATTENTION_BIASES),
-        "mlp_bias": bias_flag(keys, llama.FEED_FORWARD_BIAS_NAMES),
-        "no_rope_layers": rotated,
+        **config,
+        "no_rope_layers": [int((layer + 1) % INTERVAL != 0) for layer in range(blocks)],
         "no_rope_layer_interval": INTERVAL,
-        "layer_types": ["full_attention"] * keys.blocks,
+        "layer_types": ["full_attention"] * blocks,
         "use_sliding_window": False,
     }
 
 
-SMOLLM3 = Family(
-    name=NAME,
-    classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
-    metadata=metadata,
-    rules=llama.rules,
-    defaults=DEFAULTS,
-    limits=limits,
-    ignored=IGNORED,
-    config=config_json,
-    folds=DENSE,
-)
+SMOLLM3 = replace(family_of(DECODER), limits=limits, config=config_json)

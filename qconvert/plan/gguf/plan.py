@@ -22,8 +22,9 @@ from qconvert.errors import PlanError
 from qconvert.formats.ggml.grids import FINDERS
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
+from qconvert.model.transforms import Some
 from qconvert.model.types import TensorMap
-from qconvert.plan.algorithms import made_with, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm, without_algorithm
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger
 from qconvert.plan.gguf.mixture import Choice, choose_formats, facts_from_metadata
@@ -64,6 +65,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
+    behind = without_algorithm(tensors, statistics)
     words = recipe.budget | made_with(tensors, statistics.sample)
     made_by = {
         **_made_by(model, recipe, importance),
@@ -82,7 +84,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
             recipe.split_max_size,
         ),
         file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
-        (*model.notices, *grown, *statistics.notices, *warnings),
+        (*model.notices, *grown, *statistics.notices, *behind, *warnings),
         sample=statistics.sample,
     )
 
@@ -144,10 +146,24 @@ def _plan_tensor(
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
     infos = [sources[part.source] for part in tensor.parts]
+    if any(info.delta is not None for info in infos):
+        return False
     turned = {info.codes is not None and info.codes.turned for info in infos}
-    if turned != {tensor.transpose} or replace(tensor, transpose=False).is_computed:
+    if turned != {tensor.transpose} or _is_computed(tensor, infos):
         return False
     return {ggml_type(info) for info in infos} == {format_} and block_sizes(format_)[0] > 1
+
+
+def _is_computed(tensor: TensorMap, infos: Sequence[TensorInfo]) -> bool:
+    """Whether its values are others than those of its codes; of a tensor that is stored [in, out]
+    each so many rows of the codes may be taken."""
+    plain = replace(tensor, transpose=False)
+    steps = [step for part in tensor.parts for step in part.steps]
+    if tensor.transpose and len(infos) == 1 and len(steps) == 1 and isinstance(steps[0], Some):
+        step, columns = steps[0], infos[0].columns
+        if step.stop == columns and not columns % step.stride and step.start < step.stride:
+            plain = replace(plain, parts=tuple(replace(part, steps=()) for part in plain.parts))
+    return plain.is_computed
 
 
 def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> str:
@@ -156,8 +172,8 @@ def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInf
     if format_ not in FINDERS or replace(tensor, transpose=False, reshaped=False).is_computed:
         return ""
     infos = [sources[part.source] for part in tensor.parts]
-    dtypes = {info.dtype for info in infos if info.scale is None}
-    plain = len(dtypes) == 1 and all(info.scale is None for info in infos)
+    dtypes = {info.dtype for info in infos if info.is_plain}
+    plain = len(dtypes) == 1 and all(info.is_plain for info in infos)
     return dtypes.pop() if plain and dtypes <= {"F16", "BF16"} else "F32"
 
 

@@ -20,7 +20,7 @@ from qconvert.model.mlx.families import MlxFamily, mlx_family
 from qconvert.model.mlx.weights import mlx_weights
 from qconvert.model.open import Model, notice_quantized
 from qconvert.model.weights import Weight
-from qconvert.plan.algorithms import made_with, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm, without_algorithm
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.mlx.choices import Choice, choose, exceptions, storage_of
@@ -81,6 +81,7 @@ def plan_mlx(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> 
         ),
         *warnings,
         *statistics.notices,
+        *without_algorithm(tensors, statistics),
         *_window(model, family),
         *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
         *larger(tensors, checkpoint.tensors),
@@ -162,7 +163,7 @@ class _Maker:
         """Whether its bytes stay as they are. All floats get the model's dtype: MLX computes in the
         widest that meet."""
         info = self.checkpoint.tensors[weight.map.parts[0].source]
-        is_same = weight.dtype == self.dtype and info.scale is None
+        is_same = weight.dtype == self.dtype and info.is_plain
         return is_same and not weight.map.is_computed
 
 

@@ -10,6 +10,7 @@ from qconvert.errors import shorten
 from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
+from qconvert.model.weights import EXPERTS
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.config import schemes
 from qconvert.plan.safetensors.schemes import Scheme
@@ -141,6 +142,8 @@ def _beside(model: Model, choices: Sequence[Choice]) -> Iterator[str]:
         )
         if any(choice.weight.role is role and choice.scheme is None for choice in choices)
     ]
+    if any(EXPERTS in choice.weight.gguf and not choice.weight.expert for choice in choices):
+        kept.append("experts, which transformers has in one tensor")
     if model.tied and "token embeddings" in kept:
         kept[0] = "token embeddings (the output projection too)"
     if kept:

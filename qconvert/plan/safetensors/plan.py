@@ -27,7 +27,7 @@ from qconvert.model.tokenizers.stored import read_stored
 from qconvert.model.tokenizers.tokenizer import has_tokenizer
 from qconvert.model.types import TensorMap
 from qconvert.model.weights import Weight
-from qconvert.plan.algorithms import made_with, with_algorithm
+from qconvert.plan.algorithms import made_with, with_algorithm, without_algorithm
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
@@ -95,6 +95,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         ),
         *warnings,
         *statistics.notices,
+        *without_algorithm(tensors, statistics),
         *loads_in(model, choices),
         *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
         *larger(tensors, checkpoint.tensors),
@@ -182,7 +183,7 @@ class _Maker:
         """Whether what is stored can be written again; not F64, float8 and blocks."""
         info = self.checkpoint.tensors[weight.map.parts[0].source]
         is_narrow = weight.dtype in FLOATS or weight.dtype[0] in "IUB"
-        return weight.dtype in PLAIN and is_narrow and info.scale is None
+        return weight.dtype in PLAIN and is_narrow and info.is_plain
 
     def _input(self, choice: Choice) -> StaticInput | None:
         ranges = self.statistics.ranges

@@ -65,6 +65,8 @@ def column_importance(
         return None
     values = found.reshape(-1, found.shape[-1])
     row = values[min(weight.matrix, len(values) - 1)].astype(np.float32)
+    if weight.columns:
+        row = row[np.argsort(weight.columns)]
     if factors is not None and factors.columns is not None:
         row = row / np.maximum(factors.columns, np.float32(1e-12)) ** 2
     return np.ascontiguousarray(row, np.float32)

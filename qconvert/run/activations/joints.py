@@ -46,7 +46,7 @@ class Joint:
         inputs: the largest absolute value of each channel, float32 [columns]; of each expert's
             down projection [matrices, columns].
         weights: the largest absolute weight of each column, alike.
-        matrices: how many each weight has.
+        matrices: how many each of the weights has.
         maker_rows: of the tensor that makes the input, of all its matrices; 0 for a norm.
     """
 
@@ -54,7 +54,7 @@ class Joint:
     fold: Fold
     inputs: np.ndarray
     weights: np.ndarray
-    matrices: int = 1
+    matrices: tuple[int, ...]
     norm: Norm | None = None
     maker_rows: int = 0
 
@@ -109,17 +109,17 @@ def _joint(
     statistics = calibration.by_weight.get(fold.weights[0] + ".weight")
     if statistics is None:
         raise PlanError(f"the calibration has no input of {fold.weights[0]}.weight")
-    peaks = np.maximum.reduce(
-        [_column_peaks(model, by_name[stem + ".weight"]) for stem in fold.weights]
-    )
+    own = [_column_peaks(model, by_name[stem + ".weight"]) for stem in fold.weights]
+    matrices = tuple(map(len, own))
     inputs = absolute_peaks(statistics)
     maker = by_name[fold.maker + ".weight"]
     if fold.is_norm:
         norm = _norm(model, maker[0])
-        return Joint(block, fold, inputs.max(axis=0), peaks.max(axis=0), len(peaks), norm)
+        peaks = np.maximum.reduce([each.max(axis=0) for each in own])
+        return Joint(block, fold, inputs.max(axis=0), peaks, matrices, norm)
     rows = sum(weight.matrix_map.rows for weight in maker)
-    matrices = len(peaks)
-    if matrices == 1:
+    peaks = np.maximum.reduce(own)
+    if len(peaks) == 1:
         inputs, peaks = inputs[0], peaks[0]
     return Joint(block, fold, inputs, peaks, matrices, maker_rows=rows)
 

@@ -25,7 +25,8 @@ from qconvert.containers.folder import open_folder
 from qconvert.containers.room import ELSEWHERE
 from qconvert.errors import PlanError
 from qconvert.formats.safetensors.types import ActivationFormat, Estimator
-from qconvert.forward.walk import Block, Linear, Place, Walk
+from qconvert.forward.linears import Linear, rows_of
+from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
 from qconvert.run.activations.joints import Joint
@@ -187,7 +188,11 @@ def _by_weight(here: Sequence[Joint]) -> dict[str, Joint]:
 
 
 def _matrices(here: Sequence[Joint]) -> dict[str, int]:
-    return {name: joint.matrices for joint in here for name in joint.names}
+    return {
+        name: count
+        for joint in here
+        for name, count in zip(joint.names, joint.matrices, strict=True)
+    }
 
 
 def _inputs(
@@ -233,15 +238,9 @@ def _errors(
 
 
 def weight_of(line: Linear, matrix: int) -> Any:
-    """A weight as float32 [rows, columns], in transformers' order of rows."""
-    values = getattr(line.module, line.parameter)
-    if values.dim() > 2:
-        values = values[matrix]
-    if line.transpose:
-        values = values.T
-    if line.rows is not None:
-        values = values[line.rows[0] : line.rows[1]]
-    return values.float()
+    """A weight as float32 [rows, columns]: see `rows_of`."""
+    values = rows_of(line, getattr(line.module, line.parameter))
+    return (values[matrix] if values.dim() > 2 else values).float()
 
 
 def _range(aim: Aim, collector: Collector, x: Any) -> Bounds | None:

@@ -3,7 +3,9 @@ that each family writes."""
 
 import common
 import gguf
+import plain_models
 import pytest
+from large_models import LARGE, save_large
 
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
@@ -18,10 +20,24 @@ KINDS = tuple(dict.fromkeys(FILE_TYPES.values()))
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["tiny", "wide"])
-@pytest.mark.parametrize("family", common.FAMILIES)
+@pytest.mark.parametrize("family", [*common.FAMILIES, *LARGE])
 def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, hollow, llama_types):
-    common.save_model(family, tmp_path, wide=wide)
-    checkpoint = open_checkpoint(str(tmp_path))
+    save = save_large if family in LARGE else common.save_model
+    save(family, tmp_path, wide=wide)
+    assert_same_types(tmp_path, hollow, llama_types)
+
+
+@pytest.mark.parametrize("family", plain_models.SMALL)
+def test_every_plain_decoder_gets_the_types_of_llama_quantize(
+    family, tmp_path, hollow, llama_types
+):
+    tied = family in plain_models.ALWAYS_TIED
+    common.save_model(plain_models.PLAIN[family], tmp_path, tied=tied, wide=True)
+    assert_same_types(tmp_path, hollow, llama_types)
+
+
+def assert_same_types(folder, hollow, llama_types):
+    checkpoint = open_checkpoint(str(folder))
     architecture = find_family(checkpoint.config)
     maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     metadata = {"general.architecture": text(architecture.name)}
@@ -35,7 +51,7 @@ def test_every_family_gets_the_types_of_llama_quantize(family, wide, tmp_path, h
         return {choice.name: choice.format for choice in found}
 
     half = formats(Recipe("bf16"))
-    path = tmp_path / "bf16.gguf"
+    path = folder / "bf16.gguf"
     writer = gguf.GGUFWriter(path, architecture.name)
     for key, field in metadata.items():
         if key != "general.architecture":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from common import FAMILIES, random_tokens, save_model, torch_hidden, torch_logits
 from observed_inputs import calibrate, massive, observed
+from plain_models import ALWAYS_TIED, PLAIN, SMALL
 
 from qconvert.algorithms.smooth import ALPHAS
 from qconvert.calibration.types import Calibration
@@ -62,9 +63,10 @@ def outputs(model, family):
     return run(model, random_tokens(48, seed=9))
 
 
-@pytest.mark.parametrize("family", FOLDABLE)
+@pytest.mark.parametrize("family", [*FOLDABLE, *SMALL])
 def test_a_smoothed_model_computes_what_it_did(family, tmp_path):
-    model = save_model(family, tmp_path / "model")
+    tied = family in ALWAYS_TIED
+    model = save_model(PLAIN.get(family, family), tmp_path / "model", tied=tied)
     source, calibration = calibrate(tmp_path / "model", tmp_path)
     expected = outputs(model, family)
     made = prepare_activations(

@@ -1,0 +1,1 @@
+"""What in a model does least: scores of its parts, and masks of its weights."""

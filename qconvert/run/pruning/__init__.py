@@ -1,0 +1,1 @@
+"""Checkpoints with fewer layers, neurons, heads, channels or experts, or with zeros."""

@@ -1,0 +1,137 @@
+"""Some windows of a sample through a model in memory, up to what its teacher says of them.
+
+Who is trained puts his weights into the blocks before (`install`); how far the model is from the
+teacher then is derived back to them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from qconvert.errors import WeightError
+from qconvert.forward.block import Block
+from qconvert.forward.head import Head
+from qconvert.forward.linears import find_vectors
+from qconvert.forward.walk import Walk
+from qconvert.run.training.loss import LOGITS, apart, derive
+from qconvert.run.training.teacher import Teacher
+
+PIECE = {"cpu": 512, "cuda": 8192, "mps": 4096}
+"""Tokens whose activations are in memory at a time; at least one window."""
+
+LIBRARIES = 700_000_000
+"""Bytes that torch and transformers take by themselves."""
+
+KEPT, KEPT_INNER = 12, 4
+"""Numbers of a token that a block keeps to be derived: so many times its width, and the inner."""
+
+Install = Callable[[], None]
+
+
+@dataclass
+class Lesson:
+    """A model, its sample, and what it is to learn.
+
+    Attributes:
+        walk: of the model that is trained, its windows for learning first.
+        shown: how many those are.
+        teacher: what it is to say, of the same windows.
+    """
+
+    walk: Walk
+    shown: int
+    teacher: Teacher
+    blocks: list[Block] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.walk.embed()
+        self.blocks = [self.walk.load(index) for index in range(len(self.walk))]
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The output projection; None of an encoder."""
+        walk = self.walk
+        return Head(walk.source, walk.device, walk.dtype) if walk.skeleton.head else None
+
+    @property
+    def tokens(self) -> int:
+        """Of a window."""
+        return int(self.walk.tokens.shape[1])
+
+    @property
+    def vectors(self) -> dict[str, tuple[Any, str]]:
+        """The parameters of one dimension in blocks and behind the last one, by GGUF name."""
+        skeleton, source = self.walk.skeleton, self.walk.source
+        found = find_vectors(source, "", skeleton.model)
+        for index, block in enumerate(self.blocks):
+            found |= find_vectors(source, f"{skeleton.blocks_name}.{index}.", block.module)
+        return found
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes activations, logits and libraries take, and the model as it is."""
+        config = self.walk.skeleton.config
+        width = int(config.hidden_size)
+        inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
+        of_token = len(self.walk) * (KEPT * width + KEPT_INNER * inner)
+        activations = 2 * max(PIECE[self.walk.device], self.tokens) * of_token
+        weights = sum(p.numel() for block in self.blocks for p in block.module.parameters())
+        found: int = LIBRARIES + activations + 2 * weights
+        if self.head is not None:
+            found += 4 * self.head.rows * width + 24 * LOGITS
+        return found
+
+    def learn(self, install: Install, windows: np.ndarray) -> float:
+        """The mean loss of some windows; what it is derived by is added to what is trained."""
+        step, total = self._piece, 0.0
+        share = 1 / (len(windows) * self.tokens)
+        for start in range(0, len(windows), step):
+            install()
+            total += self._through(windows[start : start + step], share, is_derived=True)
+        return total * share
+
+    def judge(self, install: Install) -> float:
+        """The mean loss of the windows that are not shown.
+
+        Raises:
+            WeightError: it is no number.
+        """
+        import torch
+
+        total, step = 0.0, self._piece
+        unseen = np.arange(self.shown, len(self.walk.tokens))
+        with torch.no_grad():
+            install()
+            for start in range(0, len(unseen), step):
+                total += self._through(unseen[start : start + step], 1.0, is_derived=False)
+        found = total / (len(unseen) * self.tokens)
+        if not np.isfinite(found):
+            raise WeightError("the model's predictions are NaN or infinite")
+        return found
+
+    @property
+    def _piece(self) -> int:
+        return max(PIECE[self.walk.device] // self.tokens, 1)
+
+    def _through(self, windows: np.ndarray, share: float, *, is_derived: bool) -> float:
+        """The loss of some windows, summed over their tokens."""
+        import torch
+
+        states = self.walk.states
+        hidden = torch.cat([states.read(0, int(n), int(n) + 1) for n in windows])
+        hidden = hidden.to(self.walk.device)
+        for block in self.blocks:
+            hidden = block.forward(hidden, gradients=is_derived)
+        last = self.walk.behind(hidden, 0, gradients=is_derived)
+        wanted = self.teacher.wanted(windows)
+        if self.head is None or self.teacher.head is None:
+            with torch.set_grad_enabled(is_derived):
+                loss = apart(last, wanted)
+            if is_derived:
+                (loss * share).backward()
+            return float(loss.detach())
+        flat = last.flatten(0, 1), wanted.flatten(0, 1)
+        return derive(self.head, flat[0], self.teacher.head, flat[1], share)
