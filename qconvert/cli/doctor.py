@@ -216,7 +216,7 @@ def _gpu(gpu: "Gpu") -> str:
 
 def _shortened(name: str, detail: str) -> str:
     """llama.cpp lists what it was compiled for as `AVX2 = 1 | FMA = 1`."""
-    if name != "llama-cpp-python" or "=" not in detail:
+    if name not in ("llama-cpp-python", "xllamacpp") or "=" not in detail:
         return detail
     items = [item.strip() for item in detail.replace(" : ", " | ").split("|")]
     used = [item.removesuffix("= 1").strip() for item in items if item.endswith("= 1")]

@@ -8,6 +8,7 @@ prints a line of JSON for each, behind MARK, because packages print what they li
     {"name": "torch", "error": "", "seconds": 1.9, "facts": {...}}
 """
 
+import ctypes
 import importlib
 import json
 import sys
@@ -77,6 +78,14 @@ def _llama(llama_cpp: Any) -> dict[str, Any]:
     return {"system": " ".join(text.split()), "gpu": gpu}
 
 
+def _xllamacpp(xllamacpp: Any) -> dict[str, Any]:
+    """Its Python module has other names for what its library exports."""
+    library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+    library.llama_print_system_info.restype = ctypes.c_char_p
+    library.llama_supports_gpu_offload.restype = ctypes.c_bool
+    return _llama(library)
+
+
 def _numba(numba: Any) -> dict[str, Any]:
     """Compile a loop and run it."""
 
@@ -96,6 +105,7 @@ def _numba(numba: Any) -> dict[str, Any]:
 FACTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "torch": _torch,
     "llama_cpp": _llama,
+    "xllamacpp": _xllamacpp,
     "numba": _numba,
 }
 

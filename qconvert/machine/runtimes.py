@@ -44,6 +44,7 @@ PACKAGES = (
     Package("compressed-tensors", "compressed_tensors", True, "torch"),
     Package("numba", "numba", True, "small"),
     Package("matplotlib", "matplotlib", True, "small"),
+    Package("xllamacpp", "xllamacpp", False, "xllamacpp"),
     Package("llama-cpp-python", "llama_cpp", False, "llama"),
     Package("vllm", "vllm", False, "vllm"),
     Package("sglang", "sglang", False, "sglang"),
@@ -164,6 +165,6 @@ def _detail(module: str, facts: dict[str, Any]) -> str:
     if module == "torch":
         kinds = {gpu["backend"] for gpu in facts["gpus"]}
         return f"{', '.join(sorted(kinds)) or 'cpu only'}, {facts['threads']} threads"
-    if module == "llama_cpp":
+    if module in ("llama_cpp", "xllamacpp"):
         return f"{'with GPU offload' if facts['gpu'] else 'CPU only'}; {facts['system']}"
     return ""

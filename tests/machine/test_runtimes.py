@@ -68,6 +68,13 @@ def test_llama_and_numba_tell_of_themselves():
     assert llama.version
 
 
+def test_the_prebuilt_llama_cpp_tells_what_it_was_compiled_for():
+    pytest.importorskip("xllamacpp")
+    (found,), facts = read_runtimes([Package("xllamacpp", "xllamacpp", False, "a")])
+    assert (found.state, found.version != "") == ("loads", True)
+    assert "=" in facts["xllamacpp"]["system"]
+
+
 @pytest.mark.parametrize(
     ("capability", "numbers"),
     [

@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
-from qconvert.errors import CheckpointError, QconvertError
-from qconvert.evaluation.runtimes.llama import INSTALL, has_llama
+from qconvert.errors import CheckpointError, UsageError
+from qconvert.evaluation.runtimes.library import INSTALL, MISSING, has_llama
 
 Name = Literal["llama.cpp", "transformers"]
 
@@ -67,7 +67,7 @@ def runtime_of(path: Path) -> Name:
 
     Raises:
         CheckpointError: it is neither a GGUF file nor a directory.
-        QconvertError: its runtime is not installed.
+        UsageError: its runtime is not installed.
     """
     if path.is_dir():
         return "transformers"
@@ -78,10 +78,7 @@ def runtime_of(path: Path) -> Name:
         )
     file_size(path)
     if not has_llama():
-        raise QconvertError(
-            f"{path} runs in llama.cpp, and llama-cpp-python is not installed",
-            INSTALL,
-        )
+        raise UsageError(MISSING, INSTALL)
     return "llama.cpp"
 
 

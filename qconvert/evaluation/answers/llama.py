@@ -1,4 +1,4 @@
-"""Text from a GGUF file by llama.cpp, through the plain C functions of llama-cpp-python."""
+"""Text from a GGUF file by llama.cpp, through its plain C functions."""
 
 import codecs
 import ctypes
@@ -13,7 +13,7 @@ from qconvert.checkpoint.gguf import read_gguf
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.evaluation.answers.generators import Name
-from qconvert.evaluation.runtimes.llama import import_llama, keep_log
+from qconvert.evaluation.runtimes.library import import_llama, keep_log, on_cpu
 
 BATCH = 512
 """Tokens that are computed at once, as llama.cpp does by default."""
@@ -33,24 +33,23 @@ class LlamaGenerator:
     runtime: Name = "llama.cpp"
 
     def __init__(self, path: Path, threads: int) -> None:
-        llama_cpp = import_llama()
-        self._llama = llama_cpp
+        llama = import_llama()
+        self._llama = llama
         self._path = path
         self._threads = threads
         self._context: Any = None
         self._size = 0
         self._log, callback = keep_log()
         # Whoever else is in this process may have asked for the log since.
-        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+        llama.llama_log_set(callback, ctypes.c_void_p(0))
         self._log.clear()
-        parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        parameters = on_cpu(llama.llama_model_default_params())
+        self._model = llama.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise CheckpointError(f"llama.cpp cannot load {path}{self._said()}")
-        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self.vocabulary = int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
-        self.context = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        self._vocabulary = llama.llama_model_get_vocab(self._model)
+        self.vocabulary = int(llama.llama_vocab_n_tokens(self._vocabulary))
+        self.context = int(llama.llama_model_n_ctx_train(self._model))
         if self._stated(f"{self._stated('general.architecture')}.attention.causal") == "false":
             raise UnsupportedError(f"{path} holds an encoder, which writes no text")
 
@@ -108,11 +107,10 @@ class LlamaGenerator:
         parameters = self._llama.llama_context_default_params()
         parameters.n_ctx = tokens
         parameters.n_batch = parameters.n_ubatch = BATCH
-        parameters.n_threads = parameters.n_threads_batch = self._threads
-        parameters.offload_kqv = parameters.op_offload = False
         self._context = self._llama.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise QconvertError(f"llama.cpp cannot run {self._path}{self._said()}")
+        self._llama.llama_set_n_threads(self._context, self._threads, self._threads)
 
     def feed(self, tokens: Sequence[int]) -> np.ndarray:
         for start in range(0, len(tokens), BATCH):

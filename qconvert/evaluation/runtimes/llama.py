@@ -1,4 +1,4 @@
-"""Logits by llama.cpp itself, through llama-cpp-python.
+"""Logits by llama.cpp itself.
 
 Everything is as llama.cpp has it by default (keys and values in float16, flash attention where it
 is there), as in llama-perplexity; a window is one batch.
@@ -6,49 +6,20 @@ is there), as in llama-perplexity; a window is one batch.
 
 import ctypes
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qconvert.errors import CheckpointError, UsageError, first_line
+from qconvert.errors import CheckpointError
 from qconvert.evaluation.divergence.scores import ONE_MODEL, check_finite
 from qconvert.evaluation.divergence.types import Backend
+from qconvert.evaluation.runtimes.library import import_llama, keep_log
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.run.executor import default_threads
 from qconvert.text.types import Windows
-
-INSTALL = "pip install llama-cpp-python"
-LINES = 50
-"""Of llama.cpp's log, so many lines are kept for messages."""
-
-
-def has_llama() -> bool:
-    """Whether llama-cpp-python is installed; it may still not load."""
-    return find_spec("llama_cpp") is not None
-
-
-def import_llama() -> Any:
-    """The module.
-
-    Raises:
-        UsageError: it is not installed, or does not load.
-    """
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise UsageError("llama.cpp needs llama-cpp-python", INSTALL) from error
-    except (OSError, RuntimeError) as error:
-        raise UsageError(
-            f"llama-cpp-python does not load: {first_line(error)}",
-            "install it anew, or --backend torch",
-        ) from error
-    return llama_cpp
 
 
 class LlamaRuntime:
@@ -59,7 +30,7 @@ class LlamaRuntime:
         settings: threads, by default as many as there are cores.
 
     Raises:
-        UsageError: llama-cpp-python is missing.
+        UsageError: there is no llama.cpp.
     """
 
     backend: Backend = "llama.cpp"
@@ -97,44 +68,41 @@ def opened(path: Path, window: int, threads: int | None) -> Iterator[tuple[Any, 
     Raises:
         CheckpointError: it does not load; the message has llama.cpp's reason.
     """
-    llama_cpp = import_llama()
+    llama = import_llama()
     log, callback = keep_log()
     log.clear()
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    settings = llama_cpp.llama_model_default_params()
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), settings)
+    llama.llama_log_set(callback, ctypes.c_void_p(0))
+    settings = llama.llama_model_default_params()
+    model = llama.llama_model_load_from_file(os.fsencode(path), settings)
     if not model:
         raise _failed(path, "load", log)
     context = None
     try:
-        context = llama_cpp.llama_init_from_model(model, _parameters(window, threads))
+        context = llama.llama_init_from_model(model, _parameters(window))
         if not context:
             raise _failed(path, "run", log)
+        count = threads or default_threads()
+        llama.llama_set_n_threads(context, count, count)
         yield model, context
     finally:
         if context:
-            llama_cpp.llama_free(context)
-        llama_cpp.llama_model_free(model)
+            llama.llama_free(context)
+        llama.llama_model_free(model)
 
 
-def _parameters(window: int, threads: int | None) -> Any:
-    import llama_cpp
-
-    parameters = llama_cpp.llama_context_default_params()
+def _parameters(window: int) -> Any:
+    parameters = import_llama().llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = window
     parameters.n_ubatch = min(window, parameters.n_ubatch)
-    count = threads or default_threads()
-    parameters.n_threads = parameters.n_threads_batch = count
     return parameters
 
 
 def _decode(context: Any, tokens: np.ndarray, first: int, size: int, path: Path) -> np.ndarray:
     """The logits of the tokens from `first` on but the last, float32 [scored, size]."""
-    import llama_cpp
-
+    llama = import_llama()
     last = len(tokens) - 1
-    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    llama.llama_memory_clear(llama.llama_get_memory(context), True)
+    batch = llama.llama_batch_init(len(tokens), 0, 1)
     try:
         batch.n_tokens = len(tokens)
         for index, token in enumerate(tokens.tolist()):
@@ -143,21 +111,20 @@ def _decode(context: Any, tokens: np.ndarray, first: int, size: int, path: Path)
             batch.n_seq_id[index] = 1
             batch.seq_id[index][0] = 0
             batch.logits[index] = first <= index < last
-        status = llama_cpp.llama_decode(context, batch)
+        status = llama.llama_decode(context, batch)
     finally:
-        llama_cpp.llama_batch_free(batch)
+        llama.llama_batch_free(batch)
     if status:
         raise CheckpointError(f"{path.name}: llama.cpp gives up with status {status}")
     # The context may be gone before the last one is looked at.
-    pointer = llama_cpp.llama_get_logits(context)
+    pointer = llama.llama_get_logits(context)
     found: np.ndarray = np.ctypeslib.as_array(pointer, (last - first, size)).copy()
     return found
 
 
 def _vocabulary(model: Any) -> int:
-    import llama_cpp
-
-    return int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+    llama = import_llama()
+    return int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)))
 
 
 def _failed(path: Path, what: str, log: Iterable[str]) -> CheckpointError:
@@ -169,16 +136,3 @@ def _failed(path: Path, what: str, log: Iterable[str]) -> CheckpointError:
         "the file may be damaged, or newer than the installed llama.cpp; --backend torch may read "
         "it",
     )
-
-
-@cache
-def keep_log() -> tuple[deque[str], Any]:
-    """llama.cpp's last lines, which it would print otherwise, and the callback that keeps them.
-    A process has one log, and ctypes' callbacks must stay alive: both are made once."""
-    llama_cpp = import_llama()
-    lines: deque[str] = deque(maxlen=LINES)
-
-    def keep(level: int, text: bytes, data: ctypes.c_void_p) -> None:
-        lines.append(text.decode(errors="replace").strip())
-
-    return lines, llama_cpp.llama_log_callback(keep)

@@ -12,7 +12,8 @@ from qconvert.checkpoint.huggingface import read_config
 from qconvert.checkpoint.open import locate, open_path, with_states
 from qconvert.errors import QconvertError, UnsupportedError, UsageError
 from qconvert.evaluation.divergence.types import Runtime, Subject
-from qconvert.evaluation.runtimes.llama import INSTALL, LlamaRuntime, has_llama
+from qconvert.evaluation.runtimes.library import INSTALL, MISSING, has_llama
+from qconvert.evaluation.runtimes.llama import LlamaRuntime
 from qconvert.evaluation.runtimes.settings import DEFAULT, Settings
 from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
 from qconvert.evaluation.runtimes.whole import TransformersRuntime
@@ -124,7 +125,7 @@ def _for_gguf(
         )
     if backend == "llama.cpp" or (backend == "auto" and has_llama()):
         return LlamaRuntime(checkpoint.path, settings), ()
-    notice = f"llama-cpp-python is not installed ({INSTALL}): torch computes in its place"
+    notice = f"{MISSING} ({INSTALL}): torch computes in its place"
     return TorchRuntime(checkpoint, settings), (notice,) if backend == "auto" else ()
 
 

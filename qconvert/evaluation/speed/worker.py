@@ -10,6 +10,7 @@ from typing import Any
 
 from qconvert.evaluation.answers.generators import Generator, load_generator, runtime_of
 from qconvert.evaluation.runtimes.child import serve
+from qconvert.evaluation.runtimes.library import import_llama
 
 WARM = 16
 """Tokens of the warm-up's generation."""
@@ -54,9 +55,9 @@ def measure(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
 def _import(path: Path) -> None:
     """A runtime's own code is no part of loading a model."""
     if runtime_of(path) == "llama.cpp":
-        import llama_cpp  # noqa: F401
-
         import qconvert.evaluation.answers.llama
+
+        import_llama()
     else:
         import torch  # noqa: F401
         from transformers import AutoModelForCausalLM  # noqa: F401

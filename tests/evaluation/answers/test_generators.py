@@ -10,7 +10,7 @@ from common import save_model, tiny_model, torch_logits
 from compressed_models import quantize_model
 from writing_models import END, write_gguf, write_model
 
-from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
+from qconvert.errors import CheckpointError, UnsupportedError, UsageError
 from qconvert.evaluation.answers.generators import Generator, load_generator, runtime_of
 
 TEXT = "Der schnelle Fuchs, naïve café, 東京 \N{CAT FACE} <think>1 + 1 = 2</think>\n\tend"
@@ -125,11 +125,12 @@ def test_a_directory_without_all_weights_is_an_error_that_names_one(tmp_path):
         load_generator(model, 1)
 
 
-def test_without_llama_cpp_python_it_is_said_how_to_get_it(monkeypatch, paths):
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(QconvertError, match="llama-cpp-python is not installed") as caught:
+def test_without_llama_cpp_it_is_said_how_to_get_it(monkeypatch, paths):
+    for module in ("llama_cpp", "xllamacpp"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=r"llama\.cpp is not installed") as caught:
         runtime_of(paths["llama.cpp"])
-    assert "pip install llama-cpp-python" in caught.value.hint
+    assert "pip install xllamacpp" in caught.value.hint
 
 
 def test_what_transformers_would_answer_wrongly_is_refused(tmp_path):

@@ -128,8 +128,9 @@ def test_nan_is_refused_and_the_window_named(files, tmp_path):
 
 
 def test_where_llama_cpp_is_missing_the_hint_installs_it(files, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    for module in ("llama_cpp", "xllamacpp"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError) as caught:
         LlamaRuntime(files / "f32.gguf")
-    assert "llama-cpp-python" in caught.value.message
+    assert "not installed" in caught.value.message
     assert "pip install" in caught.value.hint

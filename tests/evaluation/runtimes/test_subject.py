@@ -110,11 +110,12 @@ def test_float4_runs_in_transformers_as_it_is_unpacked_there(files):
 
 
 def test_without_llama_cpp_gguf_files_run_in_torch(files, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    for module in ("llama_cpp", "xllamacpp"):
+        monkeypatch.setitem(sys.modules, module, None)
     subject = open_subject(str(files / "q4_k_m.gguf"))
     assert subject.runtime.backend == "torch"
     assert "pip install" in subject.notices[0]
-    with pytest.raises(UsageError, match="llama-cpp-python"):
+    with pytest.raises(UsageError, match="not installed"):
         open_subject(str(files / "q4_k_m.gguf"), "llama.cpp")
 
 
