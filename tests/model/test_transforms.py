@@ -203,7 +203,7 @@ def test_where_no_rule_holds_a_tensor_has_no_place(tmp_path: Path) -> None:
     arrays = stored() | {"model.layers.1.conv": np.zeros((6, 1, 3), np.float32)}
     tensors = write(tmp_path / "x.safetensors", arrays)
     _, left_out = map_tensors(toy(), CONFIG, tensors)
-    assert unknown_to(toy(), left_out) == ("model.layers.1.conv",)
+    assert unknown_to(toy(), CONFIG, left_out) == ("model.layers.1.conv",)
 
 
 def test_sizes_may_differ_by_block(tmp_path: Path) -> None:
