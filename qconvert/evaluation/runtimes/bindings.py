@@ -62,7 +62,7 @@ class Batch(ctypes.Structure):
     )
 
 
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, int | None]] = {
     "llama_model_default_params": {"devices": None, "n_gpu_layers": -1, "split_mode": 1},
     "llama_context_default_params": {
         "n_ctx": 512,
