@@ -115,11 +115,10 @@ def evaluate(
     from qconvert.cli.evaluate_shown import describe, show, show_extras
     from qconvert.evaluation.divergence.evaluate import Choices
     from qconvert.evaluation.divergence.evaluate import evaluate as run
-    from qconvert.evaluation.extras import Asked, measure_extras
+    from qconvert.evaluation.extras import Asked, check_extras, measure_extras
     from qconvert.evaluation.gates.gates import judge, make_gates
     from qconvert.evaluation.runtimes.settings import Settings
     from qconvert.evaluation.runtimes.subject import BACKENDS
-    from qconvert.evaluation.tasks.run import check_tasks
     from qconvert.run.executor import default_threads
 
     started = time.monotonic()
@@ -127,14 +126,13 @@ def evaluate(
     gates = make_gates(max_kld, increase)
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
-    if tasks:
-        check_tasks(tasks)
     for path in (junit, summary):
         if path is not None:
             options.check_output(path)
     settings = Settings(device, dtype, threads)
     choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
+    check_extras(files, asked)
     with render.watching(quiet, "tokens", render.ANEW) as watcher:
         evaluation = run(reference, data, files, choices, watcher)
     with render.watching(quiet, "files", render.ANEW) as watcher:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qconvert.checkpoint.open import locate
+from qconvert.evaluation.answers.generators import runtime_of
 from qconvert.evaluation.speed.measure import Speed, describe_speed, measure_speed
-from qconvert.evaluation.tasks.run import run_tasks
+from qconvert.evaluation.tasks.run import check_tasks, run_tasks
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,36 @@ class Extras:
     tasks: dict[str, Any]
 
 
+def check_extras(files: Sequence[str], asked: Asked) -> None:
+    """Say what cannot be measured before anything is.
+
+    Raises:
+        QconvertError: a file's runtime is not installed, or lm-eval is not, or there is no such
+            file.
+    """
+    if asked.tasks:
+        check_tasks(asked.tasks)
+    if asked.speed or asked.tasks:
+        for file in files:
+            runtime_of(locate(file)[1])
+
+
 def measure_extras(
     files: Sequence[str], asked: Asked, note: Callable[[str], None] = lambda step: None
 ) -> list[Extras]:
     """Measure one file after the other.
 
     Args:
-        note: is told which file is run.
+        note: is told which file is run, and how far it is.
 
     Raises:
         QconvertError: a file cannot be run, or lm-eval fails.
     """
     found = []
-    for file in files:
+    for number, file in enumerate(files, 1):
         path, speed, tasks = locate(file)[1], None, {}
         if asked.speed:
-            note(f"measuring the speed of {file}")
+            note(f"measuring the speed of {file} ({number} of {len(files)})")
             speed = measure_speed(path, threads=asked.threads)
         if asked.tasks:
             note(f"running {', '.join(asked.tasks)} on {file}")

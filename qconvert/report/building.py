@@ -11,21 +11,22 @@ goes on where it stopped, and one more type costs that one type.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qconvert.containers.sizes import write_size
 from qconvert.errors import PlanError, QconvertError
-from qconvert.evaluation.answers.answer import AnswerSettings, Responses
+from qconvert.evaluation.answers.answer import AnswerSettings, Responses, work_of
 from qconvert.evaluation.divergence import bootstrap
 from qconvert.evaluation.divergence.evaluate import Choices, evaluate
+from qconvert.evaluation.runtimes.library import llama_name
 from qconvert.evaluation.runtimes.settings import Settings
 from qconvert.evaluation.runtimes.subject import BackendName, open_subject
 from qconvert.evaluation.sensitivity.measure import Sensitivity
-from qconvert.evaluation.speed.measure import Speed
+from qconvert.evaluation.speed.measure import STEPS, Speed
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.fallbacks import fallback_lines
 from qconvert.plan.recipe import Recipe
@@ -72,8 +73,9 @@ def build(asked: Asked, watching: Watching) -> Report:
     notices: list[str] = []
     speeds = _speeds(asked, made, watching, notices)
     said = _said(asked, made, prompts, watching, notices)
+    shared = notes.shared([one.scores.notices for one in scored])
     rows = tuple(
-        _row(asked, made, number, one, speeds.get(made.files[number].path))
+        _row(asked, made, number, one, speeds.get(made.files[number].path), shared)
         for number, one in enumerate(scored)
     )
     order = sorted(range(len(rows)), key=lambda n: (-rows[n].nbytes, rows[n].name))
@@ -97,7 +99,7 @@ def build(asked: Asked, watching: Watching) -> Report:
         report,
         sensitivity=parts,
         sensitivity_of=closest.name if parts else "",
-        notices=(*notes.notices(asked, made), *notices),
+        notices=(*notes.notices(asked, made), *shared, *notices),
         made=notes.how(asked, made, report),
     )
 
@@ -164,7 +166,9 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
                 done = evaluate(asked.model, made.windows, [path], choices, watcher)
             return Scored(done.files[0], done.reference_perplexity)
 
-        about = (made.fingerprint, made.windows.digest, made.windows.first, backend, asked.device)
+        library = "" if is_scheme(planned.recipe.type) else llama_name()
+        text = (made.windows.digest, made.windows.first)
+        about = (made.fingerprint, *text, backend, asked.device, library)
         found.append(find_scores(made.keep, file, about, measure))
     return found
 
@@ -179,13 +183,21 @@ def _speeds(asked: Asked, made: Made, watching: Watching, notices: list[str]) ->
     found: dict[Path, Speed] = {}
     if not asked.speed:
         return found
-    with watching("files") as watcher:
-        for file in (made.original, *made.files):
-            machine = notes.this_machine()
+    failed: list[tuple[str, str]] = []
+    machine = f"{notes.this_machine()} {llama_name()}"
+    files = (made.original, *made.files)
+    with watching("steps") as watcher:
+        watcher.begin(STEPS * len(files), 0)
+        for number, file in enumerate(files, 1):
+            heard = _Steps(watcher, STEPS, f"{file.path.name}, {number} of {len(files)}")
             try:
-                found[file.path] = find_speed(made.keep, file, machine, asked.threads, watcher.note)
+                found[file.path] = find_speed(
+                    made.keep, file, machine, asked.threads, watcher.note, heard.one
+                )
             except QconvertError as error:
-                notices.append(f"The speed of {file.path.name} is not known: {error.message}.")
+                failed.append((file.path.name, error.message))
+            heard.rest()
+    notices += [f"No speed of {line}." for line in notes.told_once(failed)]
     return found
 
 
@@ -200,14 +212,53 @@ def _said(
     if not asked.answers:
         return []
     settings = AnswerSettings(asked.threads, asked.answer_tokens, temperature=0.0)
+    files = (made.original, *made.files)
+    each = work_of(1, len(prompts), settings)
     found = []
-    with watching("files") as watcher:
-        for file in (made.original, *made.files):
-            found.append(find_answers(made.keep, file, prompts, settings, watcher.note))
+    with watching("tokens") as watcher:
+        watcher.begin(each * len(files), 0)
+        for number, file in enumerate(files, 1):
+            heard = _Steps(watcher, each, f"{file.path.name}, {number} of {len(files)}")
+            found.append(
+                find_answers(made.keep, file, prompts, settings, watcher.note, heard.several)
+            )
+            heard.rest()
             if found[0].problem:
                 notices.append(f"There are no answers: {found[0].problem}.")
                 return []
+    failed = [(Path(one.path).name, one.problem) for one in found if one.problem]
+    notices += [f"No answers of {line}." for line in notes.told_once(failed)]
     return found
+
+
+@dataclass
+class _Steps:
+    """A file's share of the work that a watcher is told of.
+
+    Attributes:
+        left: of the share.
+        name: shown beside it.
+    """
+
+    watcher: Watcher
+    left: int
+    name: str
+
+    def one(self, step: str) -> None:
+        self._advance(1, f"{self.name}: {step}")
+
+    def several(self, steps: int, path: str) -> None:
+        self._advance(steps, self.name)
+
+    def rest(self) -> None:
+        """What was found and not measured is done, too."""
+        self._advance(self.left, self.name)
+
+    def _advance(self, steps: int, shown: str) -> None:
+        taken = min(steps, self.left)
+        if taken:
+            self.left -= taken
+            self.watcher.advance(taken, shown)
 
 
 def _parts(
@@ -249,7 +300,17 @@ def _steps(watcher: Watcher, name: str) -> Callable[[int, int], None]:
     return tell
 
 
-def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | None) -> Row:
+def _row(
+    asked: Asked,
+    made: Made,
+    number: int,
+    scored: Scored,
+    speed: Speed | None,
+    shared: Collection[str],
+) -> Row:
+    """Args:
+    shared: notices that are told of several files at once.
+    """
     options, scores = made.planned[number].recipe, scored.scores
     return Row(
         name=name_of(options),
@@ -265,7 +326,10 @@ def _row(asked: Asked, made: Made, number: int, scored: Scored, speed: Speed | N
         same_top=scores.same_top,
         rms_delta_p=scores.rms_delta_p,
         command=command(asked, options),
-        notices=(*fallback_lines(made.planned[number])[:1], *scores.notices),
+        notices=(
+            *fallback_lines(made.planned[number])[:1],
+            *(line for line in scores.notices if line not in shared),
+        ),
         speed=speed,
     )
 

@@ -12,7 +12,7 @@ from qconvert import __version__
 from qconvert.checkpoint import Checkpoint
 from qconvert.errors import QconvertError
 from qconvert.evaluation.answers.answer import Answer as Said
-from qconvert.evaluation.answers.answer import AnswerSettings, Responses, answers
+from qconvert.evaluation.answers.answer import AnswerSettings, Responses, Told, answers
 from qconvert.evaluation.divergence.types import Divergence, FileScores, TokenScores
 from qconvert.evaluation.runtimes.subject import open_subject
 from qconvert.evaluation.sensitivity.measure import Cost, Sensitivity, measure_sensitivity
@@ -109,13 +109,19 @@ def _scored(data: Any, arrays: dict[str, np.ndarray], path: Path) -> Scored:
 
 
 def find_speed(
-    keep: Keep, file: Measured, machine: str, threads: int, note: Callable[[str], None]
+    keep: Keep,
+    file: Measured,
+    machine: str,
+    threads: int,
+    note: Callable[[str], None],
+    heard: Callable[[str], None] = lambda step: None,
 ) -> Speed:
     """A file's speed.
 
     Args:
-        machine: where it is measured; speeds of another are none.
+        machine: where and by what it is measured; speeds of another are none.
         note: is told when it is measured now.
+        heard: is told of each step of that.
 
     Raises:
         QconvertError: see `measure_speed`.
@@ -125,7 +131,7 @@ def find_speed(
     if data is not None:
         return _speed(data, file.path)
     note(f"measuring the speed of {file.path.name}")
-    speed = measure_speed(file.path, threads=threads)
+    speed = measure_speed(file.path, threads=threads, heard=heard)
     keep.put("speed", key, describe_speed(speed))
     return speed
 
@@ -143,6 +149,7 @@ def find_answers(
     prompts: Sequence[Prompt],
     settings: AnswerSettings,
     note: Callable[[str], None],
+    told: Told = lambda tokens, path: None,
 ) -> Responses:
     """A file's greedy answers; where it cannot answer, what kept it from that.
 
@@ -158,7 +165,7 @@ def find_answers(
         return Responses(**{**data, "path": str(file.path), "greedy": greedy, "sampled": ()})
     note(f"asking {file.path.name}")
     try:
-        (found,) = answers([file.path], prompts, settings)
+        (found,) = answers([file.path], prompts, settings, told=told)
     except QconvertError as error:
         return Responses(str(file.path), "", 0, 0.0, "transformers", problem=error.message)
     keep.put("answers", key, asdict(found))

@@ -19,7 +19,25 @@ from qconvert.text.prompts import Prompt
 FEW_TOKENS = 10_000
 """With fewer scored tokens it is said that near files cannot be told apart."""
 
-PACKAGES = ("torch", "transformers", "llama-cpp-python", "compressed-tensors")
+PACKAGES = ("torch", "transformers", "llama-cpp-python", "xllamacpp", "compressed-tensors")
+
+
+def told_once(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Names and messages, each message once: "a, b and c: message"."""
+    names: dict[str, list[str]] = {}
+    for name, message in pairs:
+        names.setdefault(message, []).append(name)
+    return [f"{_listed(found)}: {message}" for message, found in names.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def shared(notices: Sequence[Sequence[str]]) -> list[str]:
+    """What is noticed of more than one file."""
+    every = [line for lines in notices for line in dict.fromkeys(lines)]
+    return [line for line in dict.fromkeys(every) if every.count(line) > 1]
 
 
 def conversations(
@@ -36,8 +54,7 @@ def conversations(
         base = first.greedy[number]
         answers = [Answer("original", base.text)]
         for n in order:
-            if others[n].problem:
-                answers.append(Answer(rows[n].name, "", note=others[n].problem))
+            if others[n].problem:  # the report's notices say why
                 continue
             own = others[n].greedy[number]
             turn = departure(base, own)

@@ -17,6 +17,8 @@ from qconvert.evaluation.runtimes.child import PATIENCE, ask
 PROMPT = 512
 GENERATED = 64
 REPETITIONS = 3
+STEPS = 3 * REPETITIONS + 1
+"""That `heard` is told of: loads, prompts and generations, and a warm-up."""
 
 
 @dataclass(frozen=True)
