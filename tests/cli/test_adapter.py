@@ -10,8 +10,7 @@ import pytest
 import torch
 import transformers
 from common import _copy as copied
-from common import _decode as decode
-from common import convert_model, llama_context, random_tokens, save_model, worst_difference
+from common import convert_model, decode, llama_context, random_tokens, save_model, worst_difference
 from safetensors.torch import load_file, save_file
 
 ROOT = "base_model.model."

@@ -55,7 +55,7 @@ def test_what_has_no_counterpart(qconvert, model, arguments, words):
 @pytest.mark.parametrize(
     ("type_", "words"),
     [
-        ("gptq", "w4a16"),
+        ("gptq", "try gptq4"),
         ("int4", "try w4a16, q4_k_m or mlx4"),
         ("q4", "try q4_k_m"),
         ("Q6", "try q6_k"),

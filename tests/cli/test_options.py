@@ -36,7 +36,8 @@ def commands_with(option: str) -> list[str]:
 
 
 def test_devices_are_named_where_a_model_is_run():
-    assert commands_with("--device") == ["calibrate", "quantize", "evaluate", "report"]
+    runs = ["calibrate", "quantize", "prune", "tune", "distill", "evaluate", "report"]
+    assert commands_with("--device") == runs
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "CPU", "", "cuda", "mps"])

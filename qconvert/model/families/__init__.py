@@ -4,6 +4,7 @@ A new family is a file here and a line in `FAMILIES`.
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -126,7 +127,7 @@ def find_family(config: Config) -> Family:
 
     Raises:
         CheckpointError: it names no class.
-        UnsupportedError: no such family here; the hint lists what is known.
+        UnsupportedError: no such family here; the hint names the nearest.
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
@@ -137,9 +138,7 @@ def find_family(config: Config) -> Family:
     if refusal := why_refused(names[0]):
         raise UnsupportedError(*refusal)
     if names[0] not in BY_CLASS:
-        raise UnsupportedError(
-            f"the family {names[0]:.80} is not known", hint=f"known: {', '.join(BY_CLASS)}"
-        )
+        raise UnsupportedError(f"the family {names[0]:.80} is not known", _nearest(names[0]))
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
     return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
@@ -196,3 +195,10 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
         )
     marked = (f for f in found if f.mark and f"{name}.{f.mark}" in checkpoint.metadata)
     return next(marked, found[0])
+
+
+def _nearest(name: str) -> str:
+    """What may be meant, of some sixty classes."""
+    near = get_close_matches(name, BY_CLASS, n=3, cutoff=0.6)
+    known = f"{len(BY_CLASS)} classes are known, listed in README"
+    return f"the nearest are {', '.join(near)}; {known}" if near else known
