@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -69,6 +69,9 @@ class Directory:
 
     def check(self) -> None:
         check_directory(self.path)
+
+    def elsewhere(self, path: Path, made_by: Mapping[str, str]) -> "Directory":
+        return replace(self, path=path, metadata={**self.metadata, **made_by})
 
     def clear(self) -> None:
         """Remove a directory that this program has made of something else; never another.

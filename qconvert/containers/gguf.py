@@ -13,7 +13,7 @@ A model may be cut into shards as llama.cpp's own tool does:
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -21,7 +21,7 @@ from struct import pack
 
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGMLQuantizationType, GGUFValueType
 
-from qconvert.checkpoint.metadata import Field, Metadata
+from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.place import check_place
 from qconvert.containers.target import Slot
 from qconvert.errors import OutputError
@@ -114,6 +114,10 @@ class GgufFiles:
 
     def check(self) -> None:
         check_place(self.path)
+
+    def elsewhere(self, path: Path, made_by: Mapping[str, str]) -> "GgufFiles":
+        words = {key: text(value) for key, value in made_by.items()}
+        return replace(self, output=path, metadata={**self.metadata, **words})
 
     def clear(self) -> None:
         """Nothing is in the way: files are replaced."""

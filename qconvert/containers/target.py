@@ -82,6 +82,9 @@ class Target(Protocol):
             OutputError: something is there already, or it cannot be written.
         """
 
+    def elsewhere(self, path: Path, made_by: Mapping[str, str]) -> "Target":
+        """The same at another path, with more words in its header."""
+
     def clear(self) -> None:
         """Remove what this program made there before, where it would be in the way.
 

@@ -220,8 +220,10 @@ def passing(block: "Block", points: Collection[str] = (), beside: int = 0) -> It
     import torch
 
     passage = Passage(block, points, beside)
-    try:
-        with torch.no_grad():
+    # Around closing too: a batch that is given up leaves its own settings of gradients behind,
+    # which are those that it found.
+    with torch.no_grad():
+        try:
             yield passage
-    finally:
-        passage.close()
+        finally:
+            passage.close()

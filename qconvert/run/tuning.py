@@ -34,7 +34,7 @@ from qconvert.run.training.budget import within
 from qconvert.run.training.lesson import Lesson
 from qconvert.run.training.loop import Outcome, train
 from qconvert.run.training.schedule import Schedule
-from qconvert.run.training.start import Start, changed, placed, write_start
+from qconvert.run.training.start import Start, changed, write_start
 from qconvert.run.training.student import Matrix, Norm, Student
 from qconvert.run.training.teacher import teach
 from qconvert.run.types import Run
@@ -144,7 +144,7 @@ def target_of(plan: Plan, path: Path, tuning: Tuning, more: np.ndarray | None) -
     if more is not None:
         digest = sha256(np.ascontiguousarray(more, "<i4").tobytes()).hexdigest()
         words["qconvert.tuned.sample"] = digest
-    return placed(plan.target, path, words)
+    return plan.target.elsewhere(path, words)
 
 
 def _tune(

@@ -63,6 +63,9 @@ class Toy:
     def occupied(self) -> bool:
         return self.path.exists()
 
+    def elsewhere(self, path: Path, made_by: Mapping[str, str]) -> "Toy":
+        return replace(self, path=path)
+
     def clear(self) -> None:
         """Files are replaced."""
 

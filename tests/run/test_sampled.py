@@ -173,7 +173,7 @@ def test_what_is_in_the_way_is_said_before_the_model_runs(made: Any, tmp_path: P
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")
     watcher = Listening()
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="exists and is not what this command makes"):
         quantized(made, "llama", Recipe("w4a16", output=tmp_path / "out", group_size=32), watcher)
     assert not watcher.begun
     assert [one.name for one in tmp_path.iterdir()] == ["out"]

@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
     out = tmp_path / "x.gguf"
     out.write_bytes(b"previous")
     full = subprocess.run(
-        command(medium, out),
+        [*command(medium, out), "--force"],
         capture_output=True,
         text=True,
         check=False,
@@ -181,8 +181,9 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
     assert "error: cannot write" in full.stderr
     assert "Traceback" not in full.stderr
     assert out.read_bytes() == b"previous"
-    done = subprocess.run(command(medium, out), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["resumed_tensors"] > 0
+    again = [*command(medium, out), "--force"]
+    done = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["outputs"][0]["resumed_tensors"] > 0
     assert out.read_bytes() == expected
 
 
@@ -220,7 +221,7 @@ def test_ctrl_c_is_answered_at_once_and_the_work_goes_on(medium, tmp_path):
     assert "goes on where this one stopped" in errors
     assert not out.exists()
     done = subprocess.run(command(medium, out), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["resumed_tensors"] > 0
+    assert json.loads(done.stdout)["outputs"][0]["resumed_tensors"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 
 

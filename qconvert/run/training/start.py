@@ -7,22 +7,19 @@ the output is there. So an interrupted run finds it, and what was not trained is
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.checkpoint.files import read_bytes_at
-from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
 from qconvert.checkpoint.safetensors import read_safetensors
-from qconvert.containers.directory import Directory
-from qconvert.containers.gguf import GgufFiles
 from qconvert.containers.store import NUMPY
 from qconvert.containers.target import Target
 from qconvert.formats.floats import to_float32
 from qconvert.formats.types import Arrays, Format
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.outputs import write_stale
 from qconvert.run.stored import written
@@ -85,21 +82,12 @@ def write_start(plan: Plan, run: Run) -> Start:
     """
     write_stale([plan], run.threads, run.watcher, run.device, force=True)
     opened = open_checkpoint(str(plan.target.path))
-    if isinstance(plan.target, GgufFiles):
+    if not is_scheme(plan.recipe.type):
         return Start(plan, opened, opened.tensors)
     stored: dict[str, TensorInfo] = {}
     for file in plan.target.weight_files:
         stored |= read_safetensors(file.path)
     return Start(plan, opened, stored)
-
-
-def placed(target: Target, path: Path, made_by: Mapping[str, str]) -> Target:
-    """The target of the output, whose header says besides how it was made."""
-    if isinstance(target, GgufFiles):
-        words = {key: text(value) for key, value in made_by.items()}
-        return replace(target, output=path, metadata={**target.metadata, **words})
-    assert isinstance(target, Directory)
-    return replace(target, path=path, metadata={**target.metadata, **made_by})
 
 
 def changed(start: Start, target: Target, changes: Mapping[str, TensorInfo]) -> Plan:
