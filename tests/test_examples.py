@@ -47,7 +47,8 @@ def run(place: Path, *command: str, **settings: str) -> subprocess.CompletedProc
 
 def test_every_example_is_run_below():
     tested = Path(__file__).read_text()
-    assert not [path.name for path in EXAMPLES.iterdir() if path.name not in tested]
+    run = [path for path in EXAMPLES.iterdir() if path.suffix not in (".md", ".png")]
+    assert not [path.name for path in run if path.name not in tested]  # pages have their own tests
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "recipe-gguf.yaml"])
@@ -195,7 +196,7 @@ def test_the_demo_runs_again_on_what_it_has(tmp_path, monkeypatch, capfd):
         demo.main(tmp_path / "demo", source)
         printed = capfd.readouterr()
         assert "report.html" in printed.out
-        for word in ("measuring the speed", "asking", "measuring which parts"):
+        for word in ("measuring the speed", "asking"):
             assert (word in printed.err) != is_known
     assert (tmp_path / "demo" / "report" / "report.html").stat().st_size > 10_000
 
