@@ -1,6 +1,5 @@
 """A model in fewer bits."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +98,8 @@ def _recipe(
     type_: str, output: Where | None, calibration: Where | None, options: Options
 ) -> "Recipe":
     from qconvert.errors import UsageError
-    from qconvert.plan.recipe import DEFAULTS, Recipe, with_given
-    from qconvert.plan.safetensors.schemes import find_types, is_scheme
+    from qconvert.plan.recipe import DEFAULTS, Recipe, placed, with_given
+    from qconvert.plan.safetensors.schemes import find_types
 
     (name,) = find_types([type_])
     given: dict[str, Any] = dict(options)
@@ -120,8 +119,4 @@ def _recipe(
     if calibration is not None:
         given["calibration"] = Path(calibration)
     (recipe,) = with_given([Recipe(name)], given)
-    if output is None:
-        return recipe
-    path = Path(output)
-    is_place = path.suffix == ".gguf" or is_scheme(name)
-    return replace(recipe, output=path) if is_place else replace(recipe, folder=path)
+    return placed((recipe,), None if output is None else str(output))[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, render
+from qconvert.containers.place import check_output
 from qconvert.errors import QconvertError, UsageError, shorten
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def calibrate(
     from qconvert.run.executor import default_threads
 
     if output is not None:
-        options.check_output(output)
+        check_output(output)
     place = choose_device(device)
     choose_dtype(dtype, place)
     checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)

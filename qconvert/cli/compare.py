@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qconvert.cli import options, render
+from qconvert.containers.place import check_output
 from qconvert.errors import PartError, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def compare(
 
 
 def _check_output(path: Path) -> None:
-    options.check_output(path)
+    check_output(path)
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"{path} is none of {', '.join(FORMS)}", "the ending says what is written")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qconvert.cli import options, render
+from qconvert.containers.place import check_output
 from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def evaluate(
         raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
     for path in (junit, summary):
         if path is not None:
-            options.check_output(path)
+            check_output(path)
     settings = Settings(device, dtype, threads)
     choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, outcome, render
+from qconvert.containers.place import check_output
 from qconvert.containers.target import paths_of
 from qconvert.errors import UsageError
 
@@ -170,7 +171,7 @@ def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **f
 
     output = recipe.output
     if output is not None:
-        options.check_output(output)
+        check_output(output)
         if output.suffix != ".gguf":
             raise UsageError(
                 f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",

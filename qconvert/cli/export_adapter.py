@@ -4,7 +4,8 @@ from pathlib import Path
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.adapter import read_adapter
-from qconvert.cli import options, outcome, render
+from qconvert.cli import outcome, render
+from qconvert.containers.place import check_output
 from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
 from qconvert.model.open import open_model
@@ -27,7 +28,7 @@ def to_lora(
         base: its model; None takes the one that the adapter names.
     """
     path = output or Path(f"{source.resolve().name}-lora.gguf")
-    options.check_output(path)
+    check_output(path)
     if path.suffix != ".gguf":
         raise UsageError(f"{path} is no .gguf file", "name a file that ends in .gguf with -o")
     if path.exists() and not force:

@@ -6,7 +6,8 @@ from pathlib import Path
 from qconvert.calibration.file import read_calibration
 from qconvert.calibration.imatrix_write import imatrix_bytes, write_imatrix
 from qconvert.calibration.importance import importance_of, reach_lines
-from qconvert.cli import options, outcome, render
+from qconvert.cli import outcome, render
+from qconvert.containers.place import check_output
 from qconvert.containers.sizes import human_bytes
 from qconvert.errors import UsageError
 
@@ -16,7 +17,7 @@ def to_imatrix(
 ) -> None:
     """Write the importance matrix of a calibration."""
     path = output or Path(f"{source.stem}-imatrix.gguf")
-    options.check_output(path)
+    check_output(path)
     if path.exists() and path.samefile(source):
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     calibration = read_calibration(source)

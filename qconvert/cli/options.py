@@ -25,6 +25,16 @@ Adapter = Annotated[
         help="A PEFT adapter (LoRA, rslora, DoRA) that is merged into MODEL as it is read.",
     ),
 ]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="A file that ends in .gguf, or else a folder that gets NAME-TYPE; one directory "
+        "of safetensors fills it. By default this folder.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Force = Annotated[
@@ -194,23 +204,3 @@ def to_hub(output: str | Path | None, push: str | None, public: bool) -> tuple[s
     elif public:
         raise UsageError("--public is for a repository, and none is named", "add --push org/name")
     return text, Hub(push, public)
-
-
-def check_output(path: Path) -> None:
-    """Refuse what cannot be an output file.
-
-    Raises:
-        UsageError: standard output or a directory.
-        OutputError: what stands above it is no directory.
-    """
-    from qconvert.containers.place import check_place
-
-    if str(path) == "-":
-        raise UsageError(
-            "standard output cannot hold the result: it appears by an atomic rename, and can be "
-            "taken up again when interrupted",
-            "name a file with -o",
-        )
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory", "name a file in it with -o")
-    check_place(path)

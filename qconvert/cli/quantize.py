@@ -36,16 +36,7 @@ TypeOption = Annotated[
 def quantize(
     model: options.Model,
     type_: TypeOption = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A file that ends in .gguf, or else a folder that gets NAME-TYPE; one directory "
-            "of safetensors fills it. By default this folder.",
-        ),
-    ] = None,
+    output: options.Output = None,
     calibration: options.Calibration = None,
     calibrate: Annotated[
         list[str] | None,
@@ -231,6 +222,8 @@ def quantize(
     output, hub = options.to_hub(output, push, public)
     said = {name: value for name, value in given.items() if value is not None}
     _check_budget(type_ or [], said)
+    from qconvert.plan.recipe import placed
+
     asked = placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
     from qconvert.run.executor import default_threads
@@ -278,43 +271,6 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
     if not outputs:
         raise UsageError("no type is given", "name one with -t, as in '-t q4_k_m'")
     return with_given(outputs, said)
-
-
-def placed(asked: tuple["Recipe", ...], output: str | None) -> tuple["Recipe", ...]:
-    """The outputs with what `-o` says of their places: a file where it ends in .gguf, else a folder
-    that gets NAME-TYPE, or is filled by one directory of safetensors.
-
-    Raises:
-        UsageError: it is of no use for these types.
-    """
-    from dataclasses import replace
-
-    from qconvert.plan.safetensors.schemes import is_scheme
-
-    if output is None:
-        return asked
-    path = Path(output)
-    alone = len(asked) == 1
-    if output.endswith(".gguf") or output == "-":
-        if not alone:
-            raise UsageError(
-                f"{path} is a file, and {len(asked)} outputs need a folder", "name one"
-            )
-        if is_scheme(asked[0].type):
-            raise UsageError(f"{asked[0].type} makes a directory, not {path}", "name one with -o")
-        options.check_output(path)
-        return (replace(asked[0], output=path),)
-    if path.exists() and not path.is_dir():
-        raise UsageError(
-            f"{path} is a file, and a path that does not end in .gguf is a folder",
-            "name a folder, or a file that ends in .gguf",
-        )
-    if alone and is_scheme(asked[0].type):
-        return (replace(asked[0], output=path),)
-    return tuple(
-        replace(one, folder=path, output=path / one.output.name if one.output else None)
-        for one in asked
-    )
 
 
 def _save(asked: Sequence["Recipe"], path: Path, source: str, *, quiet: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import options, outcome, render
-from qconvert.cli.quantize import TypeOption, placed
+from qconvert.cli.quantize import TypeOption
 from qconvert.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +23,7 @@ ROUNDS = 4
 def tune(
     model: options.Model,
     type_: TypeOption = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="A file that ends in .gguf, or else a folder that gets NAME-TYPE; one directory "
-            "of safetensors fills it. By default this folder.",
-        ),
-    ] = None,
+    output: options.Output = None,
     calibration: options.Calibration = None,
     weights: Annotated[
         bool,
@@ -95,7 +86,7 @@ def tune(
     """
     from qconvert.checkpoint import open_checkpoint
     from qconvert.model.open import open_model
-    from qconvert.plan.recipe import Recipe
+    from qconvert.plan.recipe import Recipe, placed
     from qconvert.plan.safetensors.schemes import find_types
     from qconvert.run.executor import default_threads
     from qconvert.run.quantize import plan_outputs

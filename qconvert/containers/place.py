@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from qconvert.errors import OutputError
+from qconvert.errors import OutputError, UsageError
 
 
 def check_place(path: Path) -> Path:
@@ -31,3 +31,21 @@ def make_place(path: Path) -> None:
         raise OutputError(
             f"cannot make {path.parent}: {error.strerror}", "choose another place with -o"
         ) from error
+
+
+def check_output(path: Path) -> None:
+    """Refuse what cannot be an output file.
+
+    Raises:
+        UsageError: standard output or a directory.
+        OutputError: what stands above it is no directory.
+    """
+    if str(path) == "-":
+        raise UsageError(
+            "standard output cannot hold the result: it appears by an atomic rename, and can be "
+            "taken up again when interrupted",
+            "name a file with -o",
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory", "name a file in it with -o")
+    check_place(path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from qconvert.containers.place import check_output
 from qconvert.containers.sizes import write_size
 from qconvert.errors import UsageError
 from qconvert.formats.safetensors.types import EstimatorName
@@ -261,4 +262,37 @@ def _meant_for(type_: str, overrides: Overrides) -> Overrides:
         (pattern, name)
         for pattern, name in overrides
         if (own != "gguf" if name.lower() == KEEP else container_of(name) == own)
+    )
+
+
+def placed(asked: tuple[Recipe, ...], output: str | None) -> tuple[Recipe, ...]:
+    """The outputs with what `-o` says of their places: a file where it ends in .gguf, else a folder
+    that gets NAME-TYPE, or is filled by one directory of safetensors.
+
+    Raises:
+        UsageError: it is of no use for these types.
+    """
+    if output is None:
+        return asked
+    path = Path(output)
+    alone = len(asked) == 1
+    if output.endswith(".gguf") or output == "-":
+        if not alone:
+            raise UsageError(
+                f"{path} is a file, and {len(asked)} outputs need a folder", "name one"
+            )
+        if is_scheme(asked[0].type):
+            raise UsageError(f"{asked[0].type} makes a directory, not {path}", "name one with -o")
+        check_output(path)
+        return (replace(asked[0], output=path),)
+    if path.exists() and not path.is_dir():
+        raise UsageError(
+            f"{path} is a file, and a path that does not end in .gguf is a folder",
+            "name a folder, or a file that ends in .gguf",
+        )
+    if alone and is_scheme(asked[0].type):
+        return (replace(asked[0], output=path),)
+    return tuple(
+        replace(one, folder=path, output=path / one.output.name if one.output else None)
+        for one in asked
     )
