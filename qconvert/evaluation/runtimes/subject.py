@@ -1,5 +1,6 @@
 """What the user names, as something that computes logits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -90,11 +91,7 @@ def open_subject(
     kind = identify(place)
     if kind == "quantized" and adapter is None:
         return _quantized(path, source, place, backend, settings)
-    if kind not in (
-        "checkpoint",
-        "tensors",
-        "quantized",
-    ):  # whose fault is named when they are opened
+    if kind not in ("checkpoint", "tensors", "quantized"):  # their faults are named on opening
         raise UsageError(f"{path} is no model, and cannot be evaluated", "name a model")
     checkpoint = open_path(source, place, adapter)
     _refuse_encoder(checkpoint)
@@ -106,7 +103,9 @@ def open_subject(
         runtime, notices = _for_directory(checkpoint, backend, settings), ()
     return Subject(
         Path(path),
-        sum(file_size(file) for file in checkpoint.files),
+        _stored_bytes(place, checkpoint.files)
+        if "quantization_config" in checkpoint.config
+        else sum(map(file_size, checkpoint.files)),
         8 * checkpoint.nbytes / max(checkpoint.parameters, 1),
         _name(checkpoint),
         runtime,
@@ -134,6 +133,13 @@ def _for_directory(checkpoint: Checkpoint, backend: BackendName, settings: Setti
     if backend == "transformers":
         return TransformersRuntime(checkpoint.path, checkpoint.source, settings)
     return TorchRuntime(checkpoint, settings)
+
+
+def _stored_bytes(place: Path, files: Iterable[Path]) -> int:
+    """Of quantized weights' files, and of all beside them in their directory: the tokenizer counts,
+    as it does in a GGUF file."""
+    beside = (file for file in place.iterdir() if file.is_file()) if place.is_dir() else ()
+    return sum(map(file_size, {*files, *beside}))
 
 
 def _quantized(
@@ -166,10 +172,7 @@ def _quantized(
         if rounds:
             notices = (found.misfit, UNROUNDED) if backend == "auto" else (UNROUNDED,)
     bits = found.bits_per_weight or 8 * found.nbytes / max(checkpoint.parameters, 1)
-    files = {tensor.path for tensor in found.tensors.values()}
-    if place.is_dir():  # the tokenizer counts, as it does in a GGUF file
-        files |= {file for file in place.iterdir() if file.is_file()}
-    nbytes = sum(file_size(file) for file in files)
+    nbytes = _stored_bytes(place, {tensor.path for tensor in found.tensors.values()})
     return Subject(Path(path), nbytes, bits, _schemes(found), runtime, notices, checkpoint)
 
 
