@@ -20,7 +20,7 @@ from qconvert.checkpoint import fingerprint
 from qconvert.containers.directory import check_directory
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
-from qconvert.errors import PlanError, UnsupportedError, first_line
+from qconvert.errors import PlanError, UnsupportedError
 from qconvert.forward.skeleton import put_tensor
 from qconvert.forward.walk import Place, Walk
 from qconvert.forward.weights import pieces_of, read_parameter
@@ -29,10 +29,10 @@ from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import linear_algebra_on
 from qconvert.run.stream import Result
-from qconvert.run.training.budget import within
+from qconvert.run.training.budget import enough_memory, within
 from qconvert.run.training.lesson import Lesson
 from qconvert.run.training.loop import Outcome, train
-from qconvert.run.training.schedule import Schedule
+from qconvert.run.training.schedule import make_schedule
 from qconvert.run.training.teacher import teach
 from qconvert.run.transform import Change, transform
 from qconvert.run.types import Run
@@ -144,7 +144,6 @@ def distill(
         OutputError: something is there already, or no room.
         WeightError: see `train`.
     """
-    import torch
 
     check_directory(path)
     _check_pair(student, teacher)
@@ -159,18 +158,11 @@ def distill(
         run.watcher.begin(tokens.size * 2, 0)
         aim = teach(teacher, ordered, place, store, lambda count: None)
         pupil = pupil_of(Lesson(walk, shown, aim), how.rate)
-        batch = min(max(how.batch // tokens.shape[1], 1), shown)
-        steps = max(how.tokens // (batch * tokens.shape[1]), 1)
-        schedule = Schedule(shown, batch, steps, how.seed)
+        schedule = make_schedule(how.tokens, how.batch, shown, tokens.shape[1], how.seed)
         unseen = len(ordered) - shown
-        try:
+        with enough_memory(walk.device):
             schedule = within(pupil, schedule, unseen, how.hours, pupil.memory, store, run.watcher)
             outcome = train(pupil, schedule, store, run.watcher)
-        except torch.OutOfMemoryError as error:
-            raise PlanError(
-                f"the {walk.device} has too little memory: {first_line(error)}",
-                "use a smaller --window, or --device cpu",
-            ) from error
         run.watcher.note(outcome.words)
         made_by = {
             "qconvert.distilled": how.words,

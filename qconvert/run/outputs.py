@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.target import File, Target, paths_of
@@ -76,14 +77,19 @@ def write_stale(
         plan.target.clear()
     made = iter(write_outputs(stale, threads, watcher, device) if stale else ())
     if taken:
-        raise OutputError(
-            f"{shorten([str(path) for path in taken])} exists and is not what this command makes",
-            "--force replaces it; or choose another place with -o",
-        )
-    return [next(made) if any(plan is one for one in stale) else _found(plan) for plan in plans]
+        raise in_the_way(taken)
+    return [next(made) if any(plan is one for one in stale) else found(plan) for plan in plans]
 
 
-def _found(plan: Plan) -> Result:
+def in_the_way(paths: Sequence[Path]) -> OutputError:
+    """What is said where something else is in the place of outputs."""
+    return OutputError(
+        f"{shorten([str(path) for path in paths])} exists and is not what this command makes",
+        "--force replaces it; or choose another place with -o",
+    )
+
+
+def found(plan: Plan) -> Result:
     """Of an output that was there already."""
     paths = paths_of(plan.target)
     return Result(paths, sum(map(file_size, paths)), 0.0, len(plan.tensors))

@@ -16,7 +16,7 @@ from qconvert.algorithms.tune import tuned
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
 from qconvert.containers.target import Target
-from qconvert.errors import OutputError, PlanError, UnsupportedError, first_line
+from qconvert.errors import PlanError, UnsupportedError
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
 from qconvert.model.open import Model, open_model
@@ -28,12 +28,12 @@ from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import in_order
 from qconvert.run.executor import library_threads
 from qconvert.run.fitting import linear_algebra_on
-from qconvert.run.outputs import is_current, write_outputs
+from qconvert.run.outputs import found, in_the_way, is_current, write_outputs
 from qconvert.run.stream import Result
-from qconvert.run.training.budget import within
+from qconvert.run.training.budget import enough_memory, within
 from qconvert.run.training.lesson import Lesson
 from qconvert.run.training.loop import Outcome, train
-from qconvert.run.training.schedule import Schedule
+from qconvert.run.training.schedule import make_schedule
 from qconvert.run.training.start import Start, changed, write_start
 from qconvert.run.training.student import Matrix, Norm, Student
 from qconvert.run.training.teacher import teach
@@ -104,7 +104,6 @@ def tune(
         PlanError: there is no sample, a GPU's memory does not do, or nothing can be trained.
         Also what `write_outputs` and `train` raise.
     """
-    import torch
 
     if is_mlx(plan.recipe.type):
         raise UnsupportedError(
@@ -114,26 +113,15 @@ def tune(
     target = target_of(plan, path, tuning, more)
     if is_current(target):
         run.watcher.note(f"up to date: {path}")
-        files = tuple(file.path for file in target.weight_files)
-        nbytes = sum(file.nbytes for file in target.weight_files)
-        result = Result(files, nbytes, 0.0, len(plan.tensors))
-        return Learnt(replace(plan, target=target), result, None)
+        there = replace(plan, target=target)
+        return Learnt(there, found(there), None)
     if target.occupied and not run.force:
-        raise OutputError(
-            f"{path} exists and is not what this command makes",
-            "--force replaces it; or choose another place with -o",
-        )
+        raise in_the_way([path])
     if not target.occupied:
         target.check()
     start = write_start(plan, run)
-    with linear_algebra_on(library_threads()):
-        try:
-            learnt = _tune(model, start, target, tuning, run, more)
-        except torch.OutOfMemoryError as error:
-            raise PlanError(
-                f"the {run.device} has too little memory: {first_line(error)}",
-                "use a calibration with a smaller --window, or --device cpu",
-            ) from error
+    with linear_algebra_on(library_threads()), enough_memory(run.device):
+        learnt = _tune(model, start, target, tuning, run, more)
     start.delete()
     return learnt
 
@@ -179,7 +167,7 @@ def _tune(
             )
         schedule = within(
             student,
-            _schedule(tokens, shown, tuning),
+            make_schedule(tuning.tokens, tuning.batch, shown, tokens.shape[1], tuning.seed),
             len(tokens) - shown,
             tuning.hours,
             student.memory,
@@ -229,12 +217,6 @@ def shares_text(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
     known = {one.tobytes() for one in runs(others).reshape(-1)}
     found = [any(one.tobytes() in known for one in of) for of in runs(windows)]
     return np.array(found, bool)
-
-
-def _schedule(tokens: np.ndarray, shown: int, tuning: Tuning) -> Schedule:
-    batch = min(max(tuning.batch // tokens.shape[1], 1), shown)
-    steps = max(tuning.tokens // (batch * tokens.shape[1]), 1)
-    return Schedule(shown, batch, steps, tuning.seed)
 
 
 def trained(

@@ -29,6 +29,7 @@ from qconvert.forward.walk import Place
 from qconvert.model.open import open_model
 from qconvert.plan.pruning.plan import check_can_be_cut, notices_of
 from qconvert.plan.pruning.sizes import sizes_left
+from qconvert.run.by_block import in_order
 from qconvert.run.pruning.choose import choose
 from qconvert.run.pruning.desk import Desk
 from qconvert.run.pruning.finish import finish
@@ -36,9 +37,6 @@ from qconvert.run.pruning.search import search
 from qconvert.run.pruning.types import Pruned, Wanted
 from qconvert.run.pruning.weights import prune_weights
 from qconvert.run.types import Run
-
-UNSEEN = 8
-"""One window in so many is for telling what it cost."""
 
 FEWEST = 3
 """Windows."""
@@ -106,9 +104,8 @@ def windows_of(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "that and one to tell what it cost",
             "calibrate with more --tokens",
         )
-    of = min(UNSEEN, len(tokens))
-    is_unseen = np.arange(len(tokens)) % of == of - 1
-    return tokens[~is_unseen], tokens[is_unseen]
+    ordered, count = in_order(tokens)
+    return ordered[:count], ordered[count:]
 
 
 def spread(tokens: np.ndarray, most: int) -> np.ndarray:

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from qconvert.algorithms.pruning.zeros import read_pattern
 from qconvert.checkpoint.overlay import overlay
 from qconvert.forward.walk import Walk
 from qconvert.model.general import CARD
 from qconvert.model.open import open_model
+from qconvert.run.by_block import in_order
 from qconvert.run.outputs import write_stale
 from qconvert.run.pruning.desk import Desk
 from qconvert.run.pruning.finish import cost_of, facts_of, recipe_of
@@ -19,9 +18,6 @@ from qconvert.run.pruning.types import Pruned, Wanted
 from qconvert.run.pruning.write import card_of
 from qconvert.run.transform import Change, plan_transform
 from qconvert.run.types import Run
-
-GUARD = 8
-"""One window in so many is not shown to the algorithm."""
 
 NO_FASTER = "zeros make a file compress better; no common runtime computes faster for them now"
 
@@ -52,7 +48,7 @@ def prune_weights(desk: Desk, wanted: Wanted, output: Path, run: Run) -> Pruned:
     )
     if run.dry:
         return plain
-    tokens, shown = _ordered(desk)
+    tokens, shown = in_order(desk.every)
     walk = Walk(model, tokens, desk.place, cut=shown)
     sparse = make_sparse(walk, shown, pattern, desk.store, run.watcher)
     own = model.checkpoint.tensors
@@ -72,13 +68,3 @@ def prune_weights(desk: Desk, wanted: Wanted, output: Path, run: Run) -> Pruned:
     plan = plan_transform(model.checkpoint, recipe_of(output, wanted), change)
     (result,) = write_stale([plan], run.threads, run.watcher, force=run.force)
     return replace(plain, original=judge.own, cost=cost, sparse=sparse, files=result.paths)
-
-
-def _ordered(desk: Desk) -> tuple[np.ndarray, int]:
-    """All windows that are not for telling the cost, those for the guard last, and how many come
-    before them."""
-    tokens = desk.every
-    of = min(GUARD, len(tokens))
-    is_guard = np.arange(len(tokens)) % of == of - 1
-    ordered = np.concatenate((tokens[~is_guard], tokens[is_guard]))
-    return ordered, int(np.count_nonzero(~is_guard))

@@ -1,12 +1,15 @@
 """How long a training may take, and what it needs: measured on some of it, and told before."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from qconvert.containers.sizes import human_bytes
 from qconvert.containers.store import Store
+from qconvert.errors import PlanError, first_line
 from qconvert.machine.watcher import Watcher
 from qconvert.run.training.loop import Trainee
 from qconvert.run.training.schedule import LOOKS, Schedule
@@ -52,6 +55,24 @@ def within(
     )
     store.put(BUDGET, {"steps": np.array([schedule.steps], np.int64)})
     return schedule
+
+
+@contextmanager
+def enough_memory(device: str) -> Iterator[None]:
+    """A GPU whose memory does not do is an error that says what helps.
+
+    Raises:
+        PlanError: that.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise PlanError(
+            f"the {device} has too little memory: {first_line(error)}",
+            "use windows of fewer tokens (--window), or --device cpu",
+        ) from error
 
 
 def _seconds(trainee: Trainee) -> float:

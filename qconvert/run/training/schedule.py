@@ -18,6 +18,19 @@ LOOKS = 8
 """How often what was learnt is measured on windows that were not shown."""
 
 
+def make_schedule(tokens: int, batch: int, shown: int, window: int, seed: int) -> "Schedule":
+    """The schedule for so many tokens.
+
+    Args:
+        tokens: to learn from, in all rounds together.
+        batch: tokens of a step, at least one window.
+        shown: windows to learn from.
+        window: tokens of each.
+    """
+    windows = min(max(batch // window, 1), shown)
+    return Schedule(shown, windows, max(tokens // (windows * window), 1), seed)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Of a training.
