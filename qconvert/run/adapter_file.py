@@ -18,6 +18,7 @@ from gguf import GGUFWriter
 
 from qconvert.checkpoint import read_rows
 from qconvert.checkpoint.adapter import Adapter, Pair
+from qconvert.containers.place import make_place
 from qconvert.containers.room import ELSEWHERE
 from qconvert.containers.whole import replacing
 from qconvert.errors import UnsupportedError, shorten
@@ -67,7 +68,7 @@ def write_adapter(model: Model, adapter: Adapter, path: Path) -> Written:
     writer.add_name(adapter.path.resolve().name)
     for name, values in made.items():
         writer.add_tensor(name, values)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_place(path)
     with replacing(path, ELSEWHERE) as temporary:
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
