@@ -139,10 +139,11 @@ class Walk:
         return len(self.skeleton.blocks)
 
     def __iter__(self) -> "Iterator[Block]":
-        self.states.create()
+        if self.begin:
+            self.states.create()
+        else:
+            self.embed()
         for index in range(self.begin, len(self)):
-            if index == 0:
-                self.embed()
             block = self.load(index)
             advise(self.source, self._parameters(index + 1))
             yield block

@@ -99,7 +99,7 @@ def about(helped: Mapping[str, float], walks: Walks) -> Iterator[str]:
     left = [name for name, share in helped.items() if not share]
     yield (
         f"feedback brings {len(helped) - len(left)} of {len(helped)} weights nearer to the "
-        f"original, on {unseen} windows that it was not shown"
+        f"original, on {unseen} window{'s' if unseen > 1 else ''} that it was not shown"
     )
     if left:
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""

@@ -249,7 +249,7 @@ def test_a_sample_that_took_long_is_kept_for_the_next_run(tmp_path: Path):
 def test_what_fails_at_once_leaves_nothing_behind(tmp_path: Path):
     save_model("qwen3", tmp_path / "m")
     with pytest.raises(OutputError, match="no directory"):
-        run_capture(tmp_path / "m", tmp_path / "no" / "c")
+        run_capture(tmp_path / "m", tmp_path / "m" / "config.json" / "c")
     with pytest.raises(PlanError):
         run_capture(tmp_path / "m", tmp_path / "c", sample=make_sample(1, 600))
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
