@@ -98,12 +98,12 @@ def _called(path: Path) -> str:
 
 def open_path(name: str, path: Path, adapter: Path | None = None) -> Checkpoint:
     """Open what `locate` found, with an adapter merged into it."""
-    opened = with_states(_open(name, path))
-    if adapter is None:
-        return opened
-    from qconvert.checkpoint.adapter import merge, read_adapter
+    opened = _open(name, path)
+    if adapter is not None:
+        from qconvert.checkpoint.adapter import merge, read_adapter
 
-    return with_states(merge(opened, read_adapter(adapter)))
+        opened = merge(opened, read_adapter(adapter))
+    return with_states(opened)
 
 
 def with_states(checkpoint: Checkpoint) -> Checkpoint:
