@@ -205,7 +205,7 @@ def test_mirrored_codes_are_for_packed_weights_alone(layout):
 @pytest.mark.parametrize(
     "form",
     [
-        WeightFormat("int-quantized", "int", 4, "channel"),
+        WeightFormat("int-quantized", "int", 5, "channel"),
         WeightFormat("pack-quantized", "int", 9, "channel"),
         WeightFormat("pack-quantized", "int", 1, "channel"),
         WeightFormat("pack-quantized", "int", 4, "block", block=(128, 128)),

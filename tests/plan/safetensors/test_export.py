@@ -253,7 +253,7 @@ def test_what_f16_cannot_hold_is_refused(tiny: Path, tmp_path: Path) -> None:
     export(source, tmp_path / "out", "bf16")
 
 
-@pytest.mark.parametrize("kind", ["file", "full directory", "no parent"])
+@pytest.mark.parametrize("kind", ["file", "full directory", "below a file"])
 def test_nothing_is_overwritten(kind: str, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if kind == "file":
@@ -262,7 +262,8 @@ def test_nothing_is_overwritten(kind: str, tiny: Path, tmp_path: Path) -> None:
         out.mkdir()
         (out / "mine").write_text("mine")
     else:
-        out = tmp_path / "no" / "out"
+        out.write_text("mine")
+        out = out / "out"
     before = contents(tmp_path)
     with pytest.raises(OutputError):
         export(tiny, out)
