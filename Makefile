@@ -1,4 +1,4 @@
-# make demo    a real model through the whole program: some minutes on two cores
+# make demo    a real model through the whole program: four minutes on two cores
 # make test    the whole test suite
 # make check   lint, format and types
 # make fuzz    20,000 damaged files through every reader
