@@ -127,8 +127,8 @@ def train(trainee: Trainee, schedule: Schedule, store: Store, watcher: Watcher) 
     """
     import torch
 
-    parameters = dict(trainee.parameters)
-    groups = [{"params": [p], "lr": trainee.rates[name]} for name, p in parameters.items()]
+    parameters, rates = dict(trainee.parameters), dict(trainee.rates)
+    groups = [{"params": [p], "lr": rates[name]} for name, p in parameters.items()]
     optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, foreach=False)
     state = _State()
     if NOW in store:
@@ -146,7 +146,7 @@ def train(trainee: Trainee, schedule: Schedule, store: Store, watcher: Watcher) 
             continue
         factor = schedule.rate(state.step) * 0.5**state.halved
         for group, name in zip(optimizer.param_groups, parameters, strict=True):
-            group["lr"] = trainee.rates[name] * factor
+            group["lr"] = rates[name] * factor
         optimizer.step()
         state.step += 1
         watcher.advance(size, f"step {state.step} of {schedule.steps}, loss {loss:.4f}")
