@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import CheckpointError, UnsupportedError, shorten
 from qconvert.model.families.bert import BERT
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
@@ -110,6 +110,9 @@ FAMILIES = (
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
 
+NAMED = 16
+"""Families that a hint names; README lists all."""
+
 BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 """By the class in `config.json`'s `architectures`."""
 
@@ -198,7 +201,7 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
 
 
 def _nearest(name: str) -> str:
-    """What may be meant, of some sixty classes."""
+    """The classes that may be meant, and some of those that are known."""
     near = get_close_matches(name, BY_CLASS, n=3, cutoff=0.6)
-    known = f"{len(BY_CLASS)} classes are known, listed in README"
+    known = f"known: {shorten([family.classes[0] for family in FAMILIES], NAMED)}"
     return f"the nearest are {', '.join(near)}; {known}" if near else known
