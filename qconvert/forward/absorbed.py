@@ -3,7 +3,7 @@
 transformers makes keys and values of all heads from a latent vector, kv = latent @ kv_b.T.
 llama.cpp multiplies queries with the keys' part, so that it can attend to the latent vectors
 themselves, and what attention has mixed of those with the values' part
-(`qconvert.model.families.latent`):
+(`qconvert.model.families.parts.latent`):
 
     attn_k_b    sees of each head the part of its queries that does not turn
     attn_v_b    sees of each head the latent vectors, mixed as the head attends

@@ -1,6 +1,6 @@
 """What a GGUF file cannot say of a model, although it runs."""
 
-from qconvert.model.families.rope import rope_parameters
+from qconvert.model.families.parts.rope import rope_parameters
 from qconvert.model.types import Config, Family
 
 UNTRUNCATED = (

@@ -16,7 +16,7 @@ from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
 from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap

@@ -17,7 +17,7 @@ from qconvert.containers.gguf import pairs_bytes
 from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import (
     EMBEDDING,

@@ -20,7 +20,7 @@ from qconvert.checkpoint import Checkpoint, TensorInfo, read_rows
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.families import family_of_file
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import in_file_order
 from qconvert.model.shapes import expected_shape, sizes_by_block
 from qconvert.model.transforms import inverse

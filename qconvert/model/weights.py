@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qconvert.checkpoint import Checkpoint, TensorInfo
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import OUTPUT
 from qconvert.model.reverse import Description
 from qconvert.model.roles import Role, block_number, can_be_quantized, role_of

@@ -6,7 +6,7 @@ import pytest
 
 from qconvert.model.caveats import caveats
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],

@@ -15,9 +15,9 @@ from plain_models import SMALL
 
 from qconvert.errors import CheckpointError, QconvertError, UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.bert import BERT
-from qconvert.model.families.common import text_config
-from qconvert.model.families.rope import llama3_factors, rope_parameters
+from qconvert.model.families.encoders.bert import BERT
+from qconvert.model.families.parts.common import text_config
+from qconvert.model.families.parts.rope import llama3_factors, rope_parameters
 from qconvert.model.mapping import map_tensors
 from qconvert.model.pooling import pooling_metadata
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.open import open_model
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe

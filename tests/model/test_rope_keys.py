@@ -11,7 +11,7 @@ from common import FAMILIES, save_model
 
 from qconvert.errors import QconvertError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 PARAMETERS: tuple[dict[str, Any] | None, ...] = (

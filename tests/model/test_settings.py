@@ -14,7 +14,7 @@ from plain_models import ALWAYS_TIED, PLAIN, SMALL
 
 from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 
 DRAWS = 300
 SCALINGS: list[Any] = [

@@ -8,47 +8,47 @@ from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, shorten
-from qconvert.model.families.bert import BERT
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
-from qconvert.model.families.distilbert import DISTILBERT
-from qconvert.model.families.ernie4_5 import ERNIE4_5
-from qconvert.model.families.exaone4 import EXAONE4
-from qconvert.model.families.gemma import GEMMA
-from qconvert.model.families.gemma2 import GEMMA2
-from qconvert.model.families.gemma3 import GEMMA3
-from qconvert.model.families.gemma4 import GEMMA4
-from qconvert.model.families.glm4 import GLM4
-from qconvert.model.families.glm4_moe import GLM4_MOE
-from qconvert.model.families.gpt2 import GPT2
-from qconvert.model.families.gpt_oss import GPT_OSS
-from qconvert.model.families.granite import GRANITE
-from qconvert.model.families.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
-from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
-from qconvert.model.families.llama import LLAMA
-from qconvert.model.families.minimax_m2 import MINIMAX_M2
-from qconvert.model.families.ministral3 import MINISTRAL3, MISTRAL3
-from qconvert.model.families.mistral import MISTRAL
-from qconvert.model.families.mixtral import MIXTRAL
-from qconvert.model.families.olmo2 import OLMO2
-from qconvert.model.families.olmo3 import OLMO3
-from qconvert.model.families.olmoe import OLMOE
-from qconvert.model.families.phi3 import PHI3
-from qconvert.model.families.qwen2 import QWEN2
-from qconvert.model.families.qwen2_moe import QWEN2_MOE
-from qconvert.model.families.qwen3 import QWEN3
-from qconvert.model.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
-from qconvert.model.families.qwen3_moe import QWEN3_MOE
-from qconvert.model.families.qwen3_next import QWEN3_NEXT
-from qconvert.model.families.qwen_vl import QWEN2_VL, QWEN3_VL
-from qconvert.model.families.refused import why_refused
-from qconvert.model.families.roberta import (
+from qconvert.model.families.encoders.bert import BERT
+from qconvert.model.families.encoders.distilbert import DISTILBERT
+from qconvert.model.families.encoders.roberta import (
     BERT_RANK,
     ROBERTA,
     ROBERTA_RANK,
     XLM_ROBERTA,
     XLM_ROBERTA_RANK,
 )
+from qconvert.model.families.ernie4_5 import ERNIE4_5
+from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma.gemma import GEMMA
+from qconvert.model.families.gemma.gemma2 import GEMMA2
+from qconvert.model.families.gemma.gemma3 import GEMMA3
+from qconvert.model.families.gemma.gemma4 import GEMMA4
+from qconvert.model.families.glm.glm4 import GLM4
+from qconvert.model.families.glm.glm4_moe import GLM4_MOE
+from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.gpt_oss import GPT_OSS
+from qconvert.model.families.granite.granite import GRANITE
+from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
+from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.minimax_m2 import MINIMAX_M2
+from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
+from qconvert.model.families.mistral.mistral import MISTRAL
+from qconvert.model.families.mistral.mixtral import MIXTRAL
+from qconvert.model.families.olmo.olmo2 import OLMO2
+from qconvert.model.families.olmo.olmo3 import OLMO3
+from qconvert.model.families.olmo.olmoe import OLMOE
+from qconvert.model.families.phi3 import PHI3
+from qconvert.model.families.qwen.qwen2 import QWEN2
+from qconvert.model.families.qwen.qwen2_moe import QWEN2_MOE
+from qconvert.model.families.qwen.qwen3 import QWEN3
+from qconvert.model.families.qwen.qwen3_5 import QWEN3_5, QWEN3_5_MOE
+from qconvert.model.families.qwen.qwen3_moe import QWEN3_MOE
+from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL
+from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM

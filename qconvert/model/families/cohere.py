@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, text
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.common import block_count
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.types import (
@@ -22,7 +21,8 @@ from qconvert.model.families.decoder.types import (
     Scalar,
     Windows,
 )
-from qconvert.model.families.rope import PLAIN
+from qconvert.model.families.parts.common import block_count
+from qconvert.model.families.parts.rope import PLAIN
 from qconvert.model.types import Config
 
 LARGE = 64

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families import latent
-from qconvert.model.families.common import SILU, block_count, expect, prefixed, real, whole
-from qconvert.model.families.parts import (
+from qconvert.model.families.parts import latent
+from qconvert.model.families.parts.common import SILU, block_count, expect, prefixed, real, whole
+from qconvert.model.families.parts.lines import (
     EMBEDDING,
     FEED_FORWARD,
     IGNORED,

@@ -9,7 +9,7 @@ from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_limits
 from qconvert.model.families.decoder.types import POST, Attention, Decoder, Rope, Windows
 from qconvert.model.families.decoder.windows import sliding_blocks
-from qconvert.model.families.rope import ROPE_TYPES
+from qconvert.model.families.parts.rope import ROPE_TYPES
 from qconvert.model.types import Config
 
 WITH_WINDOWS = 64

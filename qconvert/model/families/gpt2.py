@@ -4,8 +4,8 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import MOST_BLOCKS, expect, prefixed, real, whole
-from qconvert.model.families.keys import Keys
+from qconvert.model.families.parts.common import MOST_BLOCKS, expect, prefixed, real, whole
+from qconvert.model.families.parts.keys import Keys
 from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.types import Config, Family, Rule
 

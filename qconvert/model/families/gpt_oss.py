@@ -8,7 +8,7 @@ again: files of this family go one way.
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import (
+from qconvert.model.families.parts.common import (
     block_count,
     decoder_metadata,
     expect,
@@ -16,7 +16,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts import (
+from qconvert.model.families.parts.lines import (
     EMBEDDING,
     IGNORED,
     LAYER,
@@ -25,7 +25,7 @@ from qconvert.model.families.parts import (
     attention,
     attention_biases,
 )
-from qconvert.model.families.rope import check_rope, rope_metadata
+from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "gpt-oss"

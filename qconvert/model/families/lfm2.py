@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, i32s, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import (
+from qconvert.model.families.parts.common import (
     block_count,
     decoder_metadata,
     expect,
@@ -20,8 +20,8 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts import EMBEDDING, IGNORED, LAYER, fused_experts
-from qconvert.model.families.rope import check_rope, rope_metadata
+from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER, fused_experts
+from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.types import Config, Family, Rule
 
 NAME, NAME_OF_EXPERTS = "lfm2", "lfm2moe"

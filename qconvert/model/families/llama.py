@@ -7,7 +7,7 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import Attention, Decoder, FeedForward, Rope
-from qconvert.model.families.rope import ROPE_TYPES
+from qconvert.model.families.parts.rope import ROPE_TYPES
 
 DEFAULTS = {
     "vocab_size": 32000,

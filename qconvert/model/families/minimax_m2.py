@@ -6,10 +6,10 @@ from dataclasses import replace
 from gguf import ExpertGatingFuncType
 
 from qconvert.checkpoint.metadata import Metadata
-from qconvert.model.families.common import head_size, whole
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Decoder, Experts, Only, Rope
+from qconvert.model.families.parts.common import head_size, whole
 from qconvert.model.types import Config
 
 SOURCE = "block_sparse_moe."

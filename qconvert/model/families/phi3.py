@@ -13,14 +13,14 @@ import numpy as np
 from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError
-from qconvert.model.families.common import prefixed, real, whole
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, turned
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import FUSED, Attention, Decoder, Rope
-from qconvert.model.families.keys import Keys
-from qconvert.model.families.rope import PLAIN, rope_parameters
-from qconvert.model.families.rope_config import read_factors
+from qconvert.model.families.parts.common import prefixed, real, whole
+from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.rope import PLAIN, rope_parameters
+from qconvert.model.families.parts.rope_config import read_factors
 from qconvert.model.types import Config
 
 DEFAULTS = {

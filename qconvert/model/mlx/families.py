@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.common import (
+from qconvert.model.families.gemma.gemma3 import ACTIVATIONS, heeded_rope, sliding_layers
+from qconvert.model.families.parts.common import (
     SILU,
     block_count,
     head_count,
@@ -20,8 +21,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.gemma3 import ACTIVATIONS, heeded_rope, sliding_layers
-from qconvert.model.families.rope import rope_parameters, sliding_rope
+from qconvert.model.families.parts.rope import rope_parameters, sliding_rope
 from qconvert.model.mlx.rope import LONG, rope_settings
 from qconvert.model.types import Config
 

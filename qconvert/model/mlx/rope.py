@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.common import real, whole
-from qconvert.model.families.rope import PLAIN, rope_parameters, sliding_rope
+from qconvert.model.families.parts.common import real, whole
+from qconvert.model.families.parts.rope import PLAIN, rope_parameters, sliding_rope
 from qconvert.model.types import Config
 
 LONG = ("longrope", "su")

@@ -8,7 +8,7 @@ from common import LLAMA3
 
 from qconvert.errors import UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.mlx.families import FAMILIES, mlx_family
 
 SIZES = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32}

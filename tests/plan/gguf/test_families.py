@@ -11,7 +11,7 @@ from large_models import LARGE, save_large
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_family
-from qconvert.model.families.common import text_config
+from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import map_tensors
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata

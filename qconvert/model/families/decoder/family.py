@@ -8,7 +8,7 @@ from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limit
 from qconvert.model.families.decoder.rules import decoder_rules
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import Decoder
-from qconvert.model.families.rope import llama3_factors
+from qconvert.model.families.parts.rope import llama3_factors
 from qconvert.model.folding import (
     ATTENTION,
     DOWN,

@@ -1,7 +1,10 @@
 """GGUF's keys of a plain decoder, and what of its settings llama.cpp would run in another way."""
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
-from qconvert.model.families.common import (
+from qconvert.model.families.decoder.rules import dense_blocks, shared_expert
+from qconvert.model.families.decoder.types import Decoder, Experts
+from qconvert.model.families.decoder.windows import window_metadata
+from qconvert.model.families.parts.common import (
     EPSILONS,
     decoder_metadata,
     expect,
@@ -11,10 +14,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.decoder.rules import dense_blocks, shared_expert
-from qconvert.model.families.decoder.types import Decoder, Experts
-from qconvert.model.families.decoder.windows import window_metadata
-from qconvert.model.families.rope import check_rope, rope_metadata, rope_parameters
+from qconvert.model.families.parts.rope import check_rope, rope_metadata, rope_parameters
 from qconvert.model.types import Config
 
 

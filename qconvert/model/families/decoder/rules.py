@@ -3,13 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from qconvert.model.families.common import (
-    MOST_BLOCKS,
-    block_count,
-    head_count,
-    kv_head_count,
-    whole,
-)
 from qconvert.model.families.decoder.types import (
     Attention,
     Decoder,
@@ -19,7 +12,14 @@ from qconvert.model.families.decoder.types import (
     Shared,
     Stated,
 )
-from qconvert.model.families.parts import (
+from qconvert.model.families.parts.common import (
+    MOST_BLOCKS,
+    block_count,
+    head_count,
+    kv_head_count,
+    whole,
+)
+from qconvert.model.families.parts.lines import (
     EMBEDDING,
     LAYER,
     OUTPUT,

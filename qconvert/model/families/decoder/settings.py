@@ -3,11 +3,11 @@
 from typing import Any
 
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import EPSILONS
 from qconvert.model.families.decoder.types import Decoder, Experts
 from qconvert.model.families.decoder.windows import window_config
-from qconvert.model.families.keys import Keys, bias_flag, decoder_config
-from qconvert.model.families.rope_config import rope_config
+from qconvert.model.families.parts.common import EPSILONS
+from qconvert.model.families.parts.keys import Keys, bias_flag, decoder_config
+from qconvert.model.families.parts.rope_config import rope_config
 
 
 def decoder_settings(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from qconvert.model.families.common import SILU
-from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import ROPE_TYPES
+from qconvert.model.families.parts.common import SILU
+from qconvert.model.families.parts.lines import IGNORED
+from qconvert.model.families.parts.rope import ROPE_TYPES
 from qconvert.model.types import Config
 
 Names = tuple[tuple[str, str], ...]

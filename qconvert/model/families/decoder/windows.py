@@ -4,10 +4,10 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import block_count, real, whole
 from qconvert.model.families.decoder.types import Windows
-from qconvert.model.families.keys import Keys
-from qconvert.model.families.rope import sliding_rope
+from qconvert.model.families.parts.common import block_count, real, whole
+from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.rope import sliding_rope
 from qconvert.model.types import Config
 
 KINDS = ("full_attention", "sliding_attention")

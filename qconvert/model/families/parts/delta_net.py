@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import block_count, head_size, prefixed, real, whole
-from qconvert.model.families.parts import LAYER, fused_experts
-from qconvert.model.families.rope import rope_parameters
+from qconvert.model.families.parts.common import block_count, head_size, prefixed, real, whole
+from qconvert.model.families.parts.lines import LAYER, fused_experts
+from qconvert.model.families.parts.rope import rope_parameters
 from qconvert.model.types import Config, Rule
 
 LINEAR, FULL = "linear_attention", "full_attention"

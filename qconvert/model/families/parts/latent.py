@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from qconvert.checkpoint.metadata import Metadata, f32, u32
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.common import decoder_metadata, prefixed, real, whole
-from qconvert.model.families.parts import LAYER
-from qconvert.model.families.rope import check_rope, rope_metadata, rope_parameters
+from qconvert.model.families.parts.common import decoder_metadata, prefixed, real, whole
+from qconvert.model.families.parts.lines import LAYER
+from qconvert.model.families.parts.rope import check_rope, rope_metadata, rope_parameters
 from qconvert.model.types import Config, Rule
 
 EPSILON = 1e-6

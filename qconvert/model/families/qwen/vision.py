@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, i32s, u32
-from qconvert.model.families import qwen2, qwen3
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys
 from qconvert.model.families.decoder.types import Rope
-from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import ROPE_TYPES, rope_sections
+from qconvert.model.families.parts.lines import IGNORED
+from qconvert.model.families.parts.rope import ROPE_TYPES, rope_sections
+from qconvert.model.families.qwen import qwen2, qwen3
 from qconvert.model.types import Config
 
 SECTIONS, SECTIONS_OF_3 = [16, 24, 24], [24, 20, 20]

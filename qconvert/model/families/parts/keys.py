@@ -12,7 +12,7 @@ import numpy as np
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import LARGEST, MOST_BLOCKS, RMS_EPSILON
+from qconvert.model.families.parts.common import LARGEST, MOST_BLOCKS, RMS_EPSILON
 
 
 @dataclass(frozen=True)

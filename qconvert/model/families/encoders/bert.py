@@ -7,7 +7,7 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families.common import (
+from qconvert.model.families.parts.common import (
     block_count,
     expect,
     head_count,
@@ -15,7 +15,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.keys import Keys
+from qconvert.model.families.parts.keys import Keys
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "bert"

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qconvert.model.families import qwen2, qwen3_moe
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Experts, Only, Shared
+from qconvert.model.families.qwen import qwen2, qwen3_moe
 
 DECODER = replace(
     qwen2.DECODER,

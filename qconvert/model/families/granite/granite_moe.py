@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qconvert.model.families import granite
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import Experts, Shared
+from qconvert.model.families.granite import granite
 
 EXPERTS = Experts(
     count="num_local_experts",

@@ -11,8 +11,8 @@ import numpy as np
 
 from qconvert.checkpoint import read_rows
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.keys import Keys
-from qconvert.model.families.rope import llama3_factors
+from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.rope import llama3_factors
 
 LLAMA3_CONTEXTS = (8192, *(1 << power for power in range(6, 24)))
 """Original contexts to try before the factors are solved for one: Llama 3's own, then others."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from qconvert.checkpoint.metadata import Metadata, f32, text, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import head_size, prefixed, real, whole
+from qconvert.model.families.parts.common import head_size, prefixed, real, whole
 from qconvert.model.types import Config
 
 PLAIN = ("default", "dynamic")

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from qconvert.errors import CheckpointError
-from qconvert.model.families import qwen2, qwen3
-from qconvert.model.families.common import block_count, whole
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import Experts, Only
+from qconvert.model.families.parts.common import block_count, whole
+from qconvert.model.families.qwen import qwen2, qwen3
 from qconvert.model.types import Config
 
 DEFAULTS = {

@@ -16,7 +16,8 @@ import numpy as np
 
 from qconvert.checkpoint.metadata import Metadata, f32, flags, i32s, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.common import (
+from qconvert.model.families.gemma.gemma3 import ACTIVATIONS
+from qconvert.model.families.parts.common import (
     block_count,
     decoder_metadata,
     expect,
@@ -26,8 +27,7 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.gemma3 import ACTIVATIONS
-from qconvert.model.families.parts import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
+from qconvert.model.families.parts.lines import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "gemma4"

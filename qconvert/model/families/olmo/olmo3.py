@@ -6,13 +6,13 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import olmo2
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import Windows
-from qconvert.model.families.gemma3 import heeded_rope
-from qconvert.model.families.rope import rope_parameters, sliding_rope
+from qconvert.model.families.gemma.gemma3 import heeded_rope
+from qconvert.model.families.olmo import olmo2
+from qconvert.model.families.parts.rope import rope_parameters, sliding_rope
 from qconvert.model.types import Config
 
 THETA = 500_000.0

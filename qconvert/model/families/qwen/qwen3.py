@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qconvert.model.families import qwen2
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Only
+from qconvert.model.families.qwen import qwen2
 
 DECODER = replace(
     qwen2.DECODER,

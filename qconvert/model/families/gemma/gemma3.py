@@ -11,14 +11,6 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.common import (
-    block_count,
-    expect,
-    head_count,
-    head_size,
-    real,
-    whole,
-)
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.settings import decoder_settings
@@ -32,8 +24,16 @@ from qconvert.model.families.decoder.types import (
     Windows,
 )
 from qconvert.model.families.decoder.windows import sliding_blocks
-from qconvert.model.families.parts import IGNORED
-from qconvert.model.families.rope import PLAIN
+from qconvert.model.families.parts.common import (
+    block_count,
+    expect,
+    head_count,
+    head_size,
+    real,
+    whole,
+)
+from qconvert.model.families.parts.lines import IGNORED
+from qconvert.model.families.parts.rope import PLAIN
 from qconvert.model.types import Config
 
 ACTIVATIONS = ("gelu_pytorch_tanh",)

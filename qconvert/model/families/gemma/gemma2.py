@@ -5,8 +5,6 @@ from typing import Any
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import gemma3
-from qconvert.model.families.common import block_count, expect
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_limits
 from qconvert.model.families.decoder.types import (
@@ -17,6 +15,8 @@ from qconvert.model.families.decoder.types import (
     Scalar,
     Windows,
 )
+from qconvert.model.families.gemma import gemma3
+from qconvert.model.families.parts.common import block_count, expect
 from qconvert.model.types import Config
 
 SCALED_BY_WIDTH = 46

@@ -13,8 +13,8 @@ from gguf import PoolingType
 
 from qconvert.checkpoint.metadata import Metadata, texts, u32
 from qconvert.errors import CheckpointError
-from qconvert.model.families import bert
-from qconvert.model.families.common import MOST_BLOCKS, prefixed, whole
+from qconvert.model.families.encoders import bert
+from qconvert.model.families.parts.common import MOST_BLOCKS, prefixed, whole
 from qconvert.model.types import Config, Family, Rule
 
 DEFAULTS = {**bert.DEFAULTS, "pad_token_id": 1}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from qconvert.checkpoint.metadata import Metadata
-from qconvert.model.families import bert
-from qconvert.model.families.common import expect, whole
+from qconvert.model.families.encoders import bert
+from qconvert.model.families.parts.common import expect, whole
 from qconvert.model.types import Config, Family, Rule
 
 ALIASES = {

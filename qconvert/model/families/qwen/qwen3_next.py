@@ -12,10 +12,10 @@ Files of this family go one way: they are not written back as directories.
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata
-from qconvert.model.families import delta_net
-from qconvert.model.families.common import SILU, decoder_metadata, expect, whole
-from qconvert.model.families.parts import EMBEDDING, IGNORED, LAYER
-from qconvert.model.families.rope import check_rope, rope_metadata
+from qconvert.model.families.parts import delta_net
+from qconvert.model.families.parts.common import SILU, decoder_metadata, expect, whole
+from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER
+from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.transforms import Function
 from qconvert.model.types import Config, Family, Rule
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, i32s
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import delta_net
-from qconvert.model.families.common import (
+from qconvert.model.families.parts import delta_net
+from qconvert.model.families.parts.common import (
     SILU,
     decoder_metadata,
     expect,
@@ -20,8 +20,8 @@ from qconvert.model.families.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
-from qconvert.model.families.rope import (
+from qconvert.model.families.parts.lines import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
+from qconvert.model.families.parts.rope import (
     check_rope,
     rope_metadata,
     rope_parameters,

@@ -1,0 +1,1 @@
+"""Qwen, one file for each class or two that are alike."""
