@@ -70,8 +70,8 @@ REPLACED = {
     "FRAME": b"",
 }
 MAX_DIMENSIONS = 32
-MAX_OPCODES, MAX_TABLES = 1_000_000, 1000
-"""A tensor takes some forty; all of them are in one dictionary or a few."""
+MAX_OPCODES, MAX_TABLES = 1_000_000, 10_000
+"""A tensor takes some forty; all are in one dictionary or a few, of an optimizer each in its own."""
 HINT = "only weights are read, no code is run: save the model again as safetensors"
 
 
