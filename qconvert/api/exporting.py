@@ -37,8 +37,8 @@ def export(
     """
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.export import make_export_plan
-    from qconvert.run.outputs import write_stale
     from qconvert.run.mmproj import plan_mmproj
+    from qconvert.run.outputs import write_stale
     from qconvert.run.quantize import float_type, plan_outputs
 
     checkpoint, run = opened(model, watcher, adapter), run_of(threads, watcher)

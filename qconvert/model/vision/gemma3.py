@@ -10,7 +10,7 @@ from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import whole
 from qconvert.model.types import Config
-from qconvert.model.vision.siglip import DEFAULTS, siglip_lines
+from qconvert.model.vision.siglip import DEFAULTS, FIXED, siglip_lines
 from qconvert.model.vision.tower import Tower, read_tower, tower_keys, vision_config
 from qconvert.model.vision.types import Extras, Line, Projector
 
@@ -40,7 +40,7 @@ def metadata(config: Config, extras: Extras) -> Metadata:
 def lines(config: Config, extras: Extras) -> tuple[Line, ...]:
     tower = _tower(config)
     projector = "multi_modal_projector."
-    # The projection is stored [in, out], and llama.cpp turns it itself.
+    # The projection is stored [in, out], and stays so.
     projection = Line(
         "mm.input_projection.weight",
         projector + "mm_input_projection_weight",
@@ -61,5 +61,7 @@ GEMMA3 = Projector(
     lines,
     own=r"(vision_tower|multi_modal_projector)\.",
     wrappers={"vision_tower.vision_model.": "vision_tower."},
+    # llama.cpp turns the projection when it runs, and can turn floats alone.
+    fixed={**FIXED, "mm.input_projection.weight": "F16"},
     ignored=(r"vision_tower\.head\..*",),
 )

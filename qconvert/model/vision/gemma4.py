@@ -140,6 +140,5 @@ GEMMA4 = Projector(
     metadata,
     lines,
     own=r"(vision_tower|embed_vision)\.",
-    wrappers={},
     limits=limits,
 )

@@ -11,7 +11,7 @@ from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import whole
 from qconvert.model.types import Config
 from qconvert.model.vision import siglip
-from qconvert.model.vision.siglip import siglip_lines
+from qconvert.model.vision.siglip import FIXED, siglip_lines
 from qconvert.model.vision.tower import (
     LARGEST_SIDE,
     Tower,
@@ -67,5 +67,5 @@ IDEFICS3 = Projector(
     metadata,
     lines,
     own=r"(vision_model|connector)\.",
-    wrappers={},
+    fixed=FIXED,
 )

@@ -30,6 +30,7 @@ class Vision:
     """The vision part of a checkpoint under GGUF's names.
 
     Attributes:
+        fixed: types of tensors that have one, whatever is asked for.
         left_out: tensors of the tower that the file has no place for.
         unknown: those of them of which nothing is known.
     """
@@ -37,6 +38,7 @@ class Vision:
     checkpoint: Checkpoint
     tensors: tuple[TensorMap, ...]
     metadata: Metadata
+    fixed: Mapping[str, str]
     left_out: tuple[str, ...]
     unknown: tuple[str, ...]
     notices: tuple[str, ...]
@@ -68,6 +70,7 @@ def open_vision(checkpoint: Checkpoint) -> Vision:
         checkpoint,
         tensors,
         {**_general(checkpoint, tensors), **keys},
+        projector.fixed,
         left_out,
         unknown,
         (

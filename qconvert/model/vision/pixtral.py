@@ -15,7 +15,6 @@ from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts.common import expect, real, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.tower import (
-    EXACT_GELU,
     Tower,
     linear,
     norm,
@@ -75,7 +74,7 @@ def caveats(config: Config) -> tuple[str, ...]:
     told = (
         f"llama.cpp adds {EPSILON:g} to a variance in the projector's norm, and the model {found:g}"
     )
-    return (EXACT_GELU, *((told,) if found != EPSILON else ()))
+    return (told,) if found != EPSILON else ()
 
 
 def lines(config: Config, extras: Extras) -> tuple[Line, ...]:
@@ -135,7 +134,6 @@ PIXTRAL = Projector(
     metadata,
     lines,
     own=r"(vision_tower|multi_modal_projector)\.",
-    wrappers={},
     limits=limits,
     caveats=caveats,
 )

@@ -16,7 +16,6 @@ from qconvert.model.families.parts.common import expect, real, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.qwen3_vl import EPSILON, FRAMES, MERGED, frames
 from qconvert.model.vision.tower import (
-    EXACT_GELU,
     Tower,
     fraction,
     linear,
@@ -150,9 +149,7 @@ QWEN2_VL = Projector(
     metadata_of_2,
     lines_of_2,
     own=r"visual\.",
-    wrappers={},
     limits=limits_of_2,
-    caveats=lambda config: (EXACT_GELU,),
 )
 
 QWEN2_5_VL = Projector(
@@ -161,7 +158,5 @@ QWEN2_5_VL = Projector(
     metadata_of_2_5,
     lines_of_2_5,
     own=r"visual\.",
-    wrappers={},
     limits=limits_of_2_5,
-    caveats=lambda config: (EXACT_GELU,),
 )

@@ -18,7 +18,6 @@ from qconvert.model.families.parts.common import expect, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.tower import (
     CHANNELS,
-    EXACT_GELU,
     Tower,
     linear,
     norm,
@@ -139,7 +138,5 @@ QWEN3_VL = Projector(
     metadata,
     lines,
     own=r"visual\.",
-    wrappers={},
     limits=limits,
-    caveats=lambda config: (EXACT_GELU,),
 )

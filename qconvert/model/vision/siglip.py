@@ -22,6 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-6,
 }
 
+FIXED = {"v.patch_embd.weight": "F32"}
+
 
 def siglip_lines(tower: Tower, root: str) -> tuple[Line, ...]:
     """The tower's tensors.

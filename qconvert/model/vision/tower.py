@@ -16,10 +16,6 @@ from qconvert.model.vision.types import Extras, Line
 
 LARGEST_SIDE = 1 << 16
 CHANNELS = 3
-EXACT_GELU = (
-    "llama.cpp computes the projector's GELU by its approximation with tanh: image embeddings "
-    "differ by about a thousandth of their range"
-)
 
 Activation = Literal["gelu", "silu", "quick_gelu"]
 

@@ -5,7 +5,7 @@ A projector is data: a table of `Line`s, and a function from `config.json` to GG
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.model.types import Config
@@ -64,6 +64,7 @@ class Projector:
         own: a pattern (regular expression) of how the tensors that it is made of begin, without
             what wraps their names.
         wrappers: what may stand before such names besides: "vision_model.".
+        fixed: GGUF's names of tensors that have one type, "F32" or "F16", whatever is asked for.
         ignored: patterns, matched in full, of its tensors that llama.cpp does not compute with.
         limits: config -> None; raises UnsupportedError where llama.cpp would see other things
             than transformers.
@@ -75,7 +76,8 @@ class Projector:
     metadata: Callable[[Config, Extras], Metadata]
     lines: Callable[[Config, Extras], tuple[Line, ...]]
     own: str
-    wrappers: Mapping[str, str]
+    wrappers: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     limits: Callable[[Config], None] = lambda config: None
     caveats: Callable[[Config], tuple[str, ...]] = lambda config: ()

@@ -19,9 +19,6 @@ from qconvert.plan.types import Plan
 TYPES = ("f32", "f16", "bf16", "q8_0")
 """What such files are written in: images suffer from fewer bits, and the file is small."""
 
-TURNED = "mm.input_projection.weight"
-"""Gemma 3's, which llama.cpp turns when it runs, and can turn in these types alone."""
-
 PATCHES = (".patch_embd.", ".patch_merger.")
 
 
@@ -35,11 +32,11 @@ def plan_vision(vision: Vision, recipe: Recipe) -> Plan:
     if recipe.type not in TYPES:
         raise UsageError(f"{recipe.type} is no type of a vision part", f"choose {', '.join(TYPES)}")
     check_leftovers(vision.left_out, vision.unknown, ARCHITECTURE, recipe.ignore)
-    checkpoint = vision.checkpoint
+    checkpoint, base = vision.checkpoint, recipe.file_type.base
     tensors = tuple(
         plan_tensor(
             map_,
-            vision_format(map_.name, map_.shape, recipe),
+            vision_format(map_.name, map_.shape, base, vision.fixed.get(map_.name)),
             checkpoint.tensors[map_.parts[0].source].dtype,
             None,
             checkpoint,
@@ -61,16 +58,21 @@ def plan_vision(vision: Vision, recipe: Recipe) -> Plan:
     )
 
 
-def vision_format(name: str, shape: tuple[int, ...], recipe: Recipe) -> Choice:
-    """What a tensor becomes."""
-    base = recipe.file_type.base
+def vision_format(name: str, shape: tuple[int, ...], base: str, fixed: str | None = None) -> Choice:
+    """What a tensor becomes.
+
+    Args:
+        base: the format that most have.
+        fixed: the type that it has whatever is asked for; F32 holds that too.
+    """
+    if fixed is not None:
+        stays = "F32" if base == "F32" else fixed
+        return Choice(name, stays, stays)
     if len(shape) > 1 and any(part in name for part in PATCHES):
         stays = "F16" if base == "F16" else "F32"
         return Choice(name, stays, stays)
     if is_always_f32(name, shape):
         return Choice(name, "F32", "F32")
-    if name == TURNED and base not in ("F32", "F16"):
-        return Choice(name, "F16", "F16")
     block = block_sizes(base)[0]
     if not can_be_quantized(name, shape, ARCHITECTURE) and block > 1:
         return Choice(name, "F16", "F16")
