@@ -4,6 +4,8 @@ model (--mmproj).
 A new projector is a file here and a line in `PROJECTORS`.
 """
 
+from collections.abc import Mapping
+
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Config
 from qconvert.model.vision.gemma3 import GEMMA3
@@ -29,6 +31,18 @@ HEARING = frozenset(
     )
 )
 """Classes that hear, some of which see besides."""
+
+
+def reads_images(config: Config) -> bool:
+    """Whether a checkpoint has a vision part that is known here.
+
+    Args:
+        config: `config.json`.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        return False
+    return names[0] in BY_CLASS and isinstance(config.get("vision_config"), Mapping)
 
 
 def find_projector(config: Config) -> Projector:

@@ -49,6 +49,8 @@ EPSILON = 1e-6
 def _tower(config: Config) -> Tower:
     settings = vision_config(config, DEFAULTS)
     positions = whole(settings, "num_position_embeddings")
+    if isqrt(positions) ** 2 != positions:
+        raise CheckpointError(f"config.json: {positions} positions of patches are no square")
     image = isqrt(positions) * whole(settings, "patch_size")
     return read_tower(config, settings, NAMES, image=image, epsilon=EPSILON)
 

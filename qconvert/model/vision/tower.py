@@ -14,7 +14,7 @@ from qconvert.model.families.parts.common import MOST_BLOCKS, real, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.types import Extras, Line
 
-LARGEST_SIDE = 1 << 16
+LARGEST_SIDE, LARGEST_PATCH = 1 << 16, 256
 CHANNELS = 3
 
 Activation = Literal["gelu", "silu", "quick_gelu"]
@@ -108,7 +108,7 @@ def read_tower(
         hidden=size("hidden", "hidden_size"),
         ffn=size("ffn", "intermediate_size", LARGEST_SIDE * 4),
         heads=size("heads", "num_attention_heads"),
-        patch=whole(settings, "patch_size", most=LARGEST_SIDE),
+        patch=whole(settings, "patch_size", most=LARGEST_PATCH),
         image=image or whole(settings, "image_size", most=LARGEST_SIDE),
         text=text_width(config),
         epsilon=real(settings, "layer_norm_eps") if epsilon is None else epsilon,
@@ -160,6 +160,8 @@ def tower_keys(tower: Tower, extras: Extras, projector: str) -> Metadata:
 def _colours(extras: Extras, name: str) -> list[float]:
     """A number for each of red, green and blue."""
     found = extras.images.get(name)
+    if extras.images.get("do_normalize") is False:
+        found = [1.0 if name == "image_std" else 0.0] * CHANNELS
     if found is None:
         raise CheckpointError(
             f"nothing says {name}, by which colours are scaled",
