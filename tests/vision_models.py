@@ -1,8 +1,12 @@
 """Tiny models that read images, of every class whose vision part is converted."""
 
+import atexit
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -141,6 +145,14 @@ def save_seeing(name: str, directory: Path) -> Any:
     tokens = {"added_tokens": [{"id": BREAK, "content": "[IMG_BREAK]", "special": True}]}
     (directory / "tokenizer.json").write_text(json.dumps(tokens))
     return model
+
+
+@cache
+def seeing(name: str) -> tuple[Path, Any]:
+    """A tiny model in a directory, and as transformers has it; made once, to be read alone."""
+    folder = Path(mkdtemp())
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return folder, save_seeing(name, folder)
 
 
 def random_image(name: str) -> np.ndarray:

@@ -141,6 +141,10 @@ def export(
         split_max_size=split,
         max_shard_size=shard,
     )
+    if mmproj:
+        from qconvert.cli.export_mmproj import check_options, to_mmproj
+
+        check_options(recipe)
     checkpoint = open_checkpoint(
         model,
         progress=False if quiet else None,
@@ -148,8 +152,6 @@ def export(
         adapter=adapter,
     )
     if mmproj:
-        from qconvert.cli.export_mmproj import to_mmproj
-
         to_mmproj(checkpoint, recipe, threads, hub=hub, force=force, **flags)
         return
     if checkpoint.container == "gguf":
