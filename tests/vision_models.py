@@ -12,22 +12,26 @@ from typing import Any
 import numpy as np
 
 MEAN, STD = [0.5, 0.45, 0.4], [0.25, 0.3, 0.5]
-BREAK = 7
-"""The number of Mistral's [IMG_BREAK]."""
+BREAK, IMAGE = 7, 298
+"""The numbers of Mistral's [IMG_BREAK], and of what stands for an image in a text."""
+
+BUFFERS = ("_min", "_max", "std_bias", "std_scale")
+"""Endings of the names of buffers that a checkpoint has."""
 
 _TEXT = {
-    "vocab_size": 96,
+    "vocab_size": 300,
     "hidden_size": 64,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
     "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "max_position_embeddings": 64,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 256,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+LAYERS = ["sliding_attention", "sliding_attention", "full_attention"]
 _ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 _QWEN = {"depth": 3, "hidden_size": 96, "num_heads": 3, "intermediate_size": 160, "patch_size": 8}
 _SIGLIP = {
@@ -66,7 +70,7 @@ MODELS: dict[str, Seeing] = {
     ),
     "Qwen3_5": Seeing(
         {"rope_parameters": _ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.25}}
-        | {"layer_types": ["full_attention"]},
+        | {"layer_types": ["full_attention"] * 3},
         _QWEN | {"out_hidden_size": 64, "num_position_embeddings": 36},
         (96, 64),
     ),
@@ -82,12 +86,12 @@ MODELS: dict[str, Seeing] = {
         (64, 96),
     ),
     "Gemma3": Seeing(
-        {"layer_types": ["full_attention"]},
+        {"layer_types": LAYERS, "query_pre_attn_scalar": 16},
         _SIGLIP | {"model_type": "siglip_vision_model", "layer_norm_eps": 1e-3},
         outer={"mm_tokens_per_image": 16},
     ),
     "Gemma4": Seeing(
-        {"layer_types": ["full_attention"], "global_head_dim": 16}
+        {"layer_types": LAYERS, "global_head_dim": 16, "use_bidirectional_attention": "vision"}
         | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
         {key: value for key, value in _SIGLIP.items() if key != "image_size"}
         | {"num_key_value_heads": 3, "head_dim": 32, "position_embedding_size": 40}
@@ -117,18 +121,18 @@ def save_seeing(name: str, directory: Path) -> Any:
         text_config=_TEXT | entry.text,
         vision_config=entry.vision,
         tie_word_embeddings=False,
+        **{"image_token_index" if name in ("Gemma3", "Mistral3") else "image_token_id": IMAGE},
         **entry.outer,
     )
     config._attn_implementation = "eager"
     model = cls(config).float().eval()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for key, weight in [*model.named_parameters(), *model.named_buffers()]:
+        buffers = (one for one in model.named_buffers() if one[0].endswith(BUFFERS))
+        for key, weight in [*model.named_parameters(), *buffers]:
             random = torch.randn(weight.shape, generator=draw)
             if key.endswith(("_min", "_max")):  # of what is clipped, a hundredth
                 weight.copy_((-3.0 if key.endswith("_min") else 3.0) + 0.1 * random)
-            elif key.endswith(("inv_freq", "position_ids")):
-                continue
             elif weight.dim() > 1:
                 weight.copy_(0.06 * random)
             elif key.endswith(("q_norm.weight", "k_norm.weight")):  # scores that are not far apart
@@ -161,8 +165,34 @@ def random_image(name: str) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def torch_inputs(name: str, model: Any, image: np.ndarray) -> dict[str, Any]:
+    """What transformers is given for an image of the size that the model takes."""
+    import torch
+
+    values = image.astype(np.float32) / 255
+    if MODELS[name].scaled:
+        values = (values - np.float32(MEAN)) / np.float32(STD)
+    pixels = torch.from_numpy(values.transpose(2, 0, 1).copy())
+    size = model.config.vision_config.patch_size
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    if name.startswith("Qwen"):  # patches of two frames, 2 x 2 of them behind each other
+        cut = pixels.expand(2, -1, -1, -1)
+        cut = cut.reshape(2, 3, rows // 2, 2, size, columns // 2, 2, size)
+        flat = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
+        return {"pixel_values": flat, "image_grid_thw": torch.tensor([[1, rows, columns]])}
+    if name == "Gemma4":  # patches pixel by pixel, with their places
+        cut = pixels.reshape(3, rows, size, columns, size).permute(1, 3, 2, 4, 0)
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        places = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
+        flat = cut.reshape(1, rows * columns, -1)
+        return {"pixel_values": flat, "image_position_ids": places}
+    if name == "Mistral3":
+        return {"pixel_values": pixels[None], "image_sizes": torch.tensor([pixels.shape[1:]])}
+    return {"pixel_values": pixels[None] if name == "Gemma3" else pixels[None, None]}
+
+
 def torch_sees(name: str, model: Any, image: np.ndarray) -> np.ndarray:
-    """What transformers makes of an image of the size that the model takes.
+    """What transformers makes of an image.
 
     Returns:
         float32 [tokens, width]; with Mistral's breaks between rows, and Qwen3-VL's further features
@@ -170,20 +200,49 @@ def torch_sees(name: str, model: Any, image: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    values = image.astype(np.float32) / 255
-    if MODELS[name].scaled:
-        values = (values - np.float32(MEAN)) / np.float32(STD)
-    pixels = torch.from_numpy(values.transpose(2, 0, 1).copy())[None]
     with torch.no_grad():
-        if name.startswith("Qwen"):
-            return _qwen_sees(model, pixels)
-        if name == "Gemma4":
-            return _gemma4_sees(model, pixels)
-        if name == "Mistral3":
-            return _mistral_sees(model, pixels)
-        given = pixels if name == "Gemma3" else pixels[None]
-        found = model.model.get_image_features(pixel_values=given)
-    return _joined(found)
+        features = model.model.get_image_features(**torch_inputs(name, model, image))
+    found = _joined(features)
+    deep = getattr(features, "deepstack_features", None) or ()
+    found = np.concatenate([found, *map(_joined, deep)], axis=1)
+    if name != "Mistral3":
+        return found
+    end = model.get_input_embeddings().weight[BREAK].detach().numpy()
+    lines = found.reshape(-1, tokens_of_row(model, image), found.shape[-1])
+    return np.concatenate([part for line in lines for part in (line, end[None])][:-1])
+
+
+def tokens_of_row(model: Any, image: np.ndarray) -> int:
+    """How many tokens Mistral has between two breaks."""
+    merged = model.config.vision_config.patch_size * model.config.spatial_merge_size
+    return int(image.shape[1] // merged)
+
+
+def torch_answers(
+    name: str, model: Any, image: np.ndarray, tokens: list[int], seen: list[bool]
+) -> np.ndarray:
+    """The logits of the last token of a text with an image in it.
+
+    Args:
+        tokens: of the text, anything where the image is.
+        seen: which of them are the image's.
+    """
+    import torch
+
+    ids, kinds = np.array(tokens), torch.tensor([seen]).long()
+    ids[seen] = IMAGE
+    given = torch_inputs(name, model, image)
+    if name == "Mistral3":
+        step = tokens_of_row(model, image) + 1
+        ids[np.flatnonzero(seen)[step - 1 :: step]] = BREAK
+    elif name == "Gemma3":
+        given["token_type_ids"] = kinds
+    else:
+        given["mm_token_type_ids"] = kinds
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(ids[None]), **given).logits
+    answer: np.ndarray = logits[0, -1].numpy()
+    return answer
 
 
 def _joined(found: Any) -> np.ndarray:
@@ -191,44 +250,5 @@ def _joined(found: Any) -> np.ndarray:
 
     found = getattr(found, "pooler_output", found)
     found = torch.cat(list(found)) if isinstance(found, list | tuple) else found
-    return found.reshape(-1, found.shape[-1]).numpy()
-
-
-def _qwen_sees(model: Any, pixels: Any) -> np.ndarray:
-    """Patches of two frames, 2 x 2 of them behind each other."""
-    import torch
-
-    size = model.config.vision_config.patch_size
-    rows, columns = pixels.shape[2] // size, pixels.shape[3] // size
-    frames = pixels[0].expand(2, -1, -1, -1)
-    cut = frames.reshape(2, 3, rows // 2, 2, size, columns // 2, 2, size)
-    flat = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
-    grid = torch.tensor([[1, rows, columns]])
-    found = model.model.get_image_features(pixel_values=flat, image_grid_thw=grid)
-    deep = [_joined(one) for one in getattr(found, "deepstack_features", None) or ()]
-    return np.concatenate([_joined(found), *deep], axis=1)
-
-
-def _gemma4_sees(model: Any, pixels: Any) -> np.ndarray:
-    """Patches pixel by pixel, with their places."""
-    import torch
-
-    size = model.config.vision_config.patch_size
-    rows, columns = pixels.shape[2] // size, pixels.shape[3] // size
-    cut = pixels[0].reshape(3, rows, size, columns, size).permute(1, 3, 2, 4, 0)
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    places = torch.stack([x, y], dim=-1).reshape(1, -1, 2)
-    found = model.model.get_image_features(cut.reshape(1, rows * columns, -1), places)
-    return _joined(found)
-
-
-def _mistral_sees(model: Any, pixels: Any) -> np.ndarray:
-    import torch
-
-    sizes = torch.tensor([pixels.shape[2:]])
-    found = _joined(model.model.get_image_features(pixel_values=pixels, image_sizes=sizes))
-    merged = model.config.vision_config.patch_size * model.config.spatial_merge_size
-    end = model.get_input_embeddings().weight[BREAK].detach().numpy()
-    lines = found.reshape(pixels.shape[2] // merged, -1, found.shape[-1])
-    parts = [part for line in lines for part in (line, end[None])]
-    return np.concatenate(parts[:-1])
+    joined: np.ndarray = found.reshape(-1, found.shape[-1]).numpy()
+    return joined

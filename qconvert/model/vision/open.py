@@ -5,6 +5,7 @@ checkpoint's tensors -> GGUF's tensors and keys
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def open_vision(checkpoint: Checkpoint) -> Vision:
     config, path = checkpoint.config, checkpoint.path
     projector = find_projector(config)
     projector.limits(config)
-    extras = Extras(_images(path), _tokens(path))
+    extras = Extras(_images(path), partial(_tokens, path))
     keys = projector.metadata(config, extras)
     lines = projector.lines(config, extras)
     tensors, left_out, unknown = map_lines(projector, lines, checkpoint.tensors)

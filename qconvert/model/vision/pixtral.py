@@ -100,7 +100,7 @@ def _break(config: Config, tower: Tower, extras: Extras) -> Line:
     """The row of the language model's embeddings that ends a row of patches."""
     inner = config.get("text_config")
     rows = whole({**config, **inner} if isinstance(inner, Mapping) else config, "vocab_size")
-    number = extras.tokens.get(BREAK)
+    number = extras.tokens().get(BREAK)
     if number is None or not 0 <= number < rows:
         raise CheckpointError(
             f"no token is {BREAK}, which ends the rows of an image",

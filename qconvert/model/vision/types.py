@@ -45,11 +45,12 @@ class Extras:
 
     Attributes:
         images: how images are prepared (`preprocessor_config.json`).
-        tokens: numbers of added tokens, by what they stand for.
+        tokens: reads the numbers of added tokens, by what they stand for; most projectors need
+            none.
     """
 
     images: Mapping[str, object]
-    tokens: Mapping[str, int]
+    tokens: Callable[[], Mapping[str, int]]
 
 
 @dataclass(frozen=True)

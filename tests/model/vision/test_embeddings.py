@@ -1,12 +1,13 @@
 """llama.cpp sees in an image what transformers sees, with the files that are written here."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from common import correlation, worst_difference
-from mtmd import llama_sees, write_vocabulary
-from vision_models import MODELS, random_image, seeing, torch_sees
+from common import convert_model, correlation, worst_difference
+from mtmd import add_vocabulary, llama_answers, llama_sees, write_vocabulary
+from vision_models import MODELS, random_image, seeing, torch_answers, torch_sees
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.machine.watcher import Silent
@@ -38,3 +39,22 @@ def test_llama_cpp_sees_what_transformers_sees(name: str, vocabulary: Path, tmp_
     assert worst_difference(expected, found["f32"]) <= 5e-4
     assert worst_difference(expected, found["f16"]) <= 1e-3
     assert correlation(expected, found["q8_0"]) > 0.999
+
+
+@pytest.mark.parametrize("name", ["Qwen3VL", "Qwen2_5_VL", "Gemma3", "Gemma4", "Mistral3"])
+def test_both_files_together_answer_as_transformers_does(name: str, tmp_path: Path) -> None:
+    directory, model = seeing(name)
+    image = random_image(name)
+    plan = plan_mmproj(
+        open_checkpoint(str(directory)), Recipe("f32", output=tmp_path / "mmproj.gguf")
+    )
+    write_outputs([plan], 1, Silent())
+    bare = tmp_path / "model"
+    shutil.copytree(directory, bare, ignore=shutil.ignore_patterns("tokenizer.json"))
+    convert_model(bare, tmp_path / "bare.gguf", "f32")
+    size = model.config.text_config.vocab_size
+    text = add_vocabulary(tmp_path / "bare.gguf", tmp_path / "model.gguf", size)
+    words = "Look: IMAGE What is there?"
+    tokens, seen, found = llama_answers(text, tmp_path / "mmproj.gguf", image, words, size)
+    expected = torch_answers(name, model, image, tokens, seen)
+    assert worst_difference(expected, found) <= 1e-3
