@@ -16,6 +16,8 @@ from qconvert.model.vision.types import Extras, Line
 
 LARGEST_SIDE, LARGEST_PATCH = 1 << 16, 256
 CHANNELS = 3
+RESCALED = 1 / 255
+"""By which colours are multiplied before all else."""
 
 Activation = Literal["gelu", "silu", "quick_gelu"]
 
@@ -137,7 +139,18 @@ def _activation(name: object) -> Activation:
 
 
 def tower_keys(tower: Tower, extras: Extras, projector: str) -> Metadata:
-    """The keys that every projector has."""
+    """The keys that every projector has.
+
+    Raises:
+        CheckpointError: nothing says how colours are scaled.
+        UnsupportedError: they are scaled as llama.cpp does not.
+    """
+    factor = extras.images.get("rescale_factor", RESCALED)
+    usual = isinstance(factor, int | float) and abs(factor - RESCALED) < 1e-6
+    if extras.images.get("do_rescale") is False or not usual:
+        raise UnsupportedError(
+            "preprocessor_config.json: colours are not divided by 255, as llama.cpp does"
+        )
     keys = {
         "clip.has_vision_encoder": flag(True),
         "clip.projector_type": text(projector),

@@ -1,7 +1,8 @@
 """Vision parts by their names and shapes: what is found under which names, and what is refused."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -59,17 +60,41 @@ def test_what_the_tower_does_not_compute_with_is_no_matter() -> None:
     assert not vision.unknown
 
 
-def test_colours_that_are_not_scaled_stay() -> None:
-    directory, _ = seeing("Qwen3_5")
-    checkpoint = open_checkpoint(str(directory))
-    place = directory / "processor_config.json"
-    place.write_text(json.dumps({"image_processor": {"do_normalize": False}}))
+@contextmanager
+def beside(name: str, **images: Any) -> Iterator[Checkpoint]:
+    """A checkpoint with a processor_config.json."""
+    checkpoint = opened(name)
+    place = checkpoint.path / "processor_config.json"
+    place.write_text(json.dumps({"image_processor": images}))
     try:
-        keys = open_vision(checkpoint).metadata
+        yield checkpoint
     finally:
         place.unlink()
+
+
+def test_colours_that_are_not_scaled_stay() -> None:
+    with beside("Qwen3_5", do_normalize=False) as checkpoint:
+        keys = open_vision(checkpoint).metadata
     assert keys["clip.vision.image_mean"].value == [0.0] * 3
     assert keys["clip.vision.image_std"].value == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ({"rescale_factor": 1 / 127.5}, "divided by 255"),
+        ({"do_rescale": False}, "divided by 255"),
+        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std"),
+        ({"image_std": ["a", "b", "c"]}, "image_std"),
+    ],
+)
+def test_other_scales_of_colours_are_refused(images: dict[str, Any], words: str) -> None:
+    with (
+        beside("Qwen3_5", **images) as checkpoint,
+        pytest.raises(QconvertError, match=words),
+    ):
+        open_vision(checkpoint)
 
 
 def test_audio_is_left_out_and_said() -> None:
