@@ -102,6 +102,7 @@ def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
 
 def _by_step(error: np.ndarray, step: int) -> np.ndarray:
     """The errors of rows, summed over those that share scales."""
+    step = min(step, len(error))  # of formats whose rows all share them it has no end
     firsts = np.arange(0, len(error), step)
     return np.repeat(np.add.reduceat(error, firsts), step)[: len(error)]
 
@@ -121,33 +122,32 @@ def _round(span: Span, grid: Grid) -> tuple[np.ndarray, Any, Any]:
     kind = np.int8 if grid.first < 0 else np.uint8
     places = first.astype(kind).view(np.uint8)
     middles = (ascending[1:] + ascending[:-1]) / 2
-    steps = np.ascontiguousarray(grid.step), np.ascontiguousarray(grid.low)
-    w = span.w.clone()
-    rows, columns = w.shape
-    codes = np.empty((rows, columns), np.uint8)
+    if (np.diff(ascending) == 1).all():
+        middles = middles[:0]
+    steps = np.ascontiguousarray(grid.step.T), np.ascontiguousarray(grid.low.T)
+    w = span.w.T.clone(memory_format=torch.contiguous_format)
+    codes = np.empty(w.shape, np.uint8)
     errors = torch.empty_like(w)
-    for begin in range(0, columns, PIECE):
-        end = min(begin + PIECE, columns)
-        own = w[:, begin:end].cpu().contiguous()
+    for begin in range(0, len(w), PIECE):
+        piece = slice(begin, min(begin + PIECE, len(w)))
+        own = w[piece].cpu()
         off = torch.empty_like(own)
-        made = np.empty((rows, end - begin), np.uint8)
         round_with_feedback(
             own.numpy(),
-            span.factor[begin:end, begin:end].cpu().contiguous().numpy(),
+            span.factor[piece, piece].cpu().contiguous().numpy(),
             begin,
             grid.size,
             *steps,
             ascending,
             middles,
             places,
-            made,
+            codes[piece],
             off.numpy(),
         )
-        codes[:, begin:end] = made
-        w[:, begin:end] = own
-        errors[:, begin:end] = off
-        w[:, end:] -= errors[:, begin:end] @ span.factor[begin:end, end:]
-    return codes.view(kind), errors, w
+        w[piece] = own
+        errors[piece] = off
+        w[piece.stop :] -= span.factor[piece, piece.stop :].T @ errors[piece]
+    return np.ascontiguousarray(codes.T).view(kind), errors.T, w.T
 
 
 def _round_together(format_: Format, span: Span, params: Any) -> tuple[Coded, Any]:

@@ -23,13 +23,15 @@ def quantize(
     peak: float | None = None,
     algorithm: Algorithm = nearest,
 ) -> Arrays:
-    """The arrays of x, some rows at a time."""
+    """The arrays of x; of weights that are rounded by themselves some rows at a time."""
+    if algorithm is not nearest:
+        return format_.pack(*algorithm(format_, x, seen, peak))
     rows, columns = x.shape
     step = max(format_.chunk // max(columns, 1), 1) if format_.chunk else max(rows, 1)
     step = -(-step // format_.row_step) * format_.row_step
 
     def pack(start: int) -> Arrays:
-        return format_.pack(*algorithm(format_, x[start : start + step], seen, peak))
+        return format_.pack(*nearest(format_, x[start : start + step], seen, peak))
 
     if step >= rows:
         return pack(0)

@@ -103,6 +103,14 @@ def test_a_plain_program_gives_the_same(name, case):
     assert wrong <= ROWS * COLUMNS / 1000  # float32 near the middle of two values
 
 
+@pytest.mark.parametrize("name", ["Q4_K", "IQ4_XS", "fp8 channel"])
+def test_a_row_alone_becomes_what_it_becomes_among_others(name, case):
+    x, seen, _ = case
+    whole = feedback(ALL[name], x, seen, None)
+    alone = feedback(ALL[name], x[3:4], seen, None)
+    assert (alone.codes != whole.codes[3]).mean() < 0.01  # a product's last bits
+
+
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q6_K", "IQ4_XS", "int8 channel"])
 def test_scales_are_fitted_to_what_weights_become(name, case, monkeypatch):
     """The error that H sees is less than with scales of the first fit."""
