@@ -21,18 +21,25 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 
+OWN: dict[str, dict[str, Any]] = {
+    "ModernBert": {"norm_eps": 0.02, "local_attention": 16, "num_hidden_layers": 5},
+    "NomicBert": {"type_vocab_size": 2},
+}
+"""What some classes have besides, by the beginning of their names."""
+
 
 def save_encoder(name: str, folder: Path, **changes: Any) -> Any:
     """A random model of a class, in evaluation mode."""
     cls = getattr(transformers, name)
-    config = cls.config_class(**SIZES | changes)
+    own = next((more for begin, more in OWN.items() if name.startswith(begin)), {})
+    config = cls.config_class(**SIZES | own | changes)
     config._attn_implementation = "eager"
     model = cls(config).float().eval()
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in model.named_parameters():
             random = torch.randn(weight.shape, generator=draw)
-            norm = "LayerNorm.weight" in key
+            norm = weight.dim() == 1 and key.endswith("weight")
             scale = 0.06 if weight.dim() > 1 and "embeddings" not in key else 0.2
             weight.copy_(scale * random + (1.0 if norm else 0.0))
     model.save_pretrained(folder)

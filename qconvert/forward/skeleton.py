@@ -72,7 +72,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
             config = _text_config(source.model.config)
             if source.model.family.stand_in:
                 config = _stand_in(config, source.model.family.stand_in)
-        config.pad_token_id = None  # nothing is padded, and some name a token that is not there
+        _without_padding(config)
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
     except Exception as error:
@@ -115,6 +115,16 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
     return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+
+
+def _without_padding(config: Any) -> None:
+    """Nothing is padded, and some settings name a token that is not there."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        config.pad_token_id = None
+    except StrictDataclassError:  # of classes that want a number
+        config.pad_token_id = 0
 
 
 def _stand_in(config: Any, name: str) -> Any:

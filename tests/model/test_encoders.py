@@ -26,7 +26,16 @@ from qconvert.model.open import open_model
 LABELS = {0: "false", 1: "true", 2: "neither"}
 
 
-@pytest.mark.parametrize("name", ["XLMRobertaModel", "RobertaModel", "DistilBertModel"])
+EMBEDDING = (
+    "XLMRobertaModel",
+    "RobertaModel",
+    "DistilBertModel",
+    "ModernBertModel",
+    "NomicBertModel",
+)
+
+
+@pytest.mark.parametrize("name", EMBEDDING)
 def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
     model = save_encoder(name, tmp_path / "m")
     tokens = random_tokens(60)
@@ -50,7 +59,7 @@ def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [{0: "LABEL_0"}, LABELS], ids=["one label", "three labels"])
-@pytest.mark.parametrize("base", ["XLMRoberta", "Roberta", "Bert"])
+@pytest.mark.parametrize("base", ["XLMRoberta", "Roberta", "Bert", "ModernBert"])
 def test_a_text_is_ranked_alike(base: str, labels: dict[int, str], tmp_path: Path) -> None:
     model = save_encoder(f"{base}ForSequenceClassification", tmp_path / "m", id2label=labels)
     tokens = random_tokens(60)

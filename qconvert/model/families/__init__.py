@@ -12,6 +12,8 @@ from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
+from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
+from qconvert.model.families.encoders.nomic_bert import NOMIC_BERT
 from qconvert.model.families.encoders.roberta import (
     BERT_RANK,
     ROBERTA,
@@ -75,6 +77,9 @@ FAMILIES = (
     ROBERTA_RANK,
     BERT_RANK,
     DISTILBERT,
+    MODERN_BERT,
+    MODERN_BERT_RANK,
+    NOMIC_BERT,
     GPT_OSS,
     GEMMA,
     GEMMA2,
