@@ -1,11 +1,14 @@
 """Random encoders of any class, saved."""
 
+import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from common import VOCABULARY
+from common import VOCABULARY, decode, llama_context
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -24,6 +27,16 @@ SIZES: dict[str, Any] = {
 OWN: dict[str, dict[str, Any]] = {
     "ModernBert": {"norm_eps": 0.02, "local_attention": 16, "num_hidden_layers": 5},
     "NomicBert": {"type_vocab_size": 2},
+    "Gemma3Text": {
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "query_pre_attn_scalar": 24,
+        "rms_norm_eps": 0.02,
+        "use_bidirectional_attention": True,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "num_hidden_layers": 3,
+    },
 }
 """What some classes have besides, by the beginning of their names."""
 
@@ -39,8 +52,25 @@ def save_encoder(name: str, folder: Path, **changes: Any) -> Any:
     with torch.no_grad():
         for key, weight in model.named_parameters():
             random = torch.randn(weight.shape, generator=draw)
-            norm = weight.dim() == 1 and key.endswith("weight")
+            norm = weight.dim() == 1 and key.endswith("weight") and "Gemma" not in name
             scale = 0.06 if weight.dim() > 1 and "embeddings" not in key else 0.2
             weight.copy_(scale * random + (1.0 if norm else 0.0))
     model.save_pretrained(folder)
     return model
+
+
+def llama_ranks(path: Path, tokens: Sequence[int]) -> tuple[list[str], np.ndarray]:
+    """What a head that classifies tells apart in llama.cpp, and what it gives for a text."""
+    import llama_cpp
+
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED
+    with llama_context(path, len(tokens), embeddings=True, pooling_type=pooling) as (
+        opened,
+        context,
+    ):
+        decode(context, tokens)
+        count = llama_cpp.llama_model_n_cls_out(opened)
+        labels = (llama_cpp.llama_model_cls_label(opened, number) for number in range(count))
+        names = [ctypes.string_at(label).decode() for label in labels]
+        pointer = llama_cpp.llama_get_embeddings_seq(context, 0)
+        return names, np.ctypeslib.as_array(pointer, shape=(count,)).copy()

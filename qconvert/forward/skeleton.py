@@ -95,10 +95,12 @@ def build_skeleton(source: Parameters) -> Skeleton:
 
 def _check_passed(config: Any, name: str) -> None:
     """Refuse models whose blocks need more of each other than hidden states."""
-    keys = getattr(config, "num_kv_shared_layers", 0)
-    inputs = getattr(config, "hidden_size_per_layer_input", 0)
-    if keys or inputs:
-        what = "keys and values of others" if keys else "inputs of their own"
+    passed = {
+        "num_kv_shared_layers": "keys and values of others",
+        "hidden_size_per_layer_input": "inputs of their own",
+        "relative_attention_num_buckets": "the first one's numbers for distances",
+    }
+    if what := next((words for key, words in passed.items() if getattr(config, key, 0)), ""):
         raise UnsupportedError(
             f"{name} has layers with {what}, and cannot be run block by block",
             "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",

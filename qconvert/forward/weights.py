@@ -105,10 +105,11 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
     """
     import torch
 
+    single, shape = shape, shape or (1,)
     pieces = pieces_of(parameters, name, shape)
     direct = _as_stored(parameters, pieces, dtype)
     if direct is not None:
-        return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
+        return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(single)
     out = torch.empty(shape, dtype=getattr(torch, dtype))
     rows = out.view(-1, shape[-1])
     done = 0
@@ -118,7 +119,7 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
             count = values.size // shape[-1]
             rows[done : done + count].copy_(torch.from_numpy(values).view(count, shape[-1]))
             done += count
-    return out
+    return out.reshape(single)
 
 
 def read_rows_of(parameters: Parameters, name: str, rows: Any, dtype: str) -> Any:

@@ -99,8 +99,8 @@ def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo])
     stored = sources.get(names[EMBEDDING])
     if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
         return {}
-    norm = names["output_norm.weight"]
-    root = sources[norm].name.removesuffix(norm)
+    norm = names.get("output_norm.weight", "")
+    root = sources[norm].name.removesuffix(norm) if norm in sources else "model."
     return {sources[OUTPUT].name: root + names[EMBEDDING]} if OUTPUT in sources else {}
 
 

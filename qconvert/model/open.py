@@ -18,6 +18,7 @@ from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.caveats import caveats
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.parts.common import text_config
+from qconvert.model.families.qwen.reranker import as_reranker, is_reranker
 from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import (
     EMBEDDING,
@@ -27,6 +28,7 @@ from qconvert.model.mapping import (
     tied_name,
     unknown_to,
 )
+from qconvert.model.numbers import number_keys, number_tensors
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
@@ -164,6 +166,7 @@ class Model:
         return {
             **general_metadata(checkpoint.path, checkpoint.source, self.architecture, self.tensors),
             **self._family.metadata(self.settings),
+            **number_keys(self._family, self.settings, checkpoint.tensors),
             **pooling_metadata(checkpoint.path, self._family),
             **self._tokenizer.metadata,
         }
@@ -240,7 +243,14 @@ def open_model(checkpoint: Checkpoint) -> Model:
         )
         return Model(checkpoint, architecture_of_file(checkpoint), tensors)
     family = find_family(checkpoint.config)
+    if is_reranker(family, checkpoint) and has_tokenizer(checkpoint.path):
+        tokens = read_tokenizer(checkpoint.path, checkpoint.config, family.name).metadata
+        family = as_reranker(family, tokens["tokenizer.ggml.tokens"].value)
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
+    settings = text_config(family, checkpoint.config)
+    numbers = number_tensors(family, settings, checkpoint.tensors).values()
+    kept = {info.name for infos in numbers for info in infos}
+    left_out = tuple(name for name in left_out if name not in kept)
     return Model(checkpoint, family.name, tensors, left_out, family)
 
 

@@ -1,23 +1,19 @@
 """Encoders beside BERT, and heads that classify: llama.cpp gives what transformers gives."""
 
-import ctypes
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 import torch
 from common import (
     convert_model,
     correlation,
-    decode,
-    llama_context,
     llama_embeddings,
     random_tokens,
     torch_hidden,
     worst_difference,
 )
-from encoder_models import save_encoder
+from encoder_models import llama_ranks, save_encoder
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.forward.walk import Place, Walk
@@ -32,6 +28,7 @@ EMBEDDING = (
     "DistilBertModel",
     "ModernBertModel",
     "NomicBertModel",
+    "Gemma3TextModel",
 )
 
 
@@ -66,18 +63,7 @@ def test_a_text_is_ranked_alike(base: str, labels: dict[int, str], tmp_path: Pat
     convert_model(tmp_path / "m", tmp_path / "f32.gguf", "f32")
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
-    pooling = llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED
-    with llama_context(
-        tmp_path / "f32.gguf", len(tokens), embeddings=True, pooling_type=pooling
-    ) as (opened, context):
-        decode(context, tokens)
-        pointer = llama_cpp.llama_get_embeddings_seq(context, 0)
-        found = np.ctypeslib.as_array(pointer, shape=(len(labels),)).copy()
-        count = llama_cpp.llama_model_n_cls_out(opened)
-        names = [
-            ctypes.string_at(llama_cpp.llama_model_cls_label(opened, i)).decode()
-            for i in range(count)
-        ]
+    names, found = llama_ranks(tmp_path / "f32.gguf", tokens)
     assert names == list(labels.values())
     assert found == pytest.approx(expected, abs=1e-3)
     assert np.abs(expected).max() > 0.05

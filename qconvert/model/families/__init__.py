@@ -8,6 +8,8 @@ from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, shorten
+from qconvert.model.families.apertus import APERTUS
+from qconvert.model.families.arcee import ARCEE
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.encoders.bert import BERT
@@ -21,8 +23,10 @@ from qconvert.model.families.encoders.roberta import (
     XLM_ROBERTA,
     XLM_ROBERTA_RANK,
 )
+from qconvert.model.families.encoders.t5 import T5_ENCODER, UMT5_ENCODER
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
@@ -33,12 +37,16 @@ from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.hunyuan.dense import HUNYUAN_DENSE
+from qconvert.model.families.hunyuan.moe import HUNYUAN_MOE
 from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.mistral.mixtral import MIXTRAL
+from qconvert.model.families.nemotron import NEMOTRON
+from qconvert.model.families.olmo.olmo import OLMO
 from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
 from qconvert.model.families.olmo.olmoe import OLMOE
@@ -49,6 +57,7 @@ from qconvert.model.families.qwen.qwen3 import QWEN3
 from qconvert.model.families.qwen.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.qwen.reranker import QWEN3_RANK
 from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
@@ -80,6 +89,10 @@ FAMILIES = (
     MODERN_BERT,
     MODERN_BERT_RANK,
     NOMIC_BERT,
+    EMBEDDING_GEMMA,
+    QWEN3_RANK,
+    T5_ENCODER,
+    UMT5_ENCODER,
     GPT_OSS,
     GEMMA,
     GEMMA2,
@@ -111,6 +124,12 @@ FAMILIES = (
     LFM2,
     LFM2_MOE,
     GEMMA4,
+    ARCEE,
+    NEMOTRON,
+    OLMO,
+    APERTUS,
+    HUNYUAN_DENSE,
+    HUNYUAN_MOE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

@@ -16,7 +16,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, text, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.decoder.windows import KINDS
-from qconvert.model.families.encoders.ranking import (
+from qconvert.model.families.parts.ranking import (
     DENSE,
     LABELS,
     MARK,

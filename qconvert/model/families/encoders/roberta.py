@@ -11,7 +11,7 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import CheckpointError
 from qconvert.model.families.encoders import bert
-from qconvert.model.families.encoders.ranking import MARK, head, labels, rank_keys
+from qconvert.model.families.parts.ranking import MARK, head, labels, rank_keys
 from qconvert.model.families.parts.common import MOST_BLOCKS, whole
 from qconvert.model.types import Config, Family, Rule
 
