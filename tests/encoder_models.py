@@ -37,6 +37,9 @@ OWN: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "num_hidden_layers": 3,
     },
+    "T5": {"d_kv": 24, "d_ff": 224, "layer_norm_epsilon": 0.02, "num_hidden_layers": 3}
+    | {"relative_attention_num_buckets": 16, "feed_forward_proj": "gated-gelu"},
+    "UMT5": {"d_kv": 24, "d_ff": 224, "layer_norm_epsilon": 0.02, "num_hidden_layers": 3},
 }
 """What some classes have besides, by the beginning of their names."""
 
@@ -57,6 +60,23 @@ def save_encoder(name: str, folder: Path, **changes: Any) -> Any:
             weight.copy_(scale * random + (1.0 if norm else 0.0))
     model.save_pretrained(folder)
     return model
+
+
+def llama_encoded(path: Path, tokens: Sequence[int]) -> np.ndarray:
+    """What comes out of an encoder whose graph llama.cpp runs apart: float32 [tokens, hidden]."""
+    import llama_cpp
+
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_NONE
+    with llama_context(path, len(tokens), embeddings=True, pooling_type=pooling) as (
+        opened,
+        context,
+    ):
+        numbers = (llama_cpp.llama_token * len(tokens))(*tokens)
+        batch = llama_cpp.llama_batch_get_one(numbers, len(tokens))
+        assert llama_cpp.llama_encode(context, batch) == 0
+        pointer = llama_cpp.llama_get_embeddings(context)
+        shape = (len(tokens), llama_cpp.llama_model_n_embd(opened))
+        return np.ctypeslib.as_array(pointer, shape=shape).copy()
 
 
 def llama_ranks(path: Path, tokens: Sequence[int]) -> tuple[list[str], np.ndarray]:

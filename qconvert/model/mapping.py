@@ -96,6 +96,8 @@ def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo])
     name -> the embedding's own."""
     settings, sources = text_config(family, config), _sources(tensors)
     names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
+    if EMBEDDING not in names:  # of a class that has no table
+        return {}
     stored = sources.get(names[EMBEDDING])
     if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
         return {}

@@ -13,11 +13,17 @@ from common import (
     torch_hidden,
     worst_difference,
 )
-from encoder_models import llama_ranks, save_encoder
+from compressed_models import load_model, outputs, quantize_model, reference_model
+from encoder_models import llama_encoded, llama_ranks, save_encoder
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.errors import UnsupportedError
 from qconvert.forward.walk import Place, Walk
+from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
+from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors.export import make_export_plan
+from qconvert.run.outputs import write_outputs
 
 LABELS = {0: "false", 1: "true", 2: "neither"}
 
@@ -53,6 +59,46 @@ def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
         block.run()
     (hidden,) = walk.last_hidden()
     assert np.abs(hidden[0].numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["T5EncoderModel", "UMT5EncoderModel"])
+def test_prompts_are_encoded_alike(name: str, tmp_path: Path) -> None:
+    model = save_encoder(name, tmp_path / "m")
+    tokens = random_tokens(60)
+    for type_ in ("f32", "q8_0"):
+        convert_model(tmp_path / "m", tmp_path / f"{type_}.gguf", type_)
+    expected = torch_hidden(model, tokens)
+    assert worst_difference(expected, llama_encoded(tmp_path / "f32.gguf", tokens)) <= 1e-3
+    assert correlation(expected, llama_encoded(tmp_path / "q8_0.gguf", tokens)) > 0.999
+    opened = open_model(open_checkpoint(str(tmp_path / "m")))
+    with pytest.raises(UnsupportedError, match="cannot be run block by block"):
+        Walk(opened, np.array([tokens], np.int32), Place(tmp_path, device="cpu"))
+
+
+BACK = ("ModernBertModel", "ModernBertForSequenceClassification", "NomicBertModel")
+
+
+@pytest.mark.parametrize("name", [*BACK, "Gemma3TextModel"])
+def test_files_come_back(name: str, tmp_path: Path) -> None:
+    model = save_encoder(name, tmp_path / "m")
+    convert_model(tmp_path / "m", tmp_path / "f32.gguf", "f32")
+    source = open_checkpoint(str(tmp_path / "f32.gguf"))
+    plan = make_export_plan(source, Recipe("auto", output=tmp_path / "back"))
+    write_outputs([plan], 2, Silent())
+    tokens = random_tokens(40)
+    assert np.array_equal(outputs(load_model(tmp_path / "back"), tokens), outputs(model, tokens))
+
+
+@pytest.mark.parametrize(
+    "name", [*EMBEDDING[3:], "T5EncoderModel", "ModernBertForSequenceClassification"]
+)
+def test_transformers_computes_with_quantized_directories(name: str, tmp_path: Path) -> None:
+    save_encoder(name, tmp_path / "m")
+    plan = quantize_model(tmp_path / "m", tmp_path / "w8a16", "w8a16")
+    tokens = random_tokens(24)
+    expected = outputs(reference_model(plan, tmp_path / "w8a16"), tokens)
+    computed = outputs(load_model(tmp_path / "w8a16"), tokens)
+    assert np.abs(computed - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("labels", [{0: "LABEL_0"}, LABELS], ids=["one label", "three labels"])

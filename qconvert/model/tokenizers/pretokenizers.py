@@ -75,6 +75,9 @@ PRETOKENIZERS = (
     Pretokenizer("jais-2", (regexes.JAIS2,)),
     Pretokenizer("exaone-moe", (regexes.EXAONE_MOE,)),
     Pretokenizer("minicpm5", (r"\p{N}{1,3}", regexes.MINICPM5), ignore_merges=True),
+    Pretokenizer("tiny_aya", (regexes.TINY_AYA_DIGITS, regexes.GPT4O)),
+    Pretokenizer("youtu", (regexes.YOUTU_EAST, regexes.YOUTU), ignore_merges=True),
+    Pretokenizer("kimi-k2", (regexes.KIMI_K2,)),
     Pretokenizer("laguna", (r"[^\n]+|[\n]+", regexes.QWEN2)),
 )
 
