@@ -174,19 +174,33 @@ def comes_back(family: Family) -> bool:
 
 def families_table() -> str:
     """The classes of `config.json` by what can be made of them."""
-    from qconvert.model.families import FAMILIES
+    from qconvert.model.families import FAMILIES, OUTER
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
 
     lines = [
-        "| `architectures` in config.json | GGUF | MLX | back from GGUF |",
-        "|---|---|---|---|",
+        "| `architectures` in config.json | what it gives | GGUF | safetensors | MLX | "
+        "back from GGUF |",
+        "|---|---|---|---|---|---|",
     ]
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
-        told = ["yes" if is_so else "" for is_so in (in_mlx, comes_back(family))]
-        lines.append(f"| {classes} | `{family.name}` | {' | '.join(told)} |")
+        told = ["yes" if is_so else "" for is_so in (True, in_mlx, comes_back(family))]
+        lines.append(f"| {classes} | {gives(family)} | `{family.name}` | {' | '.join(told)} |")
+    outer = ", ".join(f"`{name}`" for name in OUTER)
+    lines.append(f"| {outer} | texts; of images its language model | as that | yes |  |  |")
+    lines.append("| any other class of transformers |  |  | linear layers in blocks |  |  |")
     return "\n".join(lines) + "\n"
+
+
+def gives(family: Family) -> str:
+    """What a model of the family is for."""
+    if family.mark == "classifier.output_labels":
+        return "scores"
+    if family.encoder:
+        return "embeddings"
+    sees = any(name.endswith("ForConditionalGeneration") for name in family.classes)
+    return "texts; of images its language model" if sees else "texts"
 
 
 CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")

@@ -12,9 +12,9 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import CheckpointError, UnsupportedError, first_line, shorten
-from qconvert.model.families import BY_CLASS
+from qconvert.model.families import BY_CLASS, OUTER, nearest
 from qconvert.model.families.parts.common import MOST_BLOCKS
-from qconvert.model.families.refused import LLAMA_CPP_ALONE
+from qconvert.model.families.refused import LLAMA_CPP_ALONE, why_refused
 from qconvert.model.mapping import EMBEDDING, OUTPUT, OUTPUT_WEIGHT
 from qconvert.model.open import Model
 from qconvert.model.quiet import quiet_transformers
@@ -29,7 +29,7 @@ _IN_BLOCK = re.compile(r"\.\d+\.")
 def has_family(config: Config) -> bool:
     """Whether the class in `config.json` has a family here."""
     names = config.get("architectures")
-    return not isinstance(names, list) or not names or names[0] in BY_CLASS
+    return not isinstance(names, list) or not names or names[0] in (*BY_CLASS, *OUTER)
 
 
 def open_by_modules(checkpoint: Checkpoint) -> Model:
@@ -48,7 +48,7 @@ def open_by_modules(checkpoint: Checkpoint) -> Model:
     for gguf, module in ends.items():
         place = next((n for n, found in built.named_modules() if found is module), "")
         stored = _stored_name(checkpoint, built, place) if module is not None else ""
-        if stored and not (gguf == OUTPUT_WEIGHT and _is_tied(checkpoint.config)):
+        if stored and not (gguf == OUTPUT_WEIGHT and built.config.tie_word_embeddings):
             tensors.append(_whole(checkpoint, stored, gguf))
     family = Family(
         name=str(checkpoint.config.get("model_type", "")),
@@ -76,10 +76,6 @@ def _no_rules(config: Config) -> tuple[Rule, ...]:
     return ()
 
 
-def _is_tied(config: Config) -> bool:
-    return config.get("tie_word_embeddings", True) is not False
-
-
 def _whole(checkpoint: Checkpoint, stored: str, name: str) -> TensorMap:
     info = checkpoint.tensors[stored]
     return TensorMap(name, info.shape, (Rows(stored, 0, info.rows),))
@@ -90,12 +86,14 @@ def _build(checkpoint: Checkpoint, name: str) -> Any:
     import torch
     import transformers
 
-    cls = None if name in LLAMA_CPP_ALONE else getattr(transformers, name, None)
+    if name in LLAMA_CPP_ALONE and (refusal := why_refused(name)):
+        raise UnsupportedError(*refusal)
+    cls = getattr(transformers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, transformers.PreTrainedModel):
         raise UnsupportedError(
-            f"the class {name:.80} is neither in transformers {transformers.__version__} nor a "
-            "family of this program",
-            "qconvert inspect names the families that are known",
+            f"the family {name:.80} is not known, and transformers {transformers.__version__} has "
+            "no such class",
+            nearest(name),
         )
     for key, value in checkpoint.config.items():
         if "layers" in key and type(value) is int and value > MOST_BLOCKS:

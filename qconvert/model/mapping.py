@@ -21,7 +21,7 @@ from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
 from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
-WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
+WRAPPER = re.compile(r"^(model\.)?(language|text)_model\.(model\.)?")
 ROOTS = ("model.", "distilbert.transformer.", "distilbert.", "transformer.", "bert.", "roberta.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"

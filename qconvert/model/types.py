@@ -114,7 +114,7 @@ class TensorMap:
 
     @property
     def columns(self) -> int:
-        return self.shape[-1]
+        return self.shape[-1] if self.shape else 1
 
     @property
     def rows(self) -> int:

@@ -43,7 +43,8 @@ def test_the_answer_yes_is_weighed_against_no(tied: bool, tmp_path: Path) -> Non
     assert any("reranker" in notice for notice in plan.notices)
     metadata = open_model(open_checkpoint(str(tmp_path / "f32.gguf"))).metadata
     template = metadata["tokenizer.chat_template.rerank"].value
-    assert "{query}" in template and "{document}" in template
+    assert "{query}" in template
+    assert "{document}" in template
 
 
 def test_another_name_is_no_reranker(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
-from qconvert.model.families.gemma.gemma4 import GEMMA4
+from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
@@ -64,6 +64,7 @@ from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
 from qconvert.model.families.starcoder2 import STARCODER2
+from qconvert.model.families.wrapped import INNER, OUTER, WRAPPED
 from qconvert.model.types import Config, Family
 
 FAMILIES = (
@@ -124,6 +125,7 @@ FAMILIES = (
     LFM2,
     LFM2_MOE,
     GEMMA4,
+    GEMMA4_UNIFIED,
     ARCEE,
     NEMOTRON,
     OLMO,
@@ -164,10 +166,17 @@ def find_family(config: Config) -> Family:
         )
     if refusal := why_refused(names[0]):
         raise UnsupportedError(*refusal)
-    if names[0] not in BY_CLASS:
-        raise UnsupportedError(f"the family {names[0]:.80} is not known", _nearest(names[0]))
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+    if names[0] in OUTER and kind not in INNER:
+        raise UnsupportedError(
+            f"{names[0]} has a language model of the type {kind!r:.40}, which is not known",
+            f"known: {', '.join(INNER)}",
+        )
+    if names[0] not in BY_CLASS and names[0] not in OUTER:
+        raise UnsupportedError(f"the family {names[0]:.80} is not known", nearest(names[0]))
+    if names[0] in OUTER:
+        return WRAPPED[names[0], str(kind)]
     return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
 
 
@@ -224,7 +233,7 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
     return next(marked, found[0])
 
 
-def _nearest(name: str) -> str:
+def nearest(name: str) -> str:
     """The classes that may be meant, and some of those that are known."""
     near = get_close_matches(name, BY_CLASS, n=3, cutoff=0.6)
     known = f"known: {shorten([family.classes[0] for family in FAMILIES], NAMED)}"

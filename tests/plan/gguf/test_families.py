@@ -37,10 +37,22 @@ def test_every_plain_decoder_gets_the_types_of_llama_quantize(
     assert_same_types(tmp_path, hollow, llama_types)
 
 
-def test_a_head_that_classifies_gets_those_types_too(tmp_path, hollow, llama_types):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "XLMRobertaForSequenceClassification",
+        "ModernBertForSequenceClassification",
+        "NomicBertModel",
+        "Gemma3TextModel",
+        "T5EncoderModel",
+    ],
+)
+def test_encoders_and_heads_that_classify_get_those_types_too(name, tmp_path, hollow, llama_types):
     labels = {number: f"label {number}" for number in range(5)}
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8}
-    save_encoder("XLMRobertaForSequenceClassification", tmp_path, id2label=labels, **sizes)
+    if name.startswith("Gemma3"):
+        sizes |= {"layer_types": None}
+    save_encoder(name, tmp_path, id2label=labels, **sizes)
     assert_same_types(tmp_path, hollow, llama_types)
 
 

@@ -16,14 +16,6 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, text, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.decoder.windows import KINDS
-from qconvert.model.families.parts.ranking import (
-    DENSE,
-    LABELS,
-    MARK,
-    label_settings,
-    labels,
-    rank_keys,
-)
 from qconvert.model.families.parts.common import (
     MOST_BLOCKS,
     block_count,
@@ -34,6 +26,14 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.ranking import (
+    DENSE,
+    LABELS,
+    MARK,
+    label_settings,
+    labels,
+    rank_keys,
+)
 from qconvert.model.families.parts.rope import PLAIN, check_rope, rope_parameters, sliding_rope
 from qconvert.model.folding import DOWN_OF_FUSED, FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.types import Config, Family, Rule

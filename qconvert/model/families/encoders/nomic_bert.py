@@ -62,9 +62,7 @@ def limits(config: Config) -> None:
     expect(config, "rotary_emb_fraction", (1.0,))
     expect(config, "rotary_emb_scale_base", ())
     expect(config, "rotary_scaling_factor", ())
-    expect(
-        config, "moe_every_n_layers", (0,), "transformers has no experts for it to compare with"
-    )
+    expect(config, "moe_every_n_layers", (0,), "transformers has no experts for it to compare with")
     check_rope(config, PLAIN)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import CheckpointError
 from qconvert.model.families.encoders import bert
-from qconvert.model.families.parts.ranking import MARK, head, labels, rank_keys
 from qconvert.model.families.parts.common import MOST_BLOCKS, whole
+from qconvert.model.families.parts.ranking import MARK, head, labels, rank_keys
 from qconvert.model.types import Config, Family, Rule
 
 DEFAULTS = {**bert.DEFAULTS, "pad_token_id": 1}
 POSITIONS = "position_embd.weight"
+
 
 def first_position(config: Config) -> int:
     """The row of the table of positions that a text begins with."""

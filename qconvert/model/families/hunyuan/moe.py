@@ -50,7 +50,7 @@ def _even(config: Config) -> dict[str, Any]:
         if isinstance(value, list) and value:
             if any(other != value[0] for other in value):
                 raise UnsupportedError(
-                    f"config.json: {name} differs from block to block, and llama.cpp has one for all"
+                    f"config.json: {name} differs from block to block; llama.cpp has one for all"
                 )
             value = value[0]
         even |= {} if value is None else {name: value}

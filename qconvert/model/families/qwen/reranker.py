@@ -81,7 +81,9 @@ def _answer_metadata(config: Config) -> Metadata:
 
 
 def _caveats(config: Config) -> tuple[str, ...]:
-    return ('taken for a reranker: it gives the share of "yes" beside "no" (llama-server --rerank)',)
+    return (
+        'taken for a reranker: it gives the share of "yes" beside "no" (llama-server --rerank)',
+    )
 
 
 def rank_rules(config: Config) -> tuple[Rule, ...]:
