@@ -16,6 +16,7 @@ from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.caveats import caveats
+from qconvert.model.dense import dense_keys, dense_notices, dense_tensors
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.parts.common import text_config
 from qconvert.model.families.qwen.reranker import as_reranker, is_reranker
@@ -168,6 +169,7 @@ class Model:
             **self._family.metadata(self.settings),
             **number_keys(self._family, self.settings, checkpoint.tensors),
             **pooling_metadata(checkpoint.path, self._family),
+            **dense_keys(self._family, self.tensors),
             **self._tokenizer.metadata,
         }
 
@@ -201,6 +203,7 @@ class Model:
             *caveats(self._family, self.settings),
             *self._checkpoint_notices,
             *card_notices(self.checkpoint.path),
+            *dense_notices(self.checkpoint.path, self._family, self.tensors),
             *_notice_left_out(self._filled),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *self._tokenizer.notices,
@@ -251,6 +254,7 @@ def open_model(checkpoint: Checkpoint) -> Model:
     numbers = number_tensors(family, settings, checkpoint.tensors).values()
     kept = {info.name for infos in numbers for info in infos}
     left_out = tuple(name for name in left_out if name not in kept)
+    tensors = (*tensors, *dense_tensors(checkpoint.path, family, settings))
     return Model(checkpoint, family.name, tensors, left_out, family)
 
 

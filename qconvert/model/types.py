@@ -168,6 +168,7 @@ class Family:
         stand_in: the class that computes texts alike, where transformers has none for the language
             model by itself.
         first_position: settings -> the row of the table of positions that a text begins with.
+        dense: llama.cpp knows layers behind the pooling.
         numbers: by GGUF key, the name of a tensor of one number in each block that becomes the
             key's list.
         window_by_choice: a window in the configuration counts only where `use_sliding_window` is.
@@ -196,4 +197,5 @@ class Family:
     stand_in: str = ""
     first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False
+    dense: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Encoders beside BERT, and heads that classify: llama.cpp gives what transformers gives."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from common import (
 )
 from compressed_models import load_model, outputs, quantize_model, reference_model
 from encoder_models import llama_encoded, llama_ranks, save_encoder
+from safetensors.numpy import save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import UnsupportedError
@@ -73,6 +75,36 @@ def test_prompts_are_encoded_alike(name: str, tmp_path: Path) -> None:
     opened = open_model(open_checkpoint(str(tmp_path / "m")))
     with pytest.raises(UnsupportedError, match="cannot be run block by block"):
         Walk(opened, np.array([tokens], np.int32), Place(tmp_path, device="cpu"))
+
+
+def test_layers_behind_the_mean_are_multiplied_with(tmp_path: Path) -> None:
+    model = save_encoder("Gemma3TextModel", tmp_path)
+    draw = np.random.default_rng(5)
+    kinds = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
+    paths = ["", "1_Pooling", "2_Dense", "3_Dense", "4_Normalize"]
+    modules = [{"type": f"models.{k}", "path": p} for k, p in zip(kinds, paths, strict=True)]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = tmp_path / "1_Pooling/config.json"
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    layers = [draw.standard_normal(shape).astype(np.float32) for shape in ((96, 160), (160, 96))]
+    for folder, weight in zip(paths[2:4], layers, strict=True):
+        (tmp_path / folder).mkdir()
+        rows, columns = weight.shape
+        said = {"in_features": columns, "out_features": rows, "bias": False}
+        (tmp_path / folder / "config.json").write_text(json.dumps(said))
+        save_file({"linear.weight": weight}, tmp_path / folder / "model.safetensors")
+    plan = convert_model(tmp_path, tmp_path / "f32.gguf", "f32")
+    tokens = random_tokens(40)
+    expected = torch_hidden(model, tokens).mean(0) @ layers[0].T @ layers[1].T
+    (found,) = llama_embeddings(tmp_path / "f32.gguf", tokens, pooled=True)
+    assert np.abs(found - expected).max() <= 1e-3 * np.ptp(expected)
+    assert not any("behind the pooling" in notice for notice in plan.notices)
+
+    gelu = said | {"activation_function": "torch.nn.modules.activation.GELU"}
+    (tmp_path / "3_Dense/config.json").write_text(json.dumps(gelu))
+    told = open_model(open_checkpoint(str(tmp_path))).notices
+    assert any("behind the pooling" in notice and "3_Dense" in notice for notice in told)
 
 
 BACK = ("ModernBertModel", "ModernBertForSequenceClassification", "NomicBertModel")

@@ -81,6 +81,13 @@ PRETOKENIZERS = (
     Pretokenizer("laguna", (r"[^\n]+|[\n]+", regexes.QWEN2)),
 )
 
+GAPS = {
+    "tiny_aya": "words that change from small letters to capitals, and digits before letters",
+    "youtu": "words that change from small letters to capitals",
+    "kimi-k2": "words that change from small letters to capitals, and combining marks",
+}
+"""What llama.cpp splits otherwise than the model's own tokenizer does."""
+
 # Spellings of one expression. The possessive forms match the same here, because what follows
 # them can never match what they took.
 _SPELLINGS = (

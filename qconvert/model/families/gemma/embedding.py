@@ -1,8 +1,8 @@
 """EmbeddingGemma: a Gemma 3 that reads in both directions, and has no output projection. A window
 covers as many tokens on both sides together as the settings say.
 
-sentence-transformers puts further layers behind the mean of all tokens (`2_Dense`, `3_Dense`);
-those are left out, as llama.cpp's converter leaves them out, and a notice says so.
+sentence-transformers puts two further layers behind the mean of all tokens (`2_Dense`, `3_Dense`),
+which GGUF files have too.
 """
 
 from dataclasses import replace
@@ -60,5 +60,10 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 EMBEDDING_GEMMA = replace(
-    family_of(DECODER), metadata=metadata, limits=limits, config=config_json, encoder=True
+    family_of(DECODER),
+    metadata=metadata,
+    limits=limits,
+    config=config_json,
+    encoder=True,
+    dense=True,
 )
