@@ -160,9 +160,20 @@ PLAIN: dict[str, Family] = {
         "HunYuanMoEV1",
         sizes(192, 6, 2, 40, 96, 2, num_experts=5, moe_topk=2, rope_parameters=NTK),
     ),
+    "gpt_neox": plain(
+        "GPTNeoX",
+        _layer_norms(sizes(192, 6, 6, None, 416, 3), "layer_norm_eps")
+        | {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 20000.0,
+                "partial_rotary_factor": 0.25,
+            }
+        },
+    ),
 }
 
-ONE_WAY = ("apertus",)
+ONE_WAY = ("apertus", "gpt_neox")
 """Those that are not written back."""
 
 ALWAYS_TIED = ("gemma", "gemma2", "cohere", "cohere_norms", "cohere2")

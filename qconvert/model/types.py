@@ -168,6 +168,7 @@ class Family:
         stand_in: the class that computes texts alike, where transformers has none for the language
             model by itself.
         first_position: settings -> the row of the table of positions that a text begins with.
+        unpacked: why transformers does not load packed layers of its classes; empty where it does.
         dense: llama.cpp knows layers behind the pooling.
         numbers: by GGUF key, the name of a tensor of one number in each block that becomes the
             key's list.
@@ -197,5 +198,6 @@ class Family:
     stand_in: str = ""
     first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False
+    unpacked: str = ""
     dense: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)

@@ -14,7 +14,13 @@ from common import (
     torch_hidden,
     worst_difference,
 )
-from compressed_models import load_model, outputs, quantize_model, reference_model
+from compressed_models import (
+    load_model,
+    outputs,
+    plan_model,
+    quantize_model,
+    reference_model,
+)
 from encoder_models import llama_encoded, llama_ranks, save_encoder
 from safetensors.numpy import save_file
 
@@ -125,11 +131,19 @@ def test_files_come_back(name: str, tmp_path: Path) -> None:
     "name", [*EMBEDDING[3:], "T5EncoderModel", "ModernBertForSequenceClassification"]
 )
 def test_transformers_computes_with_quantized_directories(name: str, tmp_path: Path) -> None:
-    save_encoder(name, tmp_path / "m")
-    plan = quantize_model(tmp_path / "m", tmp_path / "w8a16", "w8a16")
+    model = save_encoder(name, tmp_path / "m")
+    packed = plan_model(tmp_path / "m", "w8a16")
+    can_pack = not any("cannot run it" in notice for notice in packed.notices)
+    assert can_pack is name.startswith("Gemma3")
+    type_ = "w8a16" if can_pack else "w8a8"
+    plan = quantize_model(tmp_path / "m", tmp_path / "out", type_)
+    assert any("as it stands" in notice for notice in plan.notices)
     tokens = random_tokens(24)
-    expected = outputs(reference_model(plan, tmp_path / "w8a16"), tokens)
-    computed = outputs(load_model(tmp_path / "w8a16"), tokens)
+    computed = outputs(load_model(tmp_path / "out"), tokens)
+    assert correlation(outputs(model, tokens), computed) > 0.999
+    if name.startswith("Nomic"):  # whose modules go by other names, by which the reference rounds
+        return
+    expected = outputs(reference_model(plan, tmp_path / "out"), tokens)
     assert np.abs(computed - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 
 

@@ -108,7 +108,7 @@ def last_hidden(model: Any, tokens: np.ndarray) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model.model(torch.from_numpy(tokens).long()).last_hidden_state.numpy()
+        return model.base_model(torch.from_numpy(tokens).long()).last_hidden_state.numpy()
 
 
 def test_transformers_computes_with_its_quantized_directory(made: Made) -> None:

@@ -34,6 +34,7 @@ from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.gpt_neox import GPT_NEOX
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
@@ -132,6 +133,7 @@ FAMILIES = (
     APERTUS,
     HUNYUAN_DENSE,
     HUNYUAN_MOE,
+    GPT_NEOX,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

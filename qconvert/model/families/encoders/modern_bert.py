@@ -16,6 +16,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, text, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.decoder.windows import KINDS
+from qconvert.model.families.encoders.bert import DRAWN
 from qconvert.model.families.parts.common import (
     MOST_BLOCKS,
     block_count,
@@ -213,6 +214,7 @@ MODERN_BERT = Family(
     shapes={"ffn_up.weight": ("gate_up", "hidden"), "cls.norm.weight": ("hidden",)},
     folds=(FUSED_ATTENTION, FUSED_FEED_FORWARD, DOWN_OF_FUSED),
     encoder=True,
+    unpacked=DRAWN,
     pooled=True,
 )
 

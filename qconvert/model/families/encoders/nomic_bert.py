@@ -112,6 +112,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "architectures": ["NomicBertModel"],
         "model_type": "nomic_bert",
         "hidden_act": "silu",
+        "pad_token_id": 0,  # transformers wants a number
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": keys.real("rope.freq_base", default=1000.0),
@@ -131,5 +132,6 @@ NOMIC_BERT = Family(
     config=config_json,
     folds=(DOWN,),
     encoder=True,
+    unpacked="it cuts a matrix in three as it loads it, which fails where it is packed",
     pooled=True,
 )

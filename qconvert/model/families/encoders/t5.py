@@ -6,6 +6,7 @@ between two tokens, by buckets of distances. T5 has the numbers in its first blo
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
+from qconvert.model.families.encoders.bert import DRAWN
 from qconvert.model.families.parts.common import (
     EPSILONS,
     decoder_metadata,
@@ -124,6 +125,7 @@ T5_ENCODER = Family(
     ignored=(r"(encoder|decoder)\.embed_tokens\.weight",),
     shapes=SHAPES,
     encoder=True,
+    unpacked=DRAWN,
 )
 
 UMT5_ENCODER = replace(
