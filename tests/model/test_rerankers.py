@@ -1,11 +1,23 @@
-"""Decoders that rank: llama.cpp gives the shares that transformers' logits stand for."""
+"""Decoders that embed and rank: llama.cpp gives the vector of the last token, and the shares that
+transformers' logits stand for."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from common import FAMILIES, Family, convert_model, random_tokens, save_model, torch_logits
+from common import (
+    FAMILIES,
+    Family,
+    convert_model,
+    llama_embeddings,
+    random_tokens,
+    save_model,
+    tiny_model,
+    torch_hidden,
+    torch_logits,
+)
 from encoder_models import llama_ranks
 from tokenizer_oracles import auto_tokenizer, byte_level_directory
 
@@ -45,6 +57,25 @@ def test_the_answer_yes_is_weighed_against_no(tied: bool, tmp_path: Path) -> Non
     template = metadata["tokenizer.chat_template.rerank"].value
     assert "{query}" in template
     assert "{document}" in template
+
+
+def test_the_last_token_is_the_vector_of_a_text(tmp_path: Path) -> None:
+    """Qwen3-Embedding: a base model under the name of the causal class."""
+    model = tiny_model("qwen3", tied=True).model
+    model.save_pretrained(tmp_path)
+    place = tmp_path / "config.json"
+    config = json.loads(place.read_text()) | {"architectures": ["Qwen3ForCausalLM"]}
+    place.write_text(json.dumps(config))
+    modules = [{"type": "models.Transformer", "path": ""}, {"type": "Pooling", "path": "1_Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = {"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(pooling))
+    convert_model(tmp_path, tmp_path / "f32.gguf", "f32")
+    tokens = random_tokens(40)
+    (found,) = llama_embeddings(tmp_path / "f32.gguf", tokens, pooled=True)
+    expected = torch_hidden(model, tokens)[-1]
+    assert np.abs(found - expected).max() <= 1e-3 * np.ptp(expected)
 
 
 def test_another_name_is_no_reranker(tmp_path: Path) -> None:
