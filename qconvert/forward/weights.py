@@ -16,7 +16,8 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble, overlapping
-from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, bare_name, in_file_order
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, in_file_order
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
 from qconvert.model.types import Rule, TensorMap

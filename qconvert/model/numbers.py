@@ -6,7 +6,7 @@ from qconvert.checkpoint import TensorInfo, read_rows
 from qconvert.checkpoint.metadata import Metadata, f32s
 from qconvert.errors import PlanError
 from qconvert.model.families.parts.common import block_count
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 from qconvert.model.types import Config, Family
 
 

@@ -29,7 +29,7 @@ from qconvert.model.mapping import (
     tied_name,
     unknown_to,
 )
-from qconvert.model.numbers import number_keys, number_tensors
+from qconvert.model.numbers import number_keys
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
@@ -251,9 +251,6 @@ def open_model(checkpoint: Checkpoint) -> Model:
         family = as_reranker(family, tokens["tokenizer.ggml.tokens"].value)
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
     settings = text_config(family, checkpoint.config)
-    numbers = number_tensors(family, settings, checkpoint.tensors).values()
-    kept = {info.name for infos in numbers for info in infos}
-    left_out = tuple(name for name in left_out if name not in kept)
     tensors = (*tensors, *dense_tensors(checkpoint.path, family, settings))
     return Model(checkpoint, family.name, tensors, left_out, family)
 

@@ -71,8 +71,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *_pair("blk.{i}.ffn_up", LAYER + "mlp.dense_h_to_4h"),
         *_pair("blk.{i}.ffn_down", LAYER + "mlp.dense_4h_to_h"),
         *_pair("output_norm", "gpt_neox.final_layer_norm"),
-        Rule("output.weight", "embed_out.weight"),
         Rule("output.weight", "lm_head.weight"),
+        Rule("output.weight", "embed_out.weight"),
     )
 
 

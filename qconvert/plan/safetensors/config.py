@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
 from qconvert.plan.safetensors.choices import Choice

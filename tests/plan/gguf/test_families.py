@@ -13,6 +13,7 @@ from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_family
 from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import map_tensors
+from qconvert.model.numbers import number_keys
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
 from qconvert.plan.recipe import Recipe
@@ -61,7 +62,9 @@ def assert_same_types(folder, hollow, llama_types):
     architecture = find_family(checkpoint.config)
     maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     metadata = {"general.architecture": text(architecture.name)}
-    metadata |= architecture.metadata(text_config(architecture, checkpoint.config))
+    settings = text_config(architecture, checkpoint.config)
+    metadata |= architecture.metadata(settings)
+    metadata |= number_keys(architecture, settings, checkpoint.tensors)
     facts = facts_from_metadata(metadata)
     tensors = [(tensor.name, tensor.shape, "F32") for tensor in maps]
 
