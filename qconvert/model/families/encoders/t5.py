@@ -77,7 +77,7 @@ def _rules(config: Config, biased: tuple[int, ...] | None) -> tuple[Rule, ...]:
         biased: the blocks that have numbers for distances.
     """
     attention, feed_forward = LAYER + "0.SelfAttention.", LAYER + "1.DenseReluDense."
-    inner = ("wi",)
+    inner: tuple[str, ...] = ("wi",)
     if config["feed_forward_proj"] == GATED:
         inner = ("wi_0", "wi_1")
     return (
