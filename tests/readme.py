@@ -174,7 +174,8 @@ def comes_back(family: Family) -> bool:
 
 def families_table() -> str:
     """The classes of `config.json` by what can be made of them."""
-    from qconvert.model.families import FAMILIES, OUTER
+    from qconvert.model.families import FAMILIES
+    from qconvert.model.families.wrapped import OUTER
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
 
     lines = [

@@ -12,9 +12,10 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import CheckpointError, UnsupportedError, first_line, shorten
-from qconvert.model.families import BY_CLASS, OUTER, nearest
+from qconvert.model.families import BY_CLASS, nearest
 from qconvert.model.families.parts.common import MOST_BLOCKS
 from qconvert.model.families.refused import LLAMA_CPP_ALONE, why_refused
+from qconvert.model.families.wrapped import OUTER
 from qconvert.model.mapping import EMBEDDING, OUTPUT, OUTPUT_WEIGHT
 from qconvert.model.open import Model
 from qconvert.model.quiet import quiet_transformers
@@ -88,7 +89,7 @@ def _build(checkpoint: Checkpoint, name: str) -> Any:
 
     if name in LLAMA_CPP_ALONE and (refusal := why_refused(name)):
         raise UnsupportedError(*refusal)
-    cls = getattr(transformers, name, None)
+    cls: Any = getattr(transformers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, transformers.PreTrainedModel):
         raise UnsupportedError(
             f"the family {name:.80} is not known, and transformers {transformers.__version__} has "
