@@ -177,21 +177,36 @@ def families_table() -> str:
     from qconvert.model.families import FAMILIES
     from qconvert.model.families.wrapped import OUTER
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+    from qconvert.model.vision import BY_CLASS
 
     lines = [
-        "| `architectures` in config.json | what it gives | GGUF | safetensors | MLX | "
-        "back from GGUF |",
-        "|---|---|---|---|---|---|",
+        "| `architectures` in config.json | what it gives | GGUF | `--mmproj` | safetensors | MLX "
+        "| back from GGUF |",
+        "|---|---|---|---|---|---|---|",
     ]
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
+        seen = sorted({BY_CLASS[name].name for name in family.classes if name in BY_CLASS})
+        sees = ", ".join(f"`{name}`" for name in seen)
         told = ["yes" if is_so else "" for is_so in (True, in_mlx, comes_back(family))]
-        lines.append(f"| {classes} | {gives(family)} | `{family.name}` | {' | '.join(told)} |")
-    outer = ", ".join(f"`{name}`" for name in OUTER)
-    lines.append(f"| {outer} | texts; of images its language model | as that | yes |  |  |")
-    lines.append("| any other class of transformers |  |  | linear layers in blocks |  |  |")
+        start = f"| {classes} | {gives(family)} | `{family.name}` | {sees}"
+        lines.append(f"{start} | {' | '.join(told)} |")
+    texts = {name for family in FAMILIES for name in family.classes}
+    others: dict[tuple[str, bool], list[str]] = {}
+    for name in dict.fromkeys((*OUTER, *BY_CLASS)):
+        if name not in texts:
+            projector = f"`{BY_CLASS[name].name}`" if name in BY_CLASS else ""
+            others.setdefault((projector, name in OUTER), []).append(f"`{name}`")
+    for (projector, has_text), names in others.items():
+        taken = f"{OF_IMAGES} | as that" if has_text else " | "
+        made = "yes" if has_text else ""
+        lines.append(f"| {', '.join(names)} | {taken} | {projector} | {made} | | |")
+    lines.append("| any other class of transformers | | | | linear layers in blocks | | |")
     return "\n".join(lines) + "\n"
+
+
+OF_IMAGES = "texts; of images its language model"
 
 
 def gives(family: Family) -> str:
@@ -201,7 +216,7 @@ def gives(family: Family) -> str:
     if family.encoder:
         return "embeddings"
     sees = any(name.endswith("ForConditionalGeneration") for name in family.classes)
-    return "texts; of images its language model" if sees else "texts"
+    return OF_IMAGES if sees else "texts"
 
 
 CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")
@@ -211,6 +226,7 @@ def outlook_table() -> str:
     """The families by what can be made of them, for those who look for theirs."""
     from qconvert.model.families import FAMILIES
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+    from qconvert.model.vision import BY_CLASS
 
     groups: dict[str, list[str]] = {}
     for family in FAMILIES:
@@ -221,6 +237,8 @@ def outlook_table() -> str:
         groups.setdefault(made, []).append(f"`{name}`")
     lines = ["| what can be made | of the families |", "|---|---|"]
     lines += [f"| {made} | {', '.join(dict.fromkeys(names))} |" for made, names in groups.items()]
+    seeing = dict.fromkeys(f"`{CLASS_ENDING.sub('', name).rstrip('_')}`" for name in BY_CLASS)
+    lines.append(f"| what reads images (`export --mmproj`) | {', '.join(seeing)} |")
     return "\n".join(lines) + "\n"
 
 

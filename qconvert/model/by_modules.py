@@ -90,7 +90,9 @@ def _build(checkpoint: Checkpoint, name: str) -> Any:
     if name in LLAMA_CPP_ALONE and (refusal := why_refused(name)):
         raise UnsupportedError(*refusal)
     cls: Any = getattr(transformers, name, None)
-    if not isinstance(cls, type) or not issubclass(cls, transformers.PreTrainedModel):
+    cls: Any = getattr(transformers, name, None)
+    is_model = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
+    if not is_model:
         raise UnsupportedError(
             f"the family {name:.80} is not known, and transformers {transformers.__version__} has "
             "no such class",
