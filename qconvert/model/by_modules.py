@@ -90,7 +90,6 @@ def _build(checkpoint: Checkpoint, name: str) -> Any:
     if name in LLAMA_CPP_ALONE and (refusal := why_refused(name)):
         raise UnsupportedError(*refusal)
     cls: Any = getattr(transformers, name, None)
-    cls: Any = getattr(transformers, name, None)
     is_model = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
     if not is_model:
         raise UnsupportedError(
