@@ -138,6 +138,7 @@ FAMILIES = {
     "phi4": (TIKTOKEN, "dbrx", {}),
     "qwen2": (QWEN2, "qwen2", {"normalizer": NFC}),
     "gpt2": (BYTES_GPT2, "gpt-2", {}),
+    "modern-bert": (BYTES_GPT2, "modern-bert", {"architecture": "modern-bert", "normalizer": NFC}),
     "granite": (SMOLLM, "refact", {"architecture": "granite"}),
     "smollm2": (SMOLLM, "smollm", {}),
     "command-r": (SMOLLM, "smollm", {"normalizer": NFC, "before": "<|begin|>"}),
