@@ -225,7 +225,7 @@ def spread_weights(model: Any, family: Family) -> None:
             random = torch.randn(weight.shape, generator=draw)
             if name.endswith(("embed_tokens.weight", "wte.weight")) and not family.scaled:
                 weight.copy_(0.3 * random)
-            elif name.endswith((".gate.weight", ".router.weight")):
+            elif name.endswith((".gate.weight", ".router.weight", ".wg.weight")):
                 weight.copy_(family.router * random)
             elif weight.dim() > 1:
                 weight.copy_(0.06 * random)

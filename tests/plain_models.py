@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common import Family, sizes
+from common import LLAMA3, Family, sizes
 
 MULTIPLIERS = {
     "attention_multiplier": 0.11,
@@ -16,7 +16,7 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-
+NTK = {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}
 
 _WIDE = {
     "hidden_size": 256,
@@ -143,7 +143,38 @@ PLAIN: dict[str, Family] = {
         },
         router=0.02,
     ),
+    "arcee": plain("Arcee", sizes(192, 6, 2, 40, 416, 3)),
+    "nemotron": plain(
+        "Nemotron",
+        _layer_norms(sizes(192, 6, 2, None, 416, 3, mlp_bias=True), "norm_eps"),
+        shifted=True,
+    ),
+    "olmo": plain(
+        "Olmo",
+        {k: v for k, v in sizes(192, 6, 2, None, 416, 3).items() if k != "rms_norm_eps"}
+        | {"clip_qkv": 0.9},
+    ),
+    "apertus": plain("Apertus", sizes(192, 6, 2, None, 416, 3, rope_parameters=LLAMA3)),
+    "hunyuan_dense": plain("HunYuanDenseV1", sizes(192, 6, 2, 40, 416, 3, rope_parameters=NTK)),
+    "hunyuan_moe": plain(
+        "HunYuanMoEV1",
+        sizes(192, 6, 2, 40, 96, 2, num_experts=5, moe_topk=2, rope_parameters=NTK),
+    ),
+    "gpt_neox": plain(
+        "GPTNeoX",
+        _layer_norms(sizes(192, 6, 6, None, 416, 3), "layer_norm_eps")
+        | {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 20000.0,
+                "partial_rotary_factor": 0.25,
+            }
+        },
+    ),
 }
+
+ONE_WAY = ("apertus", "gpt_neox")
+"""Those that are not written back."""
 
 ALWAYS_TIED = ("gemma", "gemma2", "cohere", "cohere_norms", "cohere2")
 """Those whose output is the embedding in llama.cpp."""

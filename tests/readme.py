@@ -175,26 +175,48 @@ def comes_back(family: Family) -> bool:
 def families_table() -> str:
     """The classes of `config.json` by what can be made of them."""
     from qconvert.model.families import FAMILIES
+    from qconvert.model.families.wrapped import OUTER
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
     from qconvert.model.vision import BY_CLASS
 
     lines = [
-        "| `architectures` in config.json | GGUF | `--mmproj` | MLX | back from GGUF |",
-        "|---|---|---|---|---|",
+        "| `architectures` in config.json | what it gives | GGUF | `--mmproj` | safetensors | MLX "
+        "| back from GGUF |",
+        "|---|---|---|---|---|---|---|",
     ]
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
         seen = sorted({BY_CLASS[name].name for name in family.classes if name in BY_CLASS})
-        told = ["yes" if is_so else "" for is_so in (in_mlx, comes_back(family))]
         sees = ", ".join(f"`{name}`" for name in seen)
-        lines.append(f"| {classes} | `{family.name}` | {sees} | {' | '.join(told)} |")
+        told = ["yes" if is_so else "" for is_so in (True, in_mlx, comes_back(family))]
+        start = f"| {classes} | {gives(family)} | `{family.name}` | {sees}"
+        lines.append(f"{start} | {' | '.join(told)} |")
     texts = {name for family in FAMILIES for name in family.classes}
-    others = {name: seen.name for name, seen in BY_CLASS.items() if name not in texts}
-    for projector in dict.fromkeys(others.values()):
-        classes = ", ".join(f"`{name}`" for name in others if others[name] == projector)
-        lines.append(f"| {classes} | | `{projector}` | | |")
+    others: dict[tuple[str, bool], list[str]] = {}
+    for name in dict.fromkeys((*OUTER, *BY_CLASS)):
+        if name not in texts:
+            projector = f"`{BY_CLASS[name].name}`" if name in BY_CLASS else ""
+            others.setdefault((projector, name in OUTER), []).append(f"`{name}`")
+    for (projector, has_text), names in others.items():
+        taken = f"{OF_IMAGES} | as that" if has_text else " | "
+        made = "yes" if has_text else ""
+        lines.append(f"| {', '.join(names)} | {taken} | {projector} | {made} | | |")
+    lines.append("| any other class of transformers | | | | linear layers in blocks | | |")
     return "\n".join(lines) + "\n"
+
+
+OF_IMAGES = "texts; of images its language model"
+
+
+def gives(family: Family) -> str:
+    """What a model of the family is for."""
+    if family.mark == "classifier.output_labels":
+        return "scores"
+    if family.encoder:
+        return "embeddings"
+    sees = any(name.endswith("ForConditionalGeneration") for name in family.classes)
+    return OF_IMAGES if sees else "texts"
 
 
 CLASS_ENDING = re.compile(r"(For(CausalLM|ConditionalGeneration|MaskedLM|PreTraining)|LMHead.*)$")

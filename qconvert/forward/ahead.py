@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from qconvert.forward.weights import Parameters
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 
 
 def advise(source: Parameters, parameters: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
             config = _text_config(source.model.config)
             if source.model.family.stand_in:
                 config = _stand_in(config, source.model.family.stand_in)
-        config.pad_token_id = None  # nothing is padded, and some name a token that is not there
+        _without_padding(config)
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
     except Exception as error:
@@ -95,10 +95,12 @@ def build_skeleton(source: Parameters) -> Skeleton:
 
 def _check_passed(config: Any, name: str) -> None:
     """Refuse models whose blocks need more of each other than hidden states."""
-    keys = getattr(config, "num_kv_shared_layers", 0)
-    inputs = getattr(config, "hidden_size_per_layer_input", 0)
-    if keys or inputs:
-        what = "keys and values of others" if keys else "inputs of their own"
+    passed = {
+        "num_kv_shared_layers": "keys and values of others",
+        "hidden_size_per_layer_input": "inputs of their own",
+        "relative_attention_num_buckets": "the first one's numbers for distances",
+    }
+    if what := next((words for key, words in passed.items() if getattr(config, key, 0)), ""):
         raise UnsupportedError(
             f"{name} has layers with {what}, and cannot be run block by block",
             "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
@@ -115,6 +117,16 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
     return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+
+
+def _without_padding(config: Any) -> None:
+    """Nothing is padded, and some settings name a token that is not there."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        config.pad_token_id = None
+    except StrictDataclassError:  # of classes that want a number
+        config.pad_token_id = 0
 
 
 def _stand_in(config: Any, name: str) -> Any:

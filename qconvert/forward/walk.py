@@ -51,7 +51,7 @@ from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.stubs import Stubs
 from qconvert.forward.weights import Parameters, find_parameters, read_parameter, read_rows_of
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 
 __all__ = ["Block", "Linear", "Observe", "Place", "Walk"]

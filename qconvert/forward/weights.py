@@ -15,8 +15,9 @@ from typing import Any
 
 from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
-from qconvert.model.assemble import assemble
-from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, bare_name, in_file_order
+from qconvert.model.assemble import assemble, overlapping
+from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, in_file_order
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
 from qconvert.model.types import Rule, TensorMap
@@ -105,10 +106,11 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
     """
     import torch
 
+    single, shape = shape, shape or (1,)
     pieces = pieces_of(parameters, name, shape)
     direct = _as_stored(parameters, pieces, dtype)
     if direct is not None:
-        return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(shape)
+        return torch.from_numpy(direct).view(getattr(torch, dtype)).reshape(single)
     out = torch.empty(shape, dtype=getattr(torch, dtype))
     rows = out.view(-1, shape[-1])
     done = 0
@@ -118,7 +120,7 @@ def read_parameter(parameters: Parameters, name: str, shape: tuple[int, ...], dt
             count = values.size // shape[-1]
             rows[done : done + count].copy_(torch.from_numpy(values).view(count, shape[-1]))
             done += count
-    return out
+    return out.reshape(single)
 
 
 def read_rows_of(parameters: Parameters, name: str, rows: Any, dtype: str) -> Any:
@@ -178,14 +180,17 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
 
 
 def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
-    chosen = []
-    for target, _ in parameters.targets.get(bare, ()):
+    chosen, owns = [], []
+    for target, own in parameters.targets.get(bare, ()):
         rules = [
             rule for rule in parameters.lines[target] if _first_source(rule) in parameters.maps
         ]
         if not rules:
             return []
         chosen.append(rules[0])
+        owns.append(own)
+    if len(chosen) == 1 and chosen[0].rows and not owns[0].rows and "{e}" not in chosen[0].hf:
+        return [_part(parameters.maps[bare_name(chosen[0].hf)], *chosen[0].rows)]
     if not any("{e}" in rule.hf for rule in chosen):
         sources = dict.fromkeys(bare_name(rule.hf) for rule in chosen)
         return [parameters.maps[source] for source in sources]
@@ -198,6 +203,12 @@ def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list
     if missing:
         raise _missing(missing[0])
     return [parameters.maps[name] for name in names]
+
+
+def _part(whole: TensorMap, start: int, stop: int) -> TensorMap:
+    """Rows of a matrix that is stored together with others."""
+    parts = tuple(overlapping(whole.parts, start, stop))
+    return replace(whole, shape=(stop - start, *whole.shape[1:]), parts=parts)
 
 
 def _first_source(rule: Rule) -> str:

@@ -199,4 +199,4 @@ def _loads_in(model: "Model", layers: tuple[Layer, ...]) -> tuple[tuple[str, ...
         layer = by_name.get(weight.name)
         scheme = Scheme("", layer.form, layer.inputs) if layer else None
         choices.append(Choice(weight, scheme, scheme))
-    return loads_in(model, choices), misfit(choices)
+    return loads_in(model, choices), misfit(choices, model.family)

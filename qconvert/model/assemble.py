@@ -92,7 +92,7 @@ def _read(tensors: Tensors, part: Rows, read: Callable[..., np.ndarray]) -> np.n
 def _gather(
     tensor: TensorMap, start: int, stop: int, read: Callable[[Rows], np.ndarray]
 ) -> np.ndarray:
-    pieces = [read(part) for part in _overlapping(tensor.parts, start, stop)]
+    pieces = [read(part) for part in overlapping(tensor.parts, start, stop)]
     rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if tensor.order:
         group = len(tensor.order)
@@ -102,7 +102,7 @@ def _gather(
     return rows
 
 
-def _overlapping(parts: tuple[Rows, ...], start: int, stop: int) -> Iterator[Rows]:
+def overlapping(parts: tuple[Rows, ...], start: int, stop: int) -> Iterator[Rows]:
     """The source rows of output rows `start` to `stop`."""
     position = 0
     for part in parts:

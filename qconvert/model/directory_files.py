@@ -35,15 +35,20 @@ def directory_files(
     return files
 
 
-def special_ids(stored: Stored | None) -> dict[str, int | None]:
-    """`bos_token_id` and so on, for config.json; null keeps out a family's own defaults."""
+def special_ids(stored: Stored | None, config: Mapping[str, Any]) -> dict[str, int | None]:
+    """`bos_token_id` and so on, for config.json; null keeps out a family's own defaults.
+
+    Args:
+        config: what the family says of its own, for those that want a number.
+    """
     special = stored.special if stored is not None else {}
-    return {f"{name}_token_id": special.get(name) for name in ("bos", "eos", "pad")}
+    names = {name: f"{name}_token_id" for name in ("bos", "eos", "pad")}
+    return {key: special.get(name, config.get(key)) for name, key in names.items()}
 
 
 def generation_config(stored: Stored | None, metadata: Mapping[str, Field]) -> dict[str, Any]:
     """`generation_config.json`: where a text begins and ends, and the recommended sampling."""
-    known = special_ids(stored).items()
+    known = special_ids(stored, {}).items()
     config: dict[str, Any] = {name: number for name, number in known if number is not None}
     if stored is not None:
         ends = [stored.special[name] for name in ("eos", "eot", "eom") if name in stored.special]

@@ -2,9 +2,6 @@
 
 Lines of a table that make the same GGUF tensor are alternatives, for the names that different
 versions of transformers gave to the same weights: the first one whose source is there counts.
-
-Names are compared without what wraps them: a base model may lack the first part ("model.",
-"transformer."), a multimodal one has "language_model." besides.
 """
 
 import re
@@ -17,12 +14,12 @@ from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.parts.common import text_config
+from qconvert.model.names import WRAPPER, bare_name
+from qconvert.model.numbers import number_tensors
 from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
 from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
-WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
-ROOTS = ("model.", "distilbert.transformer.", "distilbert.", "transformer.", "bert.", "roberta.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
 """GGUF's names of the embedding, and of the output projection that it may stand for."""
@@ -62,7 +59,11 @@ def map_tensors(
         if made is not None:
             mapped.append(made)
     _check_output(settings, mapped)
-    return tuple(mapped), _left_out(family, tensors, mapped)
+    numbers = {
+        info.name for of in number_tensors(family, settings, tensors).values() for info in of
+    }
+    left_out = _left_out(family, tensors, mapped)
+    return tuple(mapped), tuple(name for name in left_out if name not in numbers)
 
 
 def _sources(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -96,21 +97,14 @@ def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo])
     name -> the embedding's own."""
     settings, sources = text_config(family, config), _sources(tensors)
     names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
+    if EMBEDDING not in names:  # of a class that has no table
+        return {}
     stored = sources.get(names[EMBEDDING])
     if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
         return {}
-    norm = names["output_norm.weight"]
-    root = sources[norm].name.removesuffix(norm)
+    norm = names.get("output_norm.weight", "")
+    root = sources[norm].name.removesuffix(norm) if norm in sources else "model."
     return {sources[OUTPUT].name: root + names[EMBEDDING]} if OUTPUT in sources else {}
-
-
-def bare_name(name: str) -> str:
-    """The name without wrapper and root."""
-    name = WRAPPER.sub("", name)
-    for root in ROOTS:
-        if name.startswith(root):
-            return name[len(root) :]
-    return name
 
 
 def in_file_order(rules: tuple[Rule, ...], blocks: int) -> Iterator[tuple[str, tuple[Rule, ...]]]:

@@ -16,8 +16,10 @@ from qconvert.checkpoint.metadata import Field, Metadata, text
 from qconvert.containers.gguf import pairs_bytes
 from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.caveats import caveats
+from qconvert.model.dense import dense_keys, dense_notices, dense_tensors
 from qconvert.model.families import architecture_of_file, find_family
 from qconvert.model.families.parts.common import text_config
+from qconvert.model.families.qwen.reranker import as_reranker, is_reranker
 from qconvert.model.general import card_notices, general_metadata
 from qconvert.model.mapping import (
     EMBEDDING,
@@ -27,6 +29,7 @@ from qconvert.model.mapping import (
     tied_name,
     unknown_to,
 )
+from qconvert.model.numbers import number_keys
 from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
@@ -165,7 +168,9 @@ class Model:
         return {
             **general_metadata(checkpoint.path, checkpoint.source, self.architecture, self.tensors),
             **self._family.metadata(self.settings),
+            **number_keys(self._family, self.settings, checkpoint.tensors),
             **pooling_metadata(checkpoint.path, self._family),
+            **dense_keys(self._family, self.tensors),
             **self._tokenizer.metadata,
         }
 
@@ -199,6 +204,7 @@ class Model:
             *caveats(self._family, self.settings),
             *self._checkpoint_notices,
             *card_notices(self.checkpoint.path),
+            *dense_notices(self.checkpoint.path, self._family, self.tensors),
             *_notice_left_out(self._filled, reads_images(self.checkpoint.config)),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *self._tokenizer.notices,
@@ -241,7 +247,12 @@ def open_model(checkpoint: Checkpoint) -> Model:
         )
         return Model(checkpoint, architecture_of_file(checkpoint), tensors)
     family = find_family(checkpoint.config)
+    if is_reranker(family, checkpoint) and has_tokenizer(checkpoint.path):
+        tokens = read_tokenizer(checkpoint.path, checkpoint.config, family.name).metadata
+        family = as_reranker(family, tokens["tokenizer.ggml.tokens"].value)
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
+    settings = text_config(family, checkpoint.config)
+    tensors = (*tensors, *dense_tensors(checkpoint.path, family, settings))
     return Model(checkpoint, family.name, tensors, left_out, family)
 
 

@@ -103,7 +103,7 @@ _F32_NAMES = re.compile(
     re.VERBOSE,
 )
 
-_BLOCK = re.compile(r"blk\.(\d+)")
+_BLOCK = re.compile(r"(?:enc\.)?blk\.(\d+)")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -115,14 +115,15 @@ def role_of(name: str) -> Role:
 
 
 def block_number(name: str) -> int:
-    """N of "blk.N.attn_q.weight"; -1 for a tensor outside the blocks."""
+    """N of "blk.N.attn_q.weight" (of T5's "enc.blk.N..."); -1 for a tensor outside the blocks."""
     match = _BLOCK.match(name)
     return int(match[1]) if match else -1
 
 
 def order_key(name: str) -> tuple[int, bytes]:
-    """Sorts names as llama.cpp's loader does: by block, then by name. Mixtures count so."""
-    return block_number(name), name.encode()
+    """Sorts names as llama.cpp's loader does: by block, then by name. Mixtures count so. It does
+    not take T5's for blocks."""
+    return -1 if name.startswith("enc.") else block_number(name), name.encode()
 
 
 @lru_cache(maxsize=1 << 16)

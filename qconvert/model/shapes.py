@@ -134,6 +134,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
         "one": 1,
+        "buckets": value("attention.relative_buckets_count", 0),
         "expert_gate_up": 2 * value("expert_feed_forward_length", ffn),
         "layer_input": value("embedding_length_per_layer_input", 0),
         "all_inputs": value("embedding_length_per_layer_input", 0) * value("block_count", 0),

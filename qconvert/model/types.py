@@ -114,7 +114,7 @@ class TensorMap:
 
     @property
     def columns(self) -> int:
-        return self.shape[-1]
+        return self.shape[-1] if self.shape else 1
 
     @property
     def rows(self) -> int:
@@ -168,6 +168,10 @@ class Family:
         stand_in: the class that computes texts alike, where transformers has none for the language
             model by itself.
         first_position: settings -> the row of the table of positions that a text begins with.
+        unpacked: why transformers does not load packed layers of its classes; empty where it does.
+        dense: llama.cpp knows layers behind the pooling.
+        numbers: by GGUF key, the name of a tensor of one number in each block that becomes the
+            key's list.
         window_by_choice: a window in the configuration counts only where `use_sliding_window` is.
     """
 
@@ -194,3 +198,6 @@ class Family:
     stand_in: str = ""
     first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False
+    unpacked: str = ""
+    dense: bool = False
+    numbers: Mapping[str, str] = field(default_factory=dict)

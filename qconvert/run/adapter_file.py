@@ -23,7 +23,8 @@ from qconvert.containers.room import ELSEWHERE
 from qconvert.containers.whole import replacing
 from qconvert.errors import UnsupportedError, shorten
 from qconvert.model.assemble import assemble
-from qconvert.model.mapping import EMBEDDING, bare_name
+from qconvert.model.mapping import EMBEDDING
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
 

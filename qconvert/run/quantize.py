@@ -17,6 +17,7 @@ from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.directory import check_directory
 from qconvert.containers.folder import work_folder
 from qconvert.errors import PlanError, UsageError
+from qconvert.model.by_modules import has_family, open_by_modules
 from qconvert.model.open import Model, open_model
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
@@ -50,7 +51,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
-    model = open_model(checkpoint)
+    model = _open(checkpoint, recipes)
     _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
@@ -64,6 +65,14 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
         works = (smoothing_of(plan.target.path), budget_of(plan.target.path))
         plans.append(replace(plan, works=tuple(map(work_folder, works))))
     return plans
+
+
+def _open(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Model:
+    """What the source means. For directories of safetensors alone a class needs no family."""
+    alone = all(is_scheme(recipe.type) and not is_mlx(recipe.type) for recipe in recipes)
+    if checkpoint.container == "gguf" or not alone or has_family(checkpoint.config):
+        return open_model(checkpoint)
+    return open_by_modules(checkpoint)
 
 
 def float_type(tensors: Iterable[TensorInfo]) -> str:

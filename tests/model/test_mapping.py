@@ -41,6 +41,8 @@ def test_every_source_row_is_used_exactly_once(family: str, listing: Make) -> No
     for part in (part for made in maps for part in made.parts):
         used[part.source][part.start : part.stop] += 1
     for name, rows in used.items():
+        if "act_fn" in name:  # numbers that become keys
+            continue
         assert set(rows) == ({0} if name in left_out else {1}), name
     assert all("pooler" in name for name in left_out)
 
@@ -74,7 +76,8 @@ def test_any_tensor_of_another_shape_is_named(family: str, listing: Make) -> Non
     checkpoint = listing(family)
     for name, info in checkpoint.tensors.items():
         if "pooler" not in name:
-            wrong = tensor(name, *info.shape[:-1], info.shape[-1] + 2)
+            *outer, columns = info.shape or (1,)
+            wrong = tensor(name, *outer, columns + 2)
             assert name in refusal(checkpoint.config, checkpoint.adding(wrong))
 
 

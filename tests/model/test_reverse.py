@@ -19,9 +19,10 @@ def info(name: str, *shape: int) -> TensorInfo:
 
 ONE_WAY = {
     *("deepseek2", "gemma4", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"),
-    *("qwen2vl", "qwen3vl"),
+    *("qwen2vl", "qwen3vl", "gptneox", "apertus", "t5encoder"),
 }
-"""What is stored in turns, in llama.cpp's order of heads or absorbed; parts of larger models."""
+"""What is stored in turns, in llama.cpp's order of heads or absorbed, or has become a key; parts of
+larger models."""
 
 
 def test_every_other_family_can_be_written_back() -> None:

@@ -48,6 +48,63 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+PIXTRAL = {"model_type": "pixtral", "hidden_size": 24, "intermediate_size": 40}
+TOWER = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+INSIDE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "SmolVLM": (
+        sizes(192, 6, 2, 32, 416, 2) | {"model_type": "llama"},
+        TOWER | {"hidden_size": 32, "intermediate_size": 48},
+        {"scale_factor": 2, "image_token_id": 5},
+    ),
+    "Idefics3": (
+        sizes(192, 6, 2, 32, 416, 2) | {"model_type": "llama"},
+        TOWER | {"hidden_size": 32, "intermediate_size": 48},
+        {"scale_factor": 2, "image_token_id": 5},
+    ),
+    "InternVL": (
+        sizes(192, 6, 2, 40, 416, 2) | {"model_type": "qwen3"},
+        TOWER
+        | {"hidden_size": 32, "intermediate_size": 48}
+        | {"image_size": [28, 28], "patch_size": [14, 14]},
+        {"image_token_id": 5},
+    ),
+    "Llava": (
+        sizes(192, 6, 2, 24, 416, 2, sliding_window=None) | {"model_type": "mistral"},
+        TOWER | PIXTRAL,
+        {"image_token_index": 5},
+    ),
+    "Gemma4Unified": (
+        {
+            **sizes(192, 6, 2, 24, 224, 2, sliding_window=16),
+            "global_head_dim": 48,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 20.0,
+        },
+        {"mm_embed_dim": 32, "output_proj_dims": 32, "mm_posemb_size": 16},
+        {"audio_config": None},
+    ),
+}
+"""The settings of the language model, of what sees, and of both together."""
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_the_language_model_inside_is_taken(name: str, tmp_path: Path) -> None:
+    text, vision, both = INSIDE[name]
+    cls = getattr(transformers, f"{name}ForConditionalGeneration")
+    settings = {"text_config": text | TEXT, "vision_config": vision, **both}
+    config = cls.config_class(**settings, tie_word_embeddings=False)
+    config.text_config.tie_word_embeddings = False
+    model = cls(config).float().eval()
+    spread_weights(model, Family(name, "", {}))
+    model.save_pretrained(tmp_path / "model")
+    plan = convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    assert any("left out" in notice for notice in plan.notices)
+    assert not open_model(open_checkpoint(str(tmp_path / "model"))).unknown
+    tokens = random_tokens()
+    expected = torch_logits(model, tokens)
+    assert worst_difference(expected, llama_logits(tmp_path / "f32.gguf", tokens)) <= 1e-3
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_texts_are_computed_alike(name: str, tmp_path: Path) -> None:
     text, vision = MODELS[name]

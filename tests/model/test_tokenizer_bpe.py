@@ -20,12 +20,14 @@ from tokenizer_oracles import (
 
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.pretokenizers import (
+    GAPS,
     GPT2,
     PRETOKENIZERS,
     PUNCTUATION,
     Pretokenizer,
     find_pretokenizer,
 )
+from qconvert.model.tokenizers.tokenizer import read_tokenizer
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 BYTES_GPT2 = {**BYTES, "use_regex": True}
@@ -88,6 +90,9 @@ CANNOT = {
     "tekken": {"accents", *MARKS},
     "gpt-4o": {"accents", *MARKS},
     "granite-embed-multi-97m": {"accents"},
+    "tiny_aya": {"chinese", "upper_lower"},
+    "youtu": {"upper_lower"},
+    "kimi-k2": {"upper_lower", *MARKS},
     "deepseek-llm": {"other_spaces"},
     "deepseek-coder": {"other_spaces"},
 }
@@ -117,6 +122,15 @@ def test_every_known_pretokenizer_splits_as_transformers_does(
     assert found == CANNOT.get(entry.name, set())
 
 
+@pytest.mark.parametrize("name", sorted(GAPS))
+def test_what_llama_cpp_splits_otherwise_is_told(name: str, tmp_path: Path) -> None:
+    assert CANNOT[name]
+    (entry,) = (entry for entry in PRETOKENIZERS if entry.name == name)
+    folder = revealing_directory(tmp_path, published(entry), ignore_merges=entry.ignore_merges)
+    told = read_tokenizer(folder, {}, "llama").notices
+    assert any(GAPS[name] in notice for notice in told)
+
+
 FAMILIES = {
     "llama3": (LLAMA3, "llama-bpe", {"ignore_merges": True, "before": "<|begin|>"}),
     "smollm3": (LLAMA3, "llama-bpe", {"ignore_merges": True}),
@@ -124,6 +138,7 @@ FAMILIES = {
     "phi4": (TIKTOKEN, "dbrx", {}),
     "qwen2": (QWEN2, "qwen2", {"normalizer": NFC}),
     "gpt2": (BYTES_GPT2, "gpt-2", {}),
+    "modern-bert": (BYTES_GPT2, "modern-bert", {"architecture": "modern-bert", "normalizer": NFC}),
     "granite": (SMOLLM, "refact", {"architecture": "granite"}),
     "smollm2": (SMOLLM, "smollm", {}),
     "command-r": (SMOLLM, "smollm", {"normalizer": NFC, "before": "<|begin|>"}),

@@ -8,10 +8,14 @@ from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, shorten
+from qconvert.model.families.apertus import APERTUS
+from qconvert.model.families.arcee import ARCEE
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
+from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
+from qconvert.model.families.encoders.nomic_bert import NOMIC_BERT
 from qconvert.model.families.encoders.roberta import (
     BERT_RANK,
     ROBERTA,
@@ -19,24 +23,31 @@ from qconvert.model.families.encoders.roberta import (
     XLM_ROBERTA,
     XLM_ROBERTA_RANK,
 )
+from qconvert.model.families.encoders.t5 import T5_ENCODER, UMT5_ENCODER
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
-from qconvert.model.families.gemma.gemma4 import GEMMA4
+from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
+from qconvert.model.families.gpt_neox import GPT_NEOX
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.hunyuan.dense import HUNYUAN_DENSE
+from qconvert.model.families.hunyuan.moe import HUNYUAN_MOE
 from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.mistral.mixtral import MIXTRAL
+from qconvert.model.families.nemotron import NEMOTRON
+from qconvert.model.families.olmo.olmo import OLMO
 from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
 from qconvert.model.families.olmo.olmoe import OLMOE
@@ -47,12 +58,14 @@ from qconvert.model.families.qwen.qwen3 import QWEN3
 from qconvert.model.families.qwen.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
+from qconvert.model.families.qwen.reranker import QWEN3_RANK
 from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
 from qconvert.model.families.stablelm import STABLELM
 from qconvert.model.families.starcoder2 import STARCODER2
+from qconvert.model.families.wrapped import INNER, OUTER, WRAPPED
 from qconvert.model.types import Config, Family
 
 FAMILIES = (
@@ -75,6 +88,13 @@ FAMILIES = (
     ROBERTA_RANK,
     BERT_RANK,
     DISTILBERT,
+    MODERN_BERT,
+    MODERN_BERT_RANK,
+    NOMIC_BERT,
+    EMBEDDING_GEMMA,
+    QWEN3_RANK,
+    T5_ENCODER,
+    UMT5_ENCODER,
     GPT_OSS,
     GEMMA,
     GEMMA2,
@@ -106,6 +126,14 @@ FAMILIES = (
     LFM2,
     LFM2_MOE,
     GEMMA4,
+    GEMMA4_UNIFIED,
+    ARCEE,
+    NEMOTRON,
+    OLMO,
+    APERTUS,
+    HUNYUAN_DENSE,
+    HUNYUAN_MOE,
+    GPT_NEOX,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -140,10 +168,17 @@ def find_family(config: Config) -> Family:
         )
     if refusal := why_refused(names[0]):
         raise UnsupportedError(*refusal)
-    if names[0] not in BY_CLASS:
-        raise UnsupportedError(f"the family {names[0]:.80} is not known", _nearest(names[0]))
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+    if names[0] in OUTER and kind not in INNER:
+        raise UnsupportedError(
+            f"{names[0]} has a language model of the type {kind!r:.40}, which is not known",
+            f"known: {', '.join(INNER)}",
+        )
+    if names[0] not in BY_CLASS and names[0] not in OUTER:
+        raise UnsupportedError(f"the family {names[0]:.80} is not known", nearest(names[0]))
+    if names[0] in OUTER:
+        return WRAPPED[names[0], str(kind)]
     return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
 
 
@@ -200,7 +235,7 @@ def family_of_file(checkpoint: Checkpoint) -> Family:
     return next(marked, found[0])
 
 
-def _nearest(name: str) -> str:
+def nearest(name: str) -> str:
     """The classes that may be meant, and some of those that are known."""
     near = get_close_matches(name, BY_CLASS, n=3, cutoff=0.6)
     known = f"known: {shorten([family.classes[0] for family in FAMILIES], NAMED)}"

@@ -1,5 +1,5 @@
 """Classes that only one side has: llama.cpp, which then has a converter of its own, or
-transformers, whose models llama.cpp does not run."""
+transformers, whose models llama.cpp does not run; and those that the two compute otherwise."""
 
 LLAMA_CPP_ALONE = frozenset(
     (
@@ -27,6 +27,14 @@ TRANSFORMERS_ALONE = frozenset(
     )
 )
 
+OTHERWISE = dict.fromkeys(
+    ("PhimoeForCausalLM", "PhiMoEForCausalLM"),
+    "gives the two best experts weights near one in place of their shares",
+)
+"""What transformers does in these that llama.cpp does not."""
+
+ELSEWHERE = "types of safetensors (w8a16, w4a16, ...) can be made of it"
+
 
 def why_refused(name: str) -> tuple[str, str] | None:
     """What is to be said of a class that one side lacks, and a hint; None of others."""
@@ -38,6 +46,11 @@ def why_refused(name: str) -> tuple[str, str] | None:
     if name in TRANSFORMERS_ALONE:
         return (
             f"llama.cpp does not run {name}: there is no GGUF for it",
-            "transformers alone has this class",
+            f"transformers alone has this class; {ELSEWHERE}",
+        )
+    if name in OTHERWISE:
+        return (
+            f"llama.cpp runs {name} in another way: transformers {OTHERWISE[name]}",
+            ELSEWHERE,
         )
     return None

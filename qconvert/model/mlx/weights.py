@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qconvert.errors import PlanError, UnsupportedError
-from qconvert.model.mapping import OUTPUT, bare_name
+from qconvert.model.mapping import OUTPUT
 from qconvert.model.mlx.families import MlxFamily
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.types import Rows
 from qconvert.model.weights import Weight

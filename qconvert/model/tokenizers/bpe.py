@@ -29,7 +29,11 @@ from qconvert.model.tokenizers.vocabulary import (
 _CLASSES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2", "RobertaTokenizer": "gpt-2"}
 
 # llama.cpp's own converter writes these names for structures that it treats alike.
-_FAMILY_NAMES = {("smollm", "granite"): "refact", ("smollm", "command-r"): "command-r"}
+_FAMILY_NAMES = {
+    ("smollm", "granite"): "refact",
+    ("smollm", "command-r"): "command-r",
+    ("gpt-2", "modern-bert"): "modern-bert",
+}
 
 
 def read_bpe(files: TokenizerFiles, architecture: str) -> Vocabulary:

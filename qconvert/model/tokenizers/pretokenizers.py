@@ -75,8 +75,18 @@ PRETOKENIZERS = (
     Pretokenizer("jais-2", (regexes.JAIS2,)),
     Pretokenizer("exaone-moe", (regexes.EXAONE_MOE,)),
     Pretokenizer("minicpm5", (r"\p{N}{1,3}", regexes.MINICPM5), ignore_merges=True),
+    Pretokenizer("tiny_aya", (regexes.TINY_AYA_DIGITS, regexes.GPT4O)),
+    Pretokenizer("youtu", (regexes.YOUTU_EAST, regexes.YOUTU), ignore_merges=True),
+    Pretokenizer("kimi-k2", (regexes.KIMI_K2,)),
     Pretokenizer("laguna", (r"[^\n]+|[\n]+", regexes.QWEN2)),
 )
+
+GAPS = {
+    "tiny_aya": "words that change from small letters to capitals, and digits before letters",
+    "youtu": "words that change from small letters to capitals",
+    "kimi-k2": "words that change from small letters to capitals, and combining marks",
+}
+"""What llama.cpp splits otherwise than the model's own tokenizer does."""
 
 # Spellings of one expression. The possessive forms match the same here, because what follows
 # them can never match what they took.

@@ -41,6 +41,26 @@ GPT4O = (
     rf"|\p{{N}}{{1,3}}|{_SLASHED}|{_SPACES}"
 )
 
+_CASED = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{CONTRACTIONS}?"
+)
+YOUTU = rf"{_CASED}|\p{{N}}|{_SLASHED}|{_SPACES}"
+YOUTU_EAST = (
+    "[\uac00-\ud7a3\u3131-\u318e]+"
+    "|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+    "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+)
+TINY_AYA_DIGITS = r"\d{1,3}(?=(?:\d{3})*\b)"
+_UPPER_BUT_HAN, _LOWER_BUT_HAN = (
+    part.removesuffix("]") + r"&&[^\p{Han}]]" for part in (_UPPER, _LOWER)
+)
+KIMI_K2 = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER_BUT_HAN}*{_LOWER_BUT_HAN}+{CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER_BUT_HAN}+{_LOWER_BUT_HAN}*{CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+)
+
 DEEPSEEK_LETTERS = (
     r"\s?["
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af"

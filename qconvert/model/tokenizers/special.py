@@ -6,7 +6,7 @@ llama.cpp puts at most one token before a text (`bos`) and one after it (`eos`).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qconvert.checkpoint.metadata import Metadata, flag, u32
+from qconvert.checkpoint.metadata import Metadata, flag, i32s, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.ends import as_ids, ends_of_generation, shown, stopping_ids
 from qconvert.model.tokenizers.files import (
@@ -82,7 +82,16 @@ def special_tokens(files: TokenizerFiles, vocabulary: Vocabulary) -> tuple[Metad
     metadata["tokenizer.ggml.add_eos_token"] = flag(after is not None and after < size)
     if separated:
         metadata["tokenizer.ggml.add_sep_token"] = flag(True)
+    if vocabulary.model == "gemma4" and (never := _suppressed(files, size)):
+        metadata["tokenizer.ggml.suppress_tokens"] = i32s(never)
     return metadata, [*notices, *more]
+
+
+def _suppressed(files: TokenizerFiles, size: int) -> list[int]:
+    """The tokens that are never to be drawn, as Gemma 4 has those of images and sounds."""
+    listed = files.generation.get("suppress_tokens")
+    numbers = listed if isinstance(listed, list) else []
+    return [number for number in numbers if type(number) is int and 0 <= number < size]
 
 
 def _beyond(added: Mapping[int, AddedToken], named: Mapping[str, int], size: int) -> list[str]:

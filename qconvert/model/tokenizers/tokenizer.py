@@ -20,6 +20,7 @@ from qconvert.model.tokenizers.bpe import is_byte_level, read_bpe, read_gpt2_fil
 from qconvert.model.tokenizers.chat_template import chat_templates
 from qconvert.model.tokenizers.files import TokenizerFiles, read_files
 from qconvert.model.tokenizers.pieces import read_tokenizer_model
+from qconvert.model.tokenizers.pretokenizers import GAPS
 from qconvert.model.tokenizers.sentencepiece import read_merging_bpe, read_sentencepiece_bpe
 from qconvert.model.tokenizers.special import special_tokens
 from qconvert.model.tokenizers.unigram import read_unigram
@@ -63,6 +64,11 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], architecture: str) -> 
     special, notices = special_tokens(files, vocabulary)
     metadata.update(special)
     metadata.update(chat_templates(files))
+    if vocabulary.pre in GAPS:
+        notices.append(
+            f"llama.cpp splits {GAPS[vocabulary.pre]} otherwise than the model's own tokenizer: "
+            "such texts get other tokens"
+        )
     return Tokenizer(metadata, tuple(notices))
 
 

@@ -8,7 +8,7 @@ from math import prod
 from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 from qconvert.model.transforms import Columns, Some
 from qconvert.model.types import Rows, TensorMap
 from qconvert.model.vision.types import Line, Projector

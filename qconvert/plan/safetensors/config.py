@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
-from qconvert.model.mapping import bare_name
+from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
 from qconvert.plan.safetensors.choices import Choice
@@ -135,8 +135,8 @@ def ignored(model: Model, choices: Sequence[Choice]) -> list[str]:
     apart = [weight.name for weight in kept if not weight.gguf and _top(weight.name) not in used]
     names = [_module(weight.name) for weight in kept if weight.name not in apart]
     heads = [name for name in names if "." not in name]
-    if model.tied:
-        heads.append("lm_head")
+    if model.tied or any(weight.role is Role.OUTPUT for weight in kept):
+        heads.append("lm_head")  # whatever the checkpoint calls it
     towers = [*map(_top, apart), *model.family.unstored]
     return [
         *dict.fromkeys(heads),
@@ -167,11 +167,7 @@ def _may_be_linear(choice: Choice) -> bool:
         "position_embd.weight",
         "token_types.weight",
     )
-    return (
-        is_matrix
-        and not is_embedding
-        and (not weight.gguf or weight.quantizable or weight.role is Role.ROUTER)
-    )
+    return is_matrix and not is_embedding
 
 
 def patterns(modules: Iterable[str]) -> list[str]:

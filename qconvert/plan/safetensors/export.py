@@ -56,7 +56,11 @@ def make_export_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
 
     def files(plan: Plan) -> dict[str, bytes]:
         torch_dtype = DTYPES[next(iter(plan.formats))]
-        config = {**description.config, **special_ids(stored), "torch_dtype": torch_dtype}
+        config = {
+            **description.config,
+            **special_ids(stored, description.config),
+            "torch_dtype": torch_dtype,
+        }
         types = Counter(info.dtype for info in checkpoint.tensors.values())
         facts = {
             "Source": checkpoint.source,

@@ -10,6 +10,7 @@ from qconvert.errors import shorten
 from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
+from qconvert.model.types import Family
 from qconvert.model.weights import EXPERTS
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.config import schemes
@@ -23,7 +24,7 @@ NO_POOLER = "a GGUF file has no pooler: transformers will draw one at random"
 
 def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
     """One line for transformers, and others where there is more to say."""
-    return (_transformers(choices), *_engines(choices), *_beside(model, choices))
+    return (_transformers(model, choices), *_engines(choices), *_beside(model, choices))
 
 
 LOADING = """from transformers import {auto}, AutoTokenizer
@@ -36,7 +37,7 @@ def uses(model: Model, choices: Sequence[Choice]) -> tuple[tuple[str, str], ...]
     """How the directory is run, as the model card shows it: a language and the code."""
     encoder = model.family.encoder
     serve = () if encoder else (("console", "$ vllm serve DIR"),)
-    fault = misfit(choices)
+    fault = misfit(choices, model.family)
     if fault and DEQUANTIZE not in fault:
         return serve
     imported = "from transformers import CompressedTensorsConfig\n" if fault else ""
@@ -54,11 +55,11 @@ def is_loadable(choices: Sequence[Choice]) -> bool:
     return not misfit(choices)
 
 
-def misfit(choices: Sequence[Choice]) -> str:
+def misfit(choices: Sequence[Choice], family: Family | None = None) -> str:
     """Why transformers does not run the directory as it stands; empty where it does."""
     if is_older(choices):
         return ""
-    obstacles = tuple(_obstacles(choices))
+    obstacles = (*_unpacked(choices, family), *_obstacles(choices))
     if obstacles:
         return f"{TRANSFORMERS} cannot run it: {'; '.join(obstacles)}"
     if _has_zero_points(choices):
@@ -76,8 +77,8 @@ def is_older(choices: Sequence[Choice]) -> bool:
     return any(scheme.is_older for scheme in schemes(choices))
 
 
-def _transformers(choices: Sequence[Choice]) -> str:
-    fault = misfit(choices)
+def _transformers(model: Model, choices: Sequence[Choice]) -> str:
+    fault = misfit(choices, model.family)
     if fault:
         return fault
     if is_older(choices):
@@ -88,6 +89,12 @@ def _transformers(choices: Sequence[Choice]) -> str:
             "config.json says)"
         )
     return "transformers loads it with the compressed-tensors package, as it stands"
+
+
+def _unpacked(choices: Sequence[Choice], family: Family | None) -> Iterator[str]:
+    """Of classes that it has to find whole weights of."""
+    if family and family.unpacked and any("pack" in form.layout for form in _forms(choices)):
+        yield f"{family.unpacked} (w8a8 and fp8 are not packed, and load)"
 
 
 def _obstacles(choices: Sequence[Choice]) -> Iterator[str]:

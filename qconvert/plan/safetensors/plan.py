@@ -271,7 +271,7 @@ def files_of(
     }
     if checkpoint.container == "gguf":
         stored = read_stored(checkpoint.metadata, model.config["vocab_size"])
-        config = {**config, **special_ids(stored)}
+        config = {**config, **special_ids(stored, model.config)}
         files = directory_files(checkpoint.metadata, config, family.name, stored)
         metadata = checkpoint.metadata
     else:

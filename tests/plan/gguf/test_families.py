@@ -13,6 +13,7 @@ from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_family
 from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import map_tensors
+from qconvert.model.numbers import number_keys
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
 from qconvert.plan.recipe import Recipe
@@ -37,10 +38,22 @@ def test_every_plain_decoder_gets_the_types_of_llama_quantize(
     assert_same_types(tmp_path, hollow, llama_types)
 
 
-def test_a_head_that_classifies_gets_those_types_too(tmp_path, hollow, llama_types):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "XLMRobertaForSequenceClassification",
+        "ModernBertForSequenceClassification",
+        "NomicBertModel",
+        "Gemma3TextModel",
+        "T5EncoderModel",
+    ],
+)
+def test_encoders_and_heads_that_classify_get_those_types_too(name, tmp_path, hollow, llama_types):
     labels = {number: f"label {number}" for number in range(5)}
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8}
-    save_encoder("XLMRobertaForSequenceClassification", tmp_path, id2label=labels, **sizes)
+    if name.startswith("Gemma3"):
+        sizes |= {"layer_types": None}
+    save_encoder(name, tmp_path, id2label=labels, **sizes)
     assert_same_types(tmp_path, hollow, llama_types)
 
 
@@ -49,7 +62,9 @@ def assert_same_types(folder, hollow, llama_types):
     architecture = find_family(checkpoint.config)
     maps, _ = map_tensors(architecture, checkpoint.config, checkpoint.tensors)
     metadata = {"general.architecture": text(architecture.name)}
-    metadata |= architecture.metadata(text_config(architecture, checkpoint.config))
+    settings = text_config(architecture, checkpoint.config)
+    metadata |= architecture.metadata(settings)
+    metadata |= number_keys(architecture, settings, checkpoint.tensors)
     facts = facts_from_metadata(metadata)
     tensors = [(tensor.name, tensor.shape, "F32") for tensor in maps]
 

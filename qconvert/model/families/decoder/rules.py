@@ -23,7 +23,6 @@ from qconvert.model.families.parts.lines import (
     EMBEDDING,
     LAYER,
     OUTPUT,
-    QK_NORMS,
     attention,
     attention_biases,
 )
@@ -88,8 +87,9 @@ def _attention(part: Attention, config: Config) -> Iterator[Rule]:
 
 def _qk_norms(decoder: Decoder, config: Config) -> Iterator[Rule]:
     if decoder.attention.qk_norms and is_stated(decoder.attention.qk_normed, config):
-        for rule in QK_NORMS:
-            yield replace(rule, add=decoder.norms.shift)
+        for part, name in zip("qk", decoder.attention.qk_names, strict=True):
+            gguf, hf = f"{BLOCK}attn_{part}_norm.weight", f"{LAYER}{name}.weight"
+            yield Rule(gguf, hf, add=decoder.norms.shift)
 
 
 def _feed_forward(decoder: Decoder, config: Config) -> Iterator[Rule]:

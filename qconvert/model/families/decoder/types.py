@@ -93,6 +93,7 @@ class Attention:
         qk_norms: norms of queries and keys: one for heads, one for "each" head, or one over "all"
             of them together.
         qk_normed: whether they are there.
+        qk_names: what Hugging Face calls the two.
         square: llama.cpp takes heads to be as wide as the model, all together.
         sized: `config.json` states the size of a head even where it follows from others.
     """
@@ -103,6 +104,7 @@ class Attention:
     output_bias: Stated = "attention_bias"
     qk_norms: Literal["", "heads", "each", "all"] = ""
     qk_normed: Stated = True
+    qk_names: tuple[str, str] = ("self_attn.q_norm", "self_attn.k_norm")
     square: bool = False
     sized: bool = False
 
@@ -144,6 +146,8 @@ class FeedForward:
     fused: bool = False
     bias: Stated = False
 
+
+UNGATED = FeedForward((("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj")), gated=False)
 
 FUSED = FeedForward((("ffn_up", "mlp.gate_up_proj"), ("ffn_down", "mlp.down_proj")), fused=True)
 

@@ -30,11 +30,17 @@ DEFAULTS = {
     "layer_norm_eps": 1e-12,
 }
 LAYER = "encoder.layer.{i}."
+DRAWN = "it draws weights of such classes before it loads them, and packed layers have none to draw"
+"""Of transformers, where it cannot load packed layers."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python")
 
 
-def metadata(config: Config) -> Metadata:
-    """`tokenizer.ggml.token_type_count` is here because it is a size of the model."""
+def metadata(config: Config, name: str = NAME) -> Metadata:
+    """`tokenizer.ggml.token_type_count` is here because it is a size of the model.
+
+    Args:
+        name: `general.architecture`.
+    """
     keys = {
         "block_count": u32(block_count(config)),
         "context_length": u32(whole(config, "max_position_embeddings")),
@@ -46,7 +52,7 @@ def metadata(config: Config) -> Metadata:
         "vocab_size": u32(whole(config, "vocab_size")),
     }
     types = {"tokenizer.ggml.token_type_count": u32(whole(config, "type_vocab_size"))}
-    return {**prefixed(NAME, keys), **types}
+    return {**prefixed(name, keys), **types}
 
 
 def limits(config: Config) -> None:
@@ -88,8 +94,12 @@ def _norm(gguf: str, hf: str) -> tuple[Rule, ...]:
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    keys = Keys(checkpoint, NAME)
-    types = checkpoint.tensors.get("token_types.weight")
+    return settings(Keys(checkpoint, NAME))
+
+
+def settings(keys: Keys) -> dict[str, Any]:
+    """`config.json`, from a file's keys."""
+    types = keys.checkpoint.tensors.get("token_types.weight")
     return {
         "architectures": ["BertModel"],
         "model_type": "bert",

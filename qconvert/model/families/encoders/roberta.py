@@ -5,26 +5,18 @@ A head that classifies takes the first token: a matrix, tanh, and a row for each
 calls the result of one row a rank.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gguf import PoolingType
-
-from qconvert.checkpoint.metadata import Metadata, texts, u32
+from qconvert.checkpoint.metadata import Metadata
 from qconvert.errors import CheckpointError
 from qconvert.model.families.encoders import bert
-from qconvert.model.families.parts.common import MOST_BLOCKS, prefixed, whole
+from qconvert.model.families.parts.common import MOST_BLOCKS, whole
+from qconvert.model.families.parts.ranking import MARK, head, labels, rank_keys
 from qconvert.model.types import Config, Family, Rule
 
 DEFAULTS = {**bert.DEFAULTS, "pad_token_id": 1}
 POSITIONS = "position_embd.weight"
-
-DENSE, LABELS = ("cls.weight", "cls.bias"), ("cls.output.weight", "cls.output.bias")
-"""GGUF's names of a classifying head."""
-
-
-MARK = "classifier.output_labels"
 
 
 def first_position(config: Config) -> int:
@@ -52,45 +44,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
     )
 
 
-def labels(config: Config) -> list[str]:
-    """The names of what is told apart.
-
-    Raises:
-        CheckpointError: they are no names by number.
-    """
-    stated = config.get("id2label")
-    if stated is None:
-        count = whole(config, "num_labels", default=2, most=MOST_BLOCKS)
-        stated = {str(number): f"LABEL_{number}" for number in range(count)}
-    numbers = [str(number) for number in range(len(stated))] if isinstance(stated, dict) else []
-    if not numbers or set(stated) != {*numbers} or not all(type(v) is str for v in stated.values()):
-        raise CheckpointError("config.json: id2label is no table of names by number")
-    return [stated[number] for number in numbers]
-
-
-def with_labels(base: Callable[[Config], Metadata], config: Config) -> Metadata:
-    keys = {
-        "pooling_type": u32(PoolingType.RANK),
-        MARK: texts(labels(config)),
-    }
-    return {**base(config), **prefixed(bert.NAME, keys)}
-
-
-def head(dense: str, output: str) -> tuple[Rule, ...]:
-    """A classifying head.
-
-    Args:
-        dense, output: what Hugging Face calls its two layers.
-    """
-    ends = ("weight", "bias")
-    return (
-        *(Rule(name, f"{dense}.{end}") for name, end in zip(DENSE, ends, strict=True)),
-        *(Rule(name, f"{output}.{end}") for name, end in zip(LABELS, ends, strict=True)),
-    )
-
-
 def rank_metadata(config: Config) -> Metadata:
-    return with_labels(metadata, config)
+    return {**metadata(config), **rank_keys(bert.NAME, labels(config))}
 
 
 def rank_rules(config: Config) -> tuple[Rule, ...]:
@@ -98,7 +53,7 @@ def rank_rules(config: Config) -> tuple[Rule, ...]:
 
 
 def bert_rank_metadata(config: Config) -> Metadata:
-    return with_labels(bert.metadata, config)
+    return {**bert.metadata(config), **rank_keys(bert.NAME, labels(config))}
 
 
 def bert_rank_rules(config: Config) -> tuple[Rule, ...]:

@@ -271,3 +271,16 @@ GEMMA4 = Family(
     shapes=SHAPES,
     experts=True,
 )
+
+GEMMA4_UNIFIED = replace(
+    GEMMA4,
+    classes=("Gemma4UnifiedForConditionalGeneration", "Gemma4UnifiedForCausalLM"),
+    defaults={
+        **DEFAULTS,
+        "max_position_embeddings": 262_144,
+        "sliding_window": 1024,
+        "hidden_size_per_layer_input": 0,
+    },
+    ignored=(*GEMMA4.ignored, r"(model\.)?vision_embedder\..*"),
+)
+"""Images and sounds come to it without towers of their own."""

@@ -1,0 +1,102 @@
+"""Layers that sentence-transformers puts behind the mean of all tokens, each in a directory of its
+own, which llama.cpp multiplies with too, for EmbeddingGemma.
+
+modules.json                     the modules in order, each with its type and directory
+2_Dense/config.json              "in_features", "out_features", "bias", "activation_function"
+2_Dense/model.safetensors        linear.weight [out_features, in_features]
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qconvert.checkpoint import read_rows
+from qconvert.checkpoint.files import inside, parse_json, read_small
+from qconvert.checkpoint.metadata import Metadata, u32
+from qconvert.checkpoint.safetensors import read_safetensors
+from qconvert.errors import CheckpointError
+from qconvert.model.families.parts.common import prefixed, whole
+from qconvert.model.types import Config, Family, TensorMap
+
+NAMES = ("dense_2", "dense_3")
+"""GGUF's, for the first and the second."""
+
+MODULES, WEIGHT = "modules.json", "linear.weight"
+PLAIN = "torch.nn.modules.linear.Identity"
+
+
+def dense_tensors(path: Path, family: Family, settings: Config) -> tuple[TensorMap, ...]:
+    """The layers of a directory; none where a file cannot say them.
+
+    Raises:
+        CheckpointError: a description cannot be read, or sizes do not fit each other.
+    """
+    folders = _folders(path)
+    if not family.dense or len(folders) != len(NAMES):
+        return ()
+    described = [_described(path, folder) for folder in folders]
+    if not all(_is_plain(one) for one in described):
+        return ()
+    width = whole(settings, "hidden_size")
+    inner = whole(described[0], "out_features")
+    sizes = ((inner, width), (width, inner))
+    made = zip(NAMES, folders, sizes, strict=True)
+    return tuple(
+        TensorMap(f"{name}.weight", shape, value=_read(path, folder, shape))
+        for name, folder, shape in made
+    )
+
+
+def dense_keys(family: Family, tensors: tuple[TensorMap, ...]) -> Metadata:
+    """How wide they are."""
+    keys: Metadata = {}
+    for tensor in tensors:
+        name = tensor.name.removesuffix(".weight")
+        if name in NAMES:
+            rows, columns = tensor.shape
+            keys |= {f"{name}_feat_in": u32(columns), f"{name}_feat_out": u32(rows)}
+    return prefixed(family.name, keys)
+
+
+def dense_notices(path: Path, family: Family, tensors: tuple[TensorMap, ...]) -> tuple[str, ...]:
+    """What is left out."""
+    folders = _folders(path) if family.pooled else []
+    if not folders or any(tensor.name.startswith(NAMES) for tensor in tensors):
+        return ()
+    return (f"layers behind the pooling have no place in GGUF: {', '.join(folders)}",)
+
+
+def _folders(path: Path) -> list[str]:
+    if not (path / MODULES).is_file():
+        return []
+    modules = parse_json(read_small(path, MODULES), MODULES)
+    listed = modules if isinstance(modules, list) else []
+    return [
+        str(module.get("path", ""))
+        for module in listed
+        if isinstance(module, Mapping) and str(module.get("type", "")).endswith(".Dense")
+    ]
+
+
+def _described(path: Path, folder: str) -> dict[str, Any]:
+    name = f"{folder}/config.json"
+    settings = parse_json(read_small(path, name), f"{name:.200}")
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{name:.200} is no object")
+    return settings
+
+
+def _is_plain(settings: Config) -> bool:
+    """Whether a layer multiplies and does nothing else."""
+    return not settings.get("bias") and settings.get("activation_function", PLAIN) == PLAIN
+
+
+def _read(path: Path, folder: str, shape: tuple[int, int]) -> np.ndarray:
+    file = inside(path, folder, path / MODULES) / "model.safetensors"
+    info = read_safetensors(file).get(WEIGHT)
+    if info is None or info.shape != shape:
+        stored = "missing" if info is None else f"of shape {list(info.shape)}"
+        raise CheckpointError(f"{file}: {WEIGHT} is {stored}, and should be {list(shape)}")
+    return read_rows(info, 0, info.rows)

@@ -1,0 +1,104 @@
+"""GPT-NeoX (arXiv 2204.06745) and Pythia: attention and feed-forward side by side, layer norms and
+biases everywhere, and heads of which a quarter turns. Each head's query, key and value lie together
+in one matrix; llama.cpp wants all queries first, then all keys, then all values.
+
+Files of this family go one way: they are not written back.
+"""
+
+from qconvert.checkpoint.metadata import Metadata, flag, u32
+from qconvert.model.families.decoder.metadata import turned
+from qconvert.model.families.parts.common import (
+    EPSILONS,
+    decoder_metadata,
+    expect,
+    head_count,
+    head_size,
+    heads_fill_width,
+    prefixed,
+)
+from qconvert.model.families.parts.rope import check_rope, rope_metadata
+from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
+from qconvert.model.transforms import Columns
+from qconvert.model.types import Config, Family, Rule
+
+NAME = "gptneox"
+LAYER = "gpt_neox.layers.{i}."
+DEFAULTS = {
+    "vocab_size": 50_432,
+    "hidden_size": 6144,
+    "intermediate_size": 24_576,
+    "num_hidden_layers": 44,
+    "num_attention_heads": 64,
+    "max_position_embeddings": 2048,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.25,
+    "use_parallel_residual": True,
+}
+ALIASES = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
+
+
+def metadata(config: Config) -> Metadata:
+    keys = {
+        "rope.dimension_count": u32(turned(config)),
+        "use_parallel_residual": flag(bool(config.get("use_parallel_residual"))),
+    }
+    return {
+        **decoder_metadata(NAME, config, ("layer_norm_eps", EPSILONS["layer"])),
+        **rope_metadata(NAME, config),
+        **prefixed(NAME, keys),
+    }
+
+
+def limits(config: Config) -> None:
+    heads_fill_width(config)
+    expect(config, "hidden_act", ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"))
+    expect(config, "attention_bias", (True,))
+    check_rope(config, partly=True)
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    runs = _runs(config)
+    order = tuple(row for start, stop in runs for row in range(start, stop))
+    fused = LAYER + "attention.query_key_value"
+    return (
+        Rule("token_embd.weight", "gpt_neox.embed_in.weight"),
+        *_pair("blk.{i}.attn_norm", LAYER + "input_layernorm"),
+        Rule("blk.{i}.attn_qkv.weight", fused + ".weight", runs=runs),
+        Rule("blk.{i}.attn_qkv.bias", fused + ".bias", steps=(Columns(order),)),
+        *_pair("blk.{i}.attn_output", LAYER + "attention.dense"),
+        *_pair("blk.{i}.ffn_norm", LAYER + "post_attention_layernorm"),
+        *_pair("blk.{i}.ffn_up", LAYER + "mlp.dense_h_to_4h"),
+        *_pair("blk.{i}.ffn_down", LAYER + "mlp.dense_4h_to_h"),
+        *_pair("output_norm", "gpt_neox.final_layer_norm"),
+        Rule("output.weight", "lm_head.weight"),
+        Rule("output.weight", "embed_out.weight"),
+    )
+
+
+def _runs(config: Config) -> tuple[tuple[int, int], ...]:
+    """The rows of all queries, of all keys and of all values."""
+    size = head_size(config)
+    firsts = [(3 * head + part) * size for part in range(3) for head in range(head_count(config))]
+    return tuple((first, first + size) for first in firsts)
+
+
+def _pair(gguf: str, hf: str) -> tuple[Rule, Rule]:
+    return Rule(gguf + ".weight", hf + ".weight"), Rule(gguf + ".bias", hf + ".bias")
+
+
+GPT_NEOX = Family(
+    name=NAME,
+    classes=("GPTNeoXForCausalLM",),
+    metadata=metadata,
+    rules=rules,
+    defaults=DEFAULTS,
+    aliases=ALIASES,
+    limits=limits,
+    # Causal masks and tables that old versions stored.
+    ignored=(
+        r"(gpt_neox\.)?layers\.\d+\.attention\.(masked_)?bias",
+        r"(gpt_neox\.)?layers\.\d+\.attention\.rotary_emb\.inv_freq",
+    ),
+    folds=(FUSED_ATTENTION, FUSED_FEED_FORWARD),
+)
