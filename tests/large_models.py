@@ -142,6 +142,34 @@ _LATENT: dict[str, Any] = {
     },
 }
 
+_STATES: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 224,
+    "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "mamba_num_heads": 12,
+    "mamba_head_dim": 24,
+    "n_groups": 3,
+    "ssm_state_size": 32,
+    "conv_kernel": 3,
+    "chunk_size": 32,
+    "layer_norm_epsilon": 0.02,
+    "time_step_min": 1e-9,
+}
+_STATES_AND_EXPERTS = _STATES | {
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_group": 3,
+    "topk_group": 2,
+    "moe_intermediate_size": 96,
+    "moe_shared_expert_intermediate_size": 64,
+    "moe_latent_size": 128,
+    "routed_scaling_factor": 1.5,
+}
+
 _WIDE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -182,6 +210,19 @@ _WIDE_LATENT = {
     "kv_lora_rank": 256,
     "q_lora_rank": 256,
     "qk_nope_head_dim": 256,
+}
+_WIDE_STATES = _WIDE | {
+    "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"] * 2,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 64,
+    "n_groups": 2,
+    "ssm_state_size": 64,
+}
+_WIDE_STATES_AND_EXPERTS = _WIDE_STATES | {
+    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"] * 2,
+    "moe_intermediate_size": 256,
+    "moe_shared_expert_intermediate_size": 512,
+    "moe_latent_size": 256,
 }
 
 WHOLE = ("gemma4",)
@@ -242,6 +283,10 @@ LARGE: dict[str, Large] = {
         _LATENT | {"n_group": 1, "topk_group": 1},
         _WIDE_LATENT,
     ),
+    "nemotron_h": Large("NemotronHForCausalLM", "NemotronHConfig", _STATES, _WIDE_STATES),
+    "nemotron_h_moe": Large(
+        "NemotronHForCausalLM", "NemotronHConfig", _STATES_AND_EXPERTS, _WIDE_STATES_AND_EXPERTS
+    ),
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
@@ -277,7 +322,7 @@ def spread(model: Any, entry: Large) -> None:
     with torch.no_grad():
         for name, weight in [*model.named_parameters(), *biases_of_routers(model)]:
             random = torch.randn(weight.shape, generator=draw)
-            if name.endswith("embed_tokens.weight"):
+            if name.endswith(EMBEDDINGS):
                 weight.copy_(0.3 * random)
                 levels = torch.linspace(-2.0, 2.0, entry.experts)
                 for row in weight:
@@ -294,6 +339,7 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
 
 
+EMBEDDINGS = ("embed_tokens.weight", "embeddings.weight")
 ROUTER_BIASES = ("correction_bias", "expert_bias", "layer_scalar")
 
 

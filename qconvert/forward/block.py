@@ -12,7 +12,7 @@ import numpy as np
 
 from qconvert.errors import WeightError
 from qconvert.forward.absorbed import Absorbed
-from qconvert.forward.experts import Inputs, are_experts, run_experts
+from qconvert.forward.experts import Inputs, are_experts, first_of, run_experts
 from qconvert.forward.linears import Linear, names_in, with_rows
 from qconvert.forward.memory import release_freed_memory
 from qconvert.forward.skeleton import put_tensor, set_parameter
@@ -64,7 +64,7 @@ class Block:
         for module in {id(line.module): line.module for line in self.linears.values()}.values():
             names = names_in(self.linears, module)
             if are_experts(module):
-                fused = (names["gate_up_proj"], names["down_proj"])
+                fused = (names[first_of(module)], names["down_proj"])
                 module.forward = partial(_experts_forward, self, module, fused)
             else:
                 module.register_forward_pre_hook(partial(_before, self, names["weight"]))

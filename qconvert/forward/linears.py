@@ -16,8 +16,9 @@ class Linear:
 
     Attributes:
         names: the GGUF names of all weights in it, in the order of their rows.
-        module: transformers': has `weight`, or of experts `gate_up_proj` and `down_proj`.
-        parameter: the attribute that holds the weight: "weight", "gate_up_proj", "down_proj".
+        module: transformers': has `weight`, or of experts `gate_up_proj` or `up_proj`, and
+            `down_proj`.
+        parameter: the attribute that holds the weight: "weight", or one of those of experts.
         rows: which of the parameter (of each of its matrices) the weight has, in its order; None
             for all.
         transpose: the parameter is [in, out] (GPT-2's Conv1D).

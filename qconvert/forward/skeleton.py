@@ -13,6 +13,7 @@ from typing import Any
 from qconvert.errors import UnsupportedError, first_line
 from qconvert.forward.attention import use_strips
 from qconvert.forward.weights import Parameters
+from qconvert.model.families.parts.common import plain_numbers
 from qconvert.model.quiet import quiet_transformers
 
 
@@ -114,7 +115,7 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     kind = cls.config_class if cls else transformers.CONFIG_MAPPING[config["model_type"]]
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
-    return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+    return kind.from_dict(plain_numbers(deepcopy(plain))).get_text_config(decoder=True)
 
 
 def _stand_in(config: Any, name: str) -> Any:

@@ -133,6 +133,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "expert_io": value("moe_latent_size", hidden),
         "one": 1,
         "expert_gate_up": 2 * value("expert_feed_forward_length", ffn),
         "layer_input": value("embedding_length_per_layer_input", 0),
@@ -140,6 +141,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "taps": value("shortconv.l_cache", 0),
         "convolved": 3 * hidden,
         **_linear_sizes(value, query),
+        **_mamba_sizes(value),
         **_latent_sizes(value, heads),
     }
 
@@ -154,6 +156,17 @@ def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int
         "key_mla": head - value("rope.dimension_count", 0),
         "value_mla": inner,
         "values_mla": heads * inner,
+    }
+
+
+def _mamba_sizes(value: Callable[[str, int], int]) -> dict[str, int]:
+    """Of state-space layers, beside those of linear attention, whose keys they share."""
+    inner, groups = value("ssm.inner_size", 0), max(value("ssm.group_count", 1), 1)
+    mixed = inner + 2 * value("ssm.state_size", 0) * groups
+    return {
+        "mamba_in": inner + mixed + value("ssm.time_step_rank", 0),
+        "mamba_groups": groups,
+        "mamba_group": inner // groups,
     }
 
 

@@ -51,7 +51,9 @@ def test_tensors_come_in_the_order_of_the_blocks(family: str, listing: Make) -> 
     names = list(mapped(config, tensors))
     blocks = [int(name.split(".")[1]) for name in names if name.startswith("blk.")]
     assert blocks == sorted(blocks)
-    assert set(blocks) == set(range(config.get("num_hidden_layers") or config["n_layer"]))
+    counted = ("num_hidden_layers", "n_layer")
+    count = next((config[name] for name in counted if name in config), None)
+    assert set(blocks) == set(range(count or len(config["layers_block_type"])))
     assert "token_embd.weight" in names[:2]
     if family not in ("bert", *ALWAYS_TIED):
         assert names[-1] == "output.weight"

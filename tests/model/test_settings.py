@@ -14,7 +14,7 @@ from plain_models import ALWAYS_TIED, PLAIN, SMALL
 
 from qconvert.errors import QconvertError, UnsupportedError
 from qconvert.model.families import find_family
-from qconvert.model.families.parts.common import text_config
+from qconvert.model.families.parts.common import plain_numbers, text_config
 
 DRAWS = 300
 SCALINGS: list[Any] = [
@@ -95,7 +95,7 @@ def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> Non
         if family.startswith("gemma4"):  # it never had the older key
             config.pop("rope_scaling", None)
         try:
-            understood = type(model.config).from_dict(json.loads(json.dumps(config)))
+            understood = type(model.config).from_dict(plain_numbers(json.loads(json.dumps(config))))
         except Exception:
             continue  # no configuration for transformers either
         stated = json.loads(understood.to_json_string(use_diff=False))

@@ -3,7 +3,7 @@
 A new family is a file here and a line in `FAMILIES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
@@ -37,6 +37,7 @@ from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.mistral.mixtral import MIXTRAL
+from qconvert.model.families.nemotron.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE, nemotron_of
 from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
 from qconvert.model.families.olmo.olmoe import OLMOE
@@ -106,6 +107,8 @@ FAMILIES = (
     LFM2,
     LFM2_MOE,
     GEMMA4,
+    NEMOTRON_H,
+    NEMOTRON_H_MOE,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -120,6 +123,9 @@ BY_TEXT: dict[tuple[str, str], Family] = {
     ("Mistral3ForConditionalGeneration", "ministral3"): MINISTRAL3
 }
 """Of classes around different text models, by the class and the text model's type."""
+
+BY_LAYERS: dict[str, Callable[[Config], Family]] = {"NemotronHForCausalLM": nemotron_of}
+"""Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 
 
 def find_family(config: Config) -> Family:
@@ -142,6 +148,8 @@ def find_family(config: Config) -> Family:
         raise UnsupportedError(*refusal)
     if names[0] not in BY_CLASS:
         raise UnsupportedError(f"the family {names[0]:.80} is not known", _nearest(names[0]))
+    if names[0] in BY_LAYERS:
+        return BY_LAYERS[names[0]](config)
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
     return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
