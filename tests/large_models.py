@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import VOCABULARY, convert_model, random_tokens, torch_logits
+from common import LLAMA3, VOCABULARY, convert_model, random_tokens, torch_logits
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Large:
     @property
     def experts(self) -> int:
         """Of each layer."""
-        named = ("num_local_experts", "num_experts", "n_routed_experts")
+        named = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
         return next((self.settings[name] for name in named if name in self.settings), 0)
 
 
@@ -170,6 +170,90 @@ _STATES_AND_EXPERTS = _STATES | {
     "routed_scaling_factor": 1.5,
 }
 
+_GRANITE: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 96,
+    "shared_intermediate_size": 224,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "mamba_n_heads": 10,
+    "mamba_d_head": 32,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 48,
+    "mamba_d_conv": 3,
+    "mamba_chunk_size": 32,
+    "attention_multiplier": 0.3,
+    "embedding_multiplier": 7.0,
+    "residual_multiplier": 0.31,
+    "logits_scaling": 0.7,
+}
+
+_CHUNKED: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 96,
+    "intermediate_size_mlp": 224,
+    "num_hidden_layers": 4,
+    "interleave_moe_layer_step": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "rope_parameters": LLAMA3,
+}
+_ERNIE: dict[str, Any] = {
+    "hidden_size": 192,
+    "intermediate_size": 224,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 96,
+    "moe_num_experts": 5,
+    "moe_k": 2,
+    "moe_num_shared_experts": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
+}
+
+_MAMBA: dict[str, Any] = {
+    "hidden_size": 160,
+    "num_hidden_layers": 3,
+    "state_size": 16,
+    "conv_kernel": 3,
+    "time_step_rank": 12,
+    "layer_norm_epsilon": 0.02,
+}
+_MAMBA2: dict[str, Any] = {
+    "hidden_size": 160,
+    "num_hidden_layers": 3,
+    "state_size": 48,
+    "conv_kernel": 3,
+    "num_heads": 10,
+    "head_dim": 32,
+    "n_groups": 2,
+    "chunk_size": 32,
+    "layer_norm_epsilon": 0.02,
+}
+
+_JAMBA: dict[str, Any] = {
+    "hidden_size": 192,
+    "intermediate_size": 224,
+    "num_hidden_layers": 4,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "mamba_d_conv": 3,
+    "mamba_dt_rank": 20,
+}
+
+_INDEXED = _LATENT | {"index_n_heads": 3, "index_head_dim": 32, "index_topk": 40}
+
 _WIDE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -223,6 +307,16 @@ _WIDE_STATES_AND_EXPERTS = _WIDE_STATES | {
     "moe_intermediate_size": 256,
     "moe_shared_expert_intermediate_size": 512,
     "moe_latent_size": 256,
+}
+_WIDE_GRANITE = {
+    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
+    "layer_types": ["linear_attention"] * 3
+    + ["full_attention"]
+    + ["linear_attention", "full_attention"] * 2,
+    "intermediate_size": 256,
+    "shared_intermediate_size": 512,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 64,
 }
 
 WHOLE = ("gemma4",)
@@ -286,6 +380,53 @@ LARGE: dict[str, Large] = {
     "nemotron_h": Large("NemotronHForCausalLM", "NemotronHConfig", _STATES, _WIDE_STATES),
     "nemotron_h_moe": Large(
         "NemotronHForCausalLM", "NemotronHConfig", _STATES_AND_EXPERTS, _WIDE_STATES_AND_EXPERTS
+    ),
+    "granite_hybrid": Large(
+        "GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig", _GRANITE, _WIDE_GRANITE
+    ),
+    "granite_hybrid_dense": Large(
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        _GRANITE
+        | {"num_local_experts": 0, "position_embedding_type": "rope"},
+        _WIDE_GRANITE,
+    ),
+    "llama4": Large(
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        _CHUNKED,
+        _WIDE | {"intermediate_size": 256, "intermediate_size_mlp": 512},
+    ),
+    "ernie4_5_moe": Large(
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_MoeConfig",
+        _ERNIE,
+        {key: value for key, value in _WIDE.items() if key != "head_dim"}
+        | {"moe_intermediate_size": 256},
+    ),
+    "mamba": Large(
+        "MambaForCausalLM", "MambaConfig", _MAMBA, {"hidden_size": 256, "num_hidden_layers": 8}
+    ),
+    "mamba2": Large(
+        "Mamba2ForCausalLM",
+        "Mamba2Config",
+        _MAMBA2,
+        {"hidden_size": 256, "num_hidden_layers": 8, "num_heads": 8, "head_dim": 64},
+    ),
+    "jamba": Large(
+        "JambaForCausalLM",
+        "JambaConfig",
+        _JAMBA,
+        {key: value for key, value in _WIDE.items() if key != "head_dim"},
+    ),
+    "deepseek_v32": Large(
+        "DeepseekV32ForCausalLM", "DeepseekV32Config", _INDEXED, _WIDE_LATENT | {"index_n_heads": 8}
+    ),
+    "glm_moe_dsa": Large(
+        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaConfig",
+        _INDEXED | {"n_group": 1, "topk_group": 1},
+        _WIDE_LATENT | {"index_n_heads": 8},
     ),
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",

@@ -88,6 +88,46 @@ def run_experts(
     return out
 
 
+def run_all_experts(
+    module: Any,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    see: See,
+    hidden: Any,
+    inputs: Inputs | None = None,
+    give: Give | None = None,
+) -> Any:
+    """What a layer of experts gives that is told of no choice: each expert has every token,
+    multiplied with its score, which is 0 for those that it was not chosen for (Llama 4).
+
+    Args:
+        hidden: [experts * tokens, hidden], one expert's behind another's.
+
+    The others are those of `run_experts`, of a module whose parameters are [in, out].
+    """
+    import torch
+
+    every = hidden.view(len(module.down_proj), -1, hidden.shape[-1])
+    out = torch.zeros_like(every)
+    places = {expert: own.any(dim=-1).nonzero().flatten() for expert, own in enumerate(every)}
+    places = {expert: place for expert, place in places.items() if len(place)}
+    see(names[0], [(every[expert][place], expert) for expert, place in places.items()])
+    inner = {}
+    for expert, place in places.items():
+        x = inputs(names[0], every[expert][place]) if inputs else every[expert][place]
+        both = x @ module.gate_up_proj[expert]
+        if give:
+            give(names[0], both, expert)
+        gate, up = both.chunk(2, dim=-1)
+        inner[expert] = up * module.act_fn(gate)
+    see(names[1], [(x, expert) for expert, x in inner.items()])
+    for expert, x in inner.items():
+        y = (inputs(names[1], x) if inputs else x) @ module.down_proj[expert]
+        if give:
+            give(names[1], y, expert)
+        out[expert, places[expert]] = y
+    return out.view(hidden.shape)
+
+
 def _product(module: Any, parameter: str, expert: int, x: Any) -> Any:
     """What a matrix makes of an input, with its bias."""
     import torch

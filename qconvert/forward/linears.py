@@ -52,14 +52,15 @@ def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Line
             if parameter.dim() < 2 or isinstance(child, torch.nn.Conv1d):
                 continue
             name = prefix + (f"{inner}.{attribute}" if inner else attribute)
-            targets = [pair for pair in source.targets_of(name) if not pair[0].endswith(".bias")]
+            targets = [pair for pair in source.targets_of(name) if pair[0].endswith(".weight")]
             if any(rule.turned for _, rule in targets):  # see `qconvert.forward.absorbed`
                 continue
             names = tuple(target for target, _ in targets)
             for target, rule in targets:
-                height = parameter.shape[-1 if rule.transpose else -2]
+                inward = rule.transpose and not rule.transpose_on_load
+                height = parameter.shape[-1 if inward else -2]
                 rows, columns = _rows(rule, height), columns_of(rule.steps)
-                found[target] = Linear(names, child, attribute, rows, rule.transpose, columns)
+                found[target] = Linear(names, child, attribute, rows, inward, columns)
     return found
 
 

@@ -15,6 +15,7 @@ from qconvert.forward.attention import use_strips
 from qconvert.forward.weights import Parameters
 from qconvert.model.families.parts.common import plain_numbers
 from qconvert.model.quiet import quiet_transformers
+from qconvert.model.types import Family
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
         with quiet_transformers():
             config = _text_config(source.model.config)
             if source.model.family.stand_in:
-                config = _stand_in(config, source.model.family.stand_in)
+                config = _stand_in(config, source.model.family)
         config.pad_token_id = None  # nothing is padded, and some name a token that is not there
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
@@ -98,8 +99,10 @@ def _check_passed(config: Any, name: str) -> None:
     """Refuse models whose blocks need more of each other than hidden states."""
     keys = getattr(config, "num_kv_shared_layers", 0)
     inputs = getattr(config, "hidden_size_per_layer_input", 0)
-    if keys or inputs:
+    chosen = "shared" in (getattr(config, "indexer_types", None) or ())
+    if keys or inputs or chosen:
         what = "keys and values of others" if keys else "inputs of their own"
+        what = "tokens that others choose" if chosen else what
         raise UnsupportedError(
             f"{name} has layers with {what}, and cannot be run block by block",
             "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
@@ -118,12 +121,12 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     return kind.from_dict(plain_numbers(deepcopy(plain))).get_text_config(decoder=True)
 
 
-def _stand_in(config: Any, name: str) -> Any:
+def _stand_in(config: Any, family: Family) -> Any:
     """The same settings for another class."""
     import transformers
 
-    settings = config.to_dict()
-    kind = getattr(transformers, name).config_class
+    settings = {**config.to_dict(), **family.stand_in_settings}
+    kind = getattr(transformers, family.stand_in).config_class
     del settings["model_type"]
     return kind.from_dict(settings)
 

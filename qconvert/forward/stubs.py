@@ -36,12 +36,16 @@ class Stubs:
                 for name, value in vars(block).items():
                     if isinstance(value, str | int | float | bool):
                         setattr(self, name, value)
+                inner = getattr(block, "self_attn", None)
+                self.tells = hasattr(inner, "skip_topk")  # which tokens it chose, to the next
 
             def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
                 if not self.seen:
                     self.first = hidden
                 self.seen.append((args, kwargs))
-                return self.last if len(self.seen) == count and self.last is not None else hidden
+                if len(self.seen) == count and self.last is not None:
+                    hidden = self.last
+                return (hidden, None) if stub.tells else hidden
 
         class Catch(torch.nn.Module):
             """Keeps what would be multiplied."""

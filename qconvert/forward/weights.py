@@ -160,7 +160,8 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
     """
     bare = bare_name(name)
     if bare in parameters.maps:
-        pieces = [parameters.maps[bare]]
+        turned = any(rule.transpose_on_load for _, rule in parameters.targets_of(name))
+        pieces = [_turned(parameters.maps[bare]) if turned else parameters.maps[bare]]
         fits = pieces[0].shape == shape
     else:
         pieces = _by_table(parameters, bare, shape)
@@ -175,6 +176,12 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
             "config.json may belong to another model",
         )
     return pieces
+
+
+def _turned(map_: TensorMap) -> TensorMap:
+    """Each matrix [in, out]."""
+    (*outer, height, width) = map_.shape
+    return replace(map_, shape=(*outer, width, height), transpose=not map_.transpose)
 
 
 def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
@@ -219,7 +226,9 @@ def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> A
 def _slabs(tensor: TensorMap) -> Iterator[tuple[int, int]]:
     group = len(tensor.order) or 1
     step = max(SLAB // (tensor.columns * group), 1) * group
-    if tensor.transpose or len(tensor.shape) == 1:
+    if tensor.transpose and len(tensor.shape) == 3:
+        step = max(SLAB // (tensor.columns * tensor.matrix_rows), 1) * tensor.matrix_rows
+    elif tensor.transpose or len(tensor.shape) == 1:
         step = tensor.rows
     for start in range(0, tensor.rows, step):
         yield start, min(start + step, tensor.rows)

@@ -23,8 +23,8 @@ from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
 ROOTS = (
-    *("model.", "distilbert.transformer.", "distilbert.", "transformer.", "bert.", "roberta."),
-    "backbone.",
+    *("model.backbone.", "backbone.", "model.", "distilbert.transformer.", "distilbert.", "transformer."),
+    *("bert.", "roberta."),
 )
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"

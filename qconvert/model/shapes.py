@@ -107,7 +107,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
 
     hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
     windowed = bool(value("attention.sliding_window_pattern", 0))
-    head = value("attention.key_length", hidden // heads)
+    head = value("attention.key_length", hidden // max(heads, 1))
     head = value("attention.key_length_swa", head) if windowed else head
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
@@ -156,6 +156,10 @@ def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int
         "key_mla": head - value("rope.dimension_count", 0),
         "value_mla": inner,
         "values_mla": heads * inner,
+        "index_heads": value("attention.indexer.head_count", 0),
+        "index_head": value("attention.indexer.key_length", 0),
+        "index_queries": value("attention.indexer.head_count", 0)
+        * value("attention.indexer.key_length", 0),
     }
 
 
@@ -165,6 +169,8 @@ def _mamba_sizes(value: Callable[[str, int], int]) -> dict[str, int]:
     mixed = inner + 2 * value("ssm.state_size", 0) * groups
     return {
         "mamba_in": inner + mixed + value("ssm.time_step_rank", 0),
+        "state_in": 2 * inner,
+        "state_steps": value("ssm.time_step_rank", 0) + 2 * value("ssm.state_size", 0),
         "mamba_groups": groups,
         "mamba_group": inner // groups,
     }

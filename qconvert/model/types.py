@@ -42,6 +42,7 @@ class Rule:
         add: what is added to each element (Gemma's norms are stored as weight - 1).
         transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
             are those of [out, in].
+        transpose_on_load: transformers has it [out, in] once it is loaded, though it is stored so.
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
@@ -56,6 +57,7 @@ class Rule:
     heads: int = 0
     add: float = 0.0
     transpose: bool = False
+    transpose_on_load: bool = False
     optional: bool = False
     period: int = 0
     runs: tuple[tuple[int, int], ...] = ()
@@ -167,6 +169,7 @@ class Family:
         output_is_embedding: llama.cpp takes the embedding for the output, whatever there is.
         stand_in: the class that computes texts alike, where transformers has none for the language
             model by itself.
+        stand_in_settings: what that class has to be told besides.
         first_position: settings -> the row of the table of positions that a text begins with.
         window_by_choice: a window in the configuration counts only where `use_sliding_window` is.
     """
@@ -192,5 +195,6 @@ class Family:
     pooled: bool = False
     output_is_embedding: bool = False
     stand_in: str = ""
+    stand_in_settings: Mapping[str, Any] = field(default_factory=dict)
     first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False

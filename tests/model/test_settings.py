@@ -73,7 +73,7 @@ def meaning(config: dict[str, Any]) -> dict[str, Any] | str:
     name = family.name
     keys.setdefault(
         f"{name}.attention.key_length",
-        keys[f"{name}.embedding_length"] // keys[f"{name}.attention.head_count"],
+        keys[f"{name}.embedding_length"] // max(keys[f"{name}.attention.head_count"], 1),
     )
     keys.pop(f"{name}.attention.value_length", None)
     return keys

@@ -10,6 +10,7 @@ from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, shorten
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.deepseek_dsa import DEEPSEEK_V32, GLM_MOE_DSA
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
 from qconvert.model.families.encoders.roberta import (
@@ -20,6 +21,7 @@ from qconvert.model.families.encoders.roberta import (
     XLM_ROBERTA_RANK,
 )
 from qconvert.model.families.ernie4_5 import ERNIE4_5
+from qconvert.model.families.ernie4_5_moe import ERNIE4_5_MOE
 from qconvert.model.families.exaone4 import EXAONE4
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
@@ -30,9 +32,18 @@ from qconvert.model.families.glm.glm4_moe import GLM4_MOE
 from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
+from qconvert.model.families.granite.granite_hybrid import (
+    GRANITE_ATTENDING,
+    GRANITE_ATTENDING_MOE,
+    GRANITE_HYBRID,
+    granite_of,
+)
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.jamba import JAMBA
 from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.llama4 import LLAMA4
+from qconvert.model.families.mamba import MAMBA, MAMBA2
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
@@ -48,7 +59,7 @@ from qconvert.model.families.qwen.qwen3 import QWEN3
 from qconvert.model.families.qwen.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
-from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL
+from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
@@ -109,6 +120,17 @@ FAMILIES = (
     GEMMA4,
     NEMOTRON_H,
     NEMOTRON_H_MOE,
+    GRANITE_ATTENDING,
+    GRANITE_ATTENDING_MOE,
+    GRANITE_HYBRID,
+    LLAMA4,
+    ERNIE4_5_MOE,
+    MAMBA,
+    MAMBA2,
+    QWEN3_VL_MOE,
+    JAMBA,
+    DEEPSEEK_V32,
+    GLM_MOE_DSA,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -124,7 +146,10 @@ BY_TEXT: dict[tuple[str, str], Family] = {
 }
 """Of classes around different text models, by the class and the text model's type."""
 
-BY_LAYERS: dict[str, Callable[[Config], Family]] = {"NemotronHForCausalLM": nemotron_of}
+BY_LAYERS: dict[str, Callable[[Config], Family]] = {
+    "NemotronHForCausalLM": nemotron_of,
+    "GraniteMoeHybridForCausalLM": granite_of,
+}
 """Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 
 

@@ -162,6 +162,7 @@ def limits(config: Config) -> None:
     expect(config, "mamba_hidden_act", ("silu", "swish"))
     for name in ("use_bias", "attention_bias", "mamba_proj_bias"):
         expect(config, name, (False,))
+    expect(config, "use_conv_bias", (True,))
     expect(config, "sliding_window", ())
     if EXPERTS in kinds(config):
         expect(config, "mlp_bias", (False,), "llama.cpp has no biases of experts here")
@@ -179,7 +180,7 @@ def caveats(config: Config) -> tuple[str, ...]:
 
 def rules(config: Config) -> tuple[Rule, ...]:
     layers, source = kinds(config), LAYER + "mixer."
-    mixer = mamba2.layer(source, sizes(config), bool(config.get("use_conv_bias")))
+    mixer = mamba2.layer(source, sizes(config))
     parts = ((RECURRENT, mixer), (FULL, _attention(source)))
     parts += ((DENSE, _dense(config, source)), (EXPERTS, _experts(config, source)))
     return (

@@ -96,23 +96,21 @@ def check_steps(config: Config, name: str) -> None:
         )
 
 
-def layer(source: str, sizes: Sizes, biased: bool, normed: bool = True) -> tuple[Rule, ...]:
+def layer(source: str, sizes: Sizes, normed: bool = True) -> tuple[Rule, ...]:
     """The table of such a layer.
 
     Args:
         source: what Hugging Face's names begin with.
-        biased: the convolution has a bias.
         normed: there is a norm behind the gate.
     """
     heads = (sizes.heads,)
     kernel = (sizes.channels, 1, sizes.taps)
-    bias = Rule("blk.{i}.ssm_conv1d.bias", source + "conv1d.bias")
     norm = Rule("blk.{i}.ssm_norm.weight", source + "norm.weight", stored=(sizes.inner,))
     decay = (Function("-exp(x)"),)
     return (
         Rule("blk.{i}.ssm_in.weight", source + "in_proj.weight"),
         Rule("blk.{i}.ssm_conv1d.weight", source + "conv1d.weight", stored=kernel),
-        *((bias,) if biased else ()),
+        Rule("blk.{i}.ssm_conv1d.bias", source + "conv1d.bias"),
         Rule("blk.{i}.ssm_dt.bias", source + "dt_bias"),
         Rule("blk.{i}.ssm_a", source + "A_log", stored=heads, steps=decay),
         Rule("blk.{i}.ssm_d", source + "D", stored=heads),
