@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import LLAMA3, VOCABULARY, convert_model, random_tokens, torch_logits
+from common import VOCABULARY, convert_model, random_tokens, torch_logits
+from hybrid_models import HYBRID, LATENT, WIDE, WIDE_LATENT
 
 
 @dataclass(frozen=True)
@@ -113,156 +114,7 @@ _BESIDE = _LAYERED | {
     "moe_intermediate_size": 96,
 }
 
-_LATENT: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 224,
-    "moe_intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "first_k_dense_replace": 1,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "n_routed_experts": 6,
-    "num_experts_per_tok": 2,
-    "n_group": 3,
-    "topk_group": 2,
-    "n_shared_experts": 2,
-    "kv_lora_rank": 48,
-    "q_lora_rank": 64,
-    "qk_nope_head_dim": 40,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 32,
-    "rms_norm_eps": 1e-6,
-    "rope_parameters": {
-        "rope_type": "yarn",
-        "rope_theta": 20000.0,
-        "factor": 4.0,
-        "original_max_position_embeddings": 32,
-        "mscale": 0.7,
-        "mscale_all_dim": 0.7,
-    },
-}
-
-_STATES: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 224,
-    "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 40,
-    "mamba_num_heads": 12,
-    "mamba_head_dim": 24,
-    "n_groups": 3,
-    "ssm_state_size": 32,
-    "conv_kernel": 3,
-    "chunk_size": 32,
-    "layer_norm_epsilon": 0.02,
-    "time_step_min": 1e-9,
-}
-_STATES_AND_EXPERTS = _STATES | {
-    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
-    "n_routed_experts": 6,
-    "num_experts_per_tok": 2,
-    "n_group": 3,
-    "topk_group": 2,
-    "moe_intermediate_size": 96,
-    "moe_shared_expert_intermediate_size": 64,
-    "moe_latent_size": 128,
-    "routed_scaling_factor": 1.5,
-}
-
-_GRANITE: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 96,
-    "shared_intermediate_size": 224,
-    "num_hidden_layers": 3,
-    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "num_local_experts": 5,
-    "num_experts_per_tok": 2,
-    "mamba_n_heads": 10,
-    "mamba_d_head": 32,
-    "mamba_n_groups": 2,
-    "mamba_d_state": 48,
-    "mamba_d_conv": 3,
-    "mamba_chunk_size": 32,
-    "attention_multiplier": 0.3,
-    "embedding_multiplier": 7.0,
-    "residual_multiplier": 0.31,
-    "logits_scaling": 0.7,
-}
-
-_CHUNKED: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 96,
-    "intermediate_size_mlp": 224,
-    "num_hidden_layers": 4,
-    "interleave_moe_layer_step": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 40,
-    "num_local_experts": 5,
-    "num_experts_per_tok": 2,
-    "rope_parameters": LLAMA3,
-}
-_ERNIE: dict[str, Any] = {
-    "hidden_size": 192,
-    "intermediate_size": 224,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "moe_intermediate_size": 96,
-    "moe_num_experts": 5,
-    "moe_k": 2,
-    "moe_num_shared_experts": 3,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
-}
-
-_MAMBA: dict[str, Any] = {
-    "hidden_size": 160,
-    "num_hidden_layers": 3,
-    "state_size": 16,
-    "conv_kernel": 3,
-    "time_step_rank": 12,
-    "layer_norm_epsilon": 0.02,
-}
-_MAMBA2: dict[str, Any] = {
-    "hidden_size": 160,
-    "num_hidden_layers": 3,
-    "state_size": 48,
-    "conv_kernel": 3,
-    "num_heads": 10,
-    "head_dim": 32,
-    "n_groups": 2,
-    "chunk_size": 32,
-    "layer_norm_epsilon": 0.02,
-}
-
-_JAMBA: dict[str, Any] = {
-    "hidden_size": 192,
-    "intermediate_size": 224,
-    "num_hidden_layers": 4,
-    "attn_layer_period": 3,
-    "attn_layer_offset": 1,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "num_experts": 5,
-    "num_experts_per_tok": 2,
-    "mamba_d_conv": 3,
-    "mamba_dt_rank": 20,
-}
-
-_INDEXED = _LATENT | {"index_n_heads": 3, "index_head_dim": 32, "index_topk": 40}
-
-_WIDE: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-}
-_WIDE_LINEAR = _WIDE | {
+_WIDE_LINEAR = WIDE | {
     "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 8,
@@ -282,43 +134,11 @@ _WIDE_BESIDE = {
     "moe_intermediate_size": 256,
 }
 _WIDE_CONVOLVED = {
-    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
+    **{key: value for key, value in WIDE.items() if key != "head_dim"},
     "layer_types": (["conv"] * 2 + ["full_attention", "conv"]) * 2,
     "intermediate_size": 768,
     "block_multiple_of": 256,
 }
-_WIDE_LATENT = {
-    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
-    "num_key_value_heads": 8,
-    "moe_intermediate_size": 256,
-    "kv_lora_rank": 256,
-    "q_lora_rank": 256,
-    "qk_nope_head_dim": 256,
-}
-_WIDE_STATES = _WIDE | {
-    "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"] * 2,
-    "mamba_num_heads": 8,
-    "mamba_head_dim": 64,
-    "n_groups": 2,
-    "ssm_state_size": 64,
-}
-_WIDE_STATES_AND_EXPERTS = _WIDE_STATES | {
-    "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"] * 2,
-    "moe_intermediate_size": 256,
-    "moe_shared_expert_intermediate_size": 512,
-    "moe_latent_size": 256,
-}
-_WIDE_GRANITE = {
-    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
-    "layer_types": ["linear_attention"] * 3
-    + ["full_attention"]
-    + ["linear_attention", "full_attention"] * 2,
-    "intermediate_size": 256,
-    "shared_intermediate_size": 512,
-    "mamba_n_heads": 8,
-    "mamba_d_head": 64,
-}
-
 WHOLE = ("gemma4",)
 """Those that cannot be run block by block."""
 
@@ -338,7 +158,7 @@ LARGE: dict[str, Large] = {
             "sliding_window": 16,
             "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
         },
-        _WIDE,
+        WIDE,
     ),
     "qwen3_5": Large(
         "Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR, _WIDE_LINEAR, zero_norms=True
@@ -370,71 +190,20 @@ LARGE: dict[str, Large] = {
         | {"moe_intermediate_size": 96},
         _WIDE_CONVOLVED | {"moe_intermediate_size": 256},
     ),
-    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT, _WIDE_LATENT),
+    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", LATENT, WIDE_LATENT),
     "glm4_moe_lite": Large(
         "Glm4MoeLiteForCausalLM",
         "Glm4MoeLiteConfig",
-        _LATENT | {"n_group": 1, "topk_group": 1},
-        _WIDE_LATENT,
-    ),
-    "nemotron_h": Large("NemotronHForCausalLM", "NemotronHConfig", _STATES, _WIDE_STATES),
-    "nemotron_h_moe": Large(
-        "NemotronHForCausalLM", "NemotronHConfig", _STATES_AND_EXPERTS, _WIDE_STATES_AND_EXPERTS
-    ),
-    "granite_hybrid": Large(
-        "GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig", _GRANITE, _WIDE_GRANITE
-    ),
-    "granite_hybrid_dense": Large(
-        "GraniteMoeHybridForCausalLM",
-        "GraniteMoeHybridConfig",
-        _GRANITE
-        | {"num_local_experts": 0, "position_embedding_type": "rope"},
-        _WIDE_GRANITE,
-    ),
-    "llama4": Large(
-        "Llama4ForCausalLM",
-        "Llama4TextConfig",
-        _CHUNKED,
-        _WIDE | {"intermediate_size": 256, "intermediate_size_mlp": 512},
-    ),
-    "ernie4_5_moe": Large(
-        "Ernie4_5_MoeForCausalLM",
-        "Ernie4_5_MoeConfig",
-        _ERNIE,
-        {key: value for key, value in _WIDE.items() if key != "head_dim"}
-        | {"moe_intermediate_size": 256},
-    ),
-    "mamba": Large(
-        "MambaForCausalLM", "MambaConfig", _MAMBA, {"hidden_size": 256, "num_hidden_layers": 8}
-    ),
-    "mamba2": Large(
-        "Mamba2ForCausalLM",
-        "Mamba2Config",
-        _MAMBA2,
-        {"hidden_size": 256, "num_hidden_layers": 8, "num_heads": 8, "head_dim": 64},
-    ),
-    "jamba": Large(
-        "JambaForCausalLM",
-        "JambaConfig",
-        _JAMBA,
-        {key: value for key, value in _WIDE.items() if key != "head_dim"},
-    ),
-    "deepseek_v32": Large(
-        "DeepseekV32ForCausalLM", "DeepseekV32Config", _INDEXED, _WIDE_LATENT | {"index_n_heads": 8}
-    ),
-    "glm_moe_dsa": Large(
-        "GlmMoeDsaForCausalLM",
-        "GlmMoeDsaConfig",
-        _INDEXED | {"n_group": 1, "topk_group": 1},
-        _WIDE_LATENT | {"index_n_heads": 8},
+        LATENT | {"n_group": 1, "topk_group": 1},
+        WIDE_LATENT,
     ),
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
-        _LATENT
-        | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
-        _WIDE_LATENT,
+        LATENT | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
+        WIDE_LATENT,
     ),
+    **{name: Large(*entry) for name, entry in HYBRID.items()},
 }
 
 

@@ -79,7 +79,9 @@ def _among(mask: Any, chosen: Any) -> Any:
     """
     import torch
 
-    others = torch.ones_like(mask[:, 0], dtype=torch.bool).scatter(-1, chosen.long(), False)[:, None]
+    others = torch.ones_like(mask[:, 0], dtype=torch.bool).scatter(-1, chosen.long(), False)[
+        :, None
+    ]
     if mask.dtype == torch.bool:
         return mask & ~others
     return mask.masked_fill(others, torch.finfo(mask.dtype).min)

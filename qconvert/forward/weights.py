@@ -160,8 +160,10 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
     """
     bare = bare_name(name)
     if bare in parameters.maps:
-        turned = any(rule.transpose_on_load for _, rule in parameters.targets_of(name))
-        pieces = [_turned(parameters.maps[bare]) if turned else parameters.maps[bare]]
+        piece, pairs = parameters.maps[bare], parameters.targets_of(name)
+        turned = any(rule.transpose_on_load for _, rule in pairs)
+        turned = turned and piece.shape == (*shape[:-2], *shape[:-3:-1])
+        pieces = [_turned(piece) if turned else piece]
         fits = pieces[0].shape == shape
     else:
         pieces = _by_table(parameters, bare, shape)

@@ -37,12 +37,14 @@ class Rule:
         period: `rows` are those of each so many rows (heads that lie query, key, value by turns).
         runs: in place of `rows`, first and last+1 row of each run of the source's rows, in the
             order that the tensor has them (heads in another order).
+        run_scales: what the rows of each run are multiplied with; none for all of them.
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
         transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
             are those of [out, in].
-        transpose_on_load: transformers has it [out, in] once it is loaded, though it is stored so.
+        transpose_on_load: though it is stored so, transformers has it [out, in] once it is loaded, and
+            may write it that way.
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
@@ -61,6 +63,7 @@ class Rule:
     optional: bool = False
     period: int = 0
     runs: tuple[tuple[int, int], ...] = ()
+    run_scales: tuple[float, ...] = ()
     turned: bool = False
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()

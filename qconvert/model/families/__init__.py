@@ -23,6 +23,7 @@ from qconvert.model.families.encoders.roberta import (
 from qconvert.model.families.ernie4_5 import ERNIE4_5
 from qconvert.model.families.ernie4_5_moe import ERNIE4_5_MOE
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.falcon_h1 import FALCON_H1
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
@@ -39,7 +40,9 @@ from qconvert.model.families.granite.granite_hybrid import (
     granite_of,
 )
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
+from qconvert.model.families.hy_v3 import HY_V3
 from qconvert.model.families.jamba import JAMBA
+from qconvert.model.families.laguna import LAGUNA, laguna_of
 from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.llama4 import LLAMA4
@@ -131,6 +134,9 @@ FAMILIES = (
     JAMBA,
     DEEPSEEK_V32,
     GLM_MOE_DSA,
+    HY_V3,
+    LAGUNA,
+    FALCON_H1,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -149,6 +155,7 @@ BY_TEXT: dict[tuple[str, str], Family] = {
 BY_LAYERS: dict[str, Callable[[Config], Family]] = {
     "NemotronHForCausalLM": nemotron_of,
     "GraniteMoeHybridForCausalLM": granite_of,
+    "LagunaForCausalLM": laguna_of,
 }
 """Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 

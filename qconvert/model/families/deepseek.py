@@ -13,6 +13,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts import latent
 from qconvert.model.families.parts.common import SILU, block_count, expect, prefixed, real, whole
+from qconvert.model.families.parts.layers import dense_and_sparse
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     FEED_FORWARD,
@@ -129,12 +130,11 @@ def _leading(config: Config) -> int:
     Raises:
         UnsupportedError: others have none either.
     """
-    count, kinds = block_count(config), config.get("mlp_layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != count:
-            raise CheckpointError(f"config.json: mlp_layer_types is no list of {count} names")
-        dense: int = sum(kind == "dense" for kind in kinds)
-        if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
+    count = block_count(config)
+    if config.get("mlp_layer_types") is not None:
+        kinds = dense_and_sparse(config, 0)
+        dense = kinds.count("dense")
+        if "dense" in kinds[dense:]:
             raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
         return dense
     first: int = config.get("first_k_dense_replace", 0)

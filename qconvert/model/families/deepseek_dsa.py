@@ -10,7 +10,7 @@ Source: llama.cpp's src/models/deepseek32.cpp and glm-dsa.cpp, transformers' mod
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
-from qconvert.errors import CheckpointError
+from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families import deepseek
 from qconvert.model.families.deepseek import DEEPSEEK_V3
 from qconvert.model.families.parts.common import block_count, prefixed, whole
@@ -22,6 +22,9 @@ NAME, NAME_OF_GLM = "deepseek32", "glm-dsa"
 OWN, SHARED = "full", "shared"
 LETTERS = {"F": OWN, "S": SHARED}
 """Of `index_topk_pattern`."""
+
+ROTATED = 64
+"""Elements of an indexer's head that llama.cpp multiplies with one matrix of Hadamard."""
 
 SHAPES = {
     **deepseek.SHAPES,
@@ -100,6 +103,11 @@ def indexers(config: Config) -> list[str]:
 def limits(config: Config) -> None:
     deepseek.limits_of_v3(config)
     whole(config, "q_lora_rank")
+    if whole(config, "index_head_dim") % ROTATED:
+        raise UnsupportedError(
+            f"config.json: llama.cpp turns index_head_dim in groups of {ROTATED}, of which "
+            f"{config['index_head_dim']} is no multiple"
+        )
 
 
 def limits_of_glm(config: Config) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.parts.common import MOST_BLOCKS
+from qconvert.model.families.parts.common import MOST_BLOCKS, block_count
 from qconvert.model.types import Config
 
 RECURRENT, FULL = "linear_attention", "full_attention"
@@ -47,3 +47,15 @@ def kinds_of_layers(
 def blocks_with(kinds: list[str], *wanted: str) -> tuple[int, ...]:
     """The numbers of the blocks of some kinds."""
     return tuple(block for block, kind in enumerate(kinds) if kind in wanted)
+
+
+def dense_and_sparse(config: Config, leading: int) -> list[str]:
+    """Which layers have experts: "dense" or "sparse" for each.
+
+    Args:
+        leading: how many at the beginning have none, where nothing is said.
+    """
+    count = block_count(config)
+    if config.get("mlp_layer_types") is None:
+        return ["dense" if block < leading else "sparse" for block in range(count)]
+    return kinds_of_layers(config, "mlp_layer_types", ("dense", "sparse"), count)
