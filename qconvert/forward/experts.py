@@ -6,8 +6,8 @@ transformers 5 holds the experts of a layer in two parameters,
     down_proj     [experts, hidden, size]
 
 or both [in, out], with or without biases beside them, and says so in the module's attributes. Where
-there are no gates, the first is `up_proj` [experts, size, hidden]. What lies between the products is
-the module's own. Sums are made in the order of its plain ("eager") implementation.
+there are no gates, the first is `up_proj` [experts, size, hidden]. What lies between the products
+is the module's own. Sums are made in the order of its plain ("eager") implementation.
 """
 
 from collections.abc import Callable

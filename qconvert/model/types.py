@@ -43,8 +43,8 @@ class Rule:
         add: what is added to each element (Gemma's norms are stored as weight - 1).
         transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
             are those of [out, in].
-        transpose_on_load: though it is stored so, transformers has it [out, in] once it is loaded, and
-            may write it that way.
+        transpose_on_load: though it is stored so, transformers has it [out, in] once it is loaded,
+            and may write it that way.
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).

@@ -1,7 +1,7 @@
 """DeepSeek V3.2 and GLM-5 (GlmMoeDsa): DeepSeek V3 whose layers attend to some of the tokens, which
 an indexer beside each chooses; those of GLM may take over what a layer before has chosen.
 
-    indexer   heads of queries made of the queries' latent vector, one of keys, a weight for each head
+    indexer    heads of queries, made of their latent vector, one of keys, a weight for each head
 
 Files of these families go one way: they are not written back as directories.
 Source: llama.cpp's src/models/deepseek32.cpp and glm-dsa.cpp, transformers' models/deepseek_v32.

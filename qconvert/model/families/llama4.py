@@ -2,8 +2,8 @@
 inputs that are multiplied with it, one expert for all tokens besides; attention in chunks with
 rotary positions, and in every fourth layer to everything, without.
 
-The experts lie [experts, in, out], gate and up in one. Of a multimodal checkpoint the language model
-is taken. Files of this family go one way: they are not written back as directories.
+The experts lie [experts, in, out], gate and up in one. Of a multimodal checkpoint the language
+model is taken. Files of this family go one way: they are not written back as directories.
 """
 
 from dataclasses import replace
