@@ -265,6 +265,35 @@ WIDE_GRANITE = {
     "mamba_d_head": 64,
 }
 
+MIMO: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 224,
+    "num_hidden_layers": 3,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "v_head_dim": 24,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_group": 3,
+    "topk_group": 2,
+    "moe_intermediate_size": 96,
+    "sliding_window": 16,
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "default",
+            "rope_theta": 500000.0,
+            "partial_rotary_factor": 0.5,
+        },
+        "sliding_attention": {
+            "rope_type": "default",
+            "rope_theta": 20000.0,
+            "partial_rotary_factor": 0.5,
+        },
+    },
+}
+
 HYBRID: dict[str, Entry] = {
     "nemotron_h": Entry("NemotronHForCausalLM", "NemotronHConfig", STATES, WIDE_STATES),
     "nemotron_h_moe": Entry(
@@ -332,6 +361,14 @@ HYBRID: dict[str, Entry] = {
         | {"layer_types": ["full_attention"] * 4, "gating": "per-element"}
         | {"num_attention_heads_per_layer": None},
         WIDE | {"layer_types": None, "moe_intermediate_size": 256},
+    ),
+    "mimo_v2": Entry(
+        "MiMoV2FlashForCausalLM",
+        "MiMoV2FlashConfig",
+        MIMO,
+        WIDE
+        | {"v_head_dim": 64, "moe_intermediate_size": 256, "num_attention_heads": 4}
+        | {"num_key_value_heads": 1, "head_dim": 64, "layer_types": None},
     ),
     "falcon_h1": Entry(
         "FalconH1ForCausalLM",

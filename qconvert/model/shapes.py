@@ -127,6 +127,8 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "query": query,
         "key": key,
         "query_key_value": query + 2 * key,
+        "values": value("attention.head_count_kv", heads) * value("attention.value_length", head),
+        "mixed": heads * value("attention.value_length", head),
         "ffn": ffn,
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),

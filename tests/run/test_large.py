@@ -60,7 +60,18 @@ def test_absorbed_matrices_take_none_and_it_is_said(tmp_path: Path) -> None:
     assert "blk.0.attn_k_b.weight, blk.0.attn_v_b.weight" in without[0]
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5", "qwen3_5_moe", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gpt_oss",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "deepseek_v3",
+        "nemotron_h_moe",
+        "granite_hybrid",
+        "mamba2",
+    ],
+)
 def test_transformers_loads_what_is_quantized(family: str, large: Large, tmp_path: Path) -> None:
     """With feedback where GGUF has the rows in the same order, else with a word."""
     import transformers

@@ -47,6 +47,7 @@ from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
 from qconvert.model.families.llama4 import LLAMA4
 from qconvert.model.families.mamba import MAMBA, MAMBA2
+from qconvert.model.families.mimo_v2 import MIMO_V2
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
@@ -137,6 +138,7 @@ FAMILIES = (
     HY_V3,
     LAGUNA,
     FALCON_H1,
+    MIMO_V2,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

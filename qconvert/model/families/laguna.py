@@ -41,6 +41,7 @@ from qconvert.model.families.parts.lines import (
     fused_experts,
 )
 from qconvert.model.families.parts.rope import (
+    OLDER_KEYS,
     check_rope,
     rope_metadata,
     rope_parameters,
@@ -78,9 +79,6 @@ DEFAULTS = {
     },
 }
 
-OLDER = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
-"""Settings that transformers does not read for this family."""
-
 
 def _kinds(config: Config) -> list[str]:
     count = block_count(config)
@@ -104,7 +102,7 @@ def _heads(config: Config) -> list[int]:
 
 def _rope(config: Config) -> Config:
     """Only what counts here."""
-    return {key: value for key, value in config.items() if key not in OLDER}
+    return {key: value for key, value in config.items() if key not in OLDER_KEYS}
 
 
 def metadata(config: Config) -> Metadata:
