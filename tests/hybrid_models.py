@@ -171,7 +171,12 @@ JAMBA: dict[str, Any] = {
     "mamba_dt_rank": 20,
 }
 
-INDEXED = LATENT | {"index_n_heads": 3, "index_head_dim": 64, "index_topk": 40}
+INDEXED = LATENT | {
+    "index_n_heads": 3,
+    "index_head_dim": 64,
+    "index_topk": 64,
+    "rope_parameters": LATENT["rope_parameters"] | {"mscale": 1.0, "mscale_all_dim": 1.0},
+}
 
 HUNYUAN: dict[str, Any] = {
     "hidden_size": 160,
@@ -342,7 +347,9 @@ HYBRID: dict[str, Entry] = {
     "glm_moe_dsa": Entry(
         "GlmMoeDsaForCausalLM",
         "GlmMoeDsaConfig",
-        INDEXED | {"n_group": 1, "topk_group": 1},
+        INDEXED
+        | {"n_group": 1, "topk_group": 1}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
         WIDE_LATENT | {"index_n_heads": 8},
     ),
     "hy_v3": Entry("HYV3ForCausalLM", "HYV3Config", HUNYUAN, WIDE | {"moe_intermediate_size": 256}),

@@ -237,6 +237,19 @@ def test_what_llama_cpp_would_run_otherwise_is_refused(
         known.limits(text_config(known, config))
 
 
+def test_tokens_that_an_indexer_chooses_are_mostly_the_same(tmp_path: Path) -> None:
+    """Where there are more than it chooses; scores that are near each other are a matter of
+    rounding, and what follows from them is."""
+    model = save_large("glm_moe_dsa", tmp_path / "model", index_topk=40)
+    convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    tokens = random_tokens()
+    expected = torch_logits(model, tokens)
+    off = np.abs(expected - llama_logits(tmp_path / "f32.gguf", tokens)).max(axis=1)
+    assert np.median(off) <= 1e-4 * (expected.max() - expected.min())
+    notices = open_model(open_checkpoint(str(tmp_path / "model"))).notices
+    assert any("can depend on rounding" in notice for notice in notices)
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "name"),
     [

@@ -13,9 +13,11 @@ from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families import deepseek
 from qconvert.model.families.deepseek import DEEPSEEK_V3
-from qconvert.model.families.parts.common import block_count, prefixed, whole
+from qconvert.model.families.parts import latent
+from qconvert.model.families.parts.common import block_count, prefixed, real, whole
 from qconvert.model.families.parts.layers import blocks_with, kinds_of_layers
 from qconvert.model.families.parts.lines import LAYER
+from qconvert.model.families.parts.rope import PLAIN, check_rope, rope_parameters
 from qconvert.model.types import Config, Rule
 
 NAME, NAME_OF_GLM = "deepseek32", "glm-dsa"
@@ -101,6 +103,16 @@ def indexers(config: Config) -> list[str]:
 
 
 def limits(config: Config) -> None:
+    """llama.cpp takes the magnitude of YaRN as DeepSeek has it."""
+    rope = rope_parameters(config)
+    if rope["rope_type"] == "yarn" and real(rope, "mscale_all_dim", default=1.0) != 1.0:
+        raise UnsupportedError(
+            "config.json: llama.cpp runs this family with mscale_all_dim = 1 only"
+        )
+    _limits(config)
+
+
+def _limits(config: Config) -> None:
     deepseek.limits_of_v3(config)
     whole(config, "q_lora_rank")
     if whole(config, "index_head_dim") % ROTATED:
@@ -111,9 +123,18 @@ def limits(config: Config) -> None:
 
 
 def limits_of_glm(config: Config) -> None:
-    limits(config)
+    check_rope(config, PLAIN)
+    _limits(config)
     if indexers(config)[0] != OWN:
         raise CheckpointError("config.json: the first layer has nobody's choice of tokens to share")
+
+
+def caveats(config: Config) -> tuple[str, ...]:
+    return (
+        *latent.caveats(config),
+        f"which {whole(config, 'index_topk')} tokens a layer attends to can depend on rounding: in "
+        "longer texts single logits of llama.cpp may differ from transformers'",
+    )
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -149,6 +170,7 @@ DEEPSEEK_V32 = replace(
     defaults=DEFAULTS,
     aliases=ALIASES,
     limits=limits,
+    caveats=caveats,
     shapes=SHAPES,
 )
 
