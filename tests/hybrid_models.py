@@ -365,8 +365,8 @@ HYBRID: dict[str, Entry] = {
         "LagunaForCausalLM",
         "LagunaConfig",
         LAGUNA
-        | {"layer_types": ["full_attention"] * 4, "gating": "per-element"}
-        | {"num_attention_heads_per_layer": None},
+        | {"layer_types": ["full_attention"] * 3, "gating": "per-element"}
+        | {"num_attention_heads_per_layer": None, "num_hidden_layers": 3},
         WIDE | {"layer_types": None, "moe_intermediate_size": 256},
     ),
     "mimo_v2": Entry(

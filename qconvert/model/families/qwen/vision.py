@@ -11,9 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 from qconvert.checkpoint.metadata import Metadata, i32s, u32
+from qconvert.errors import UnsupportedError
 from qconvert.model.families.decoder.family import family_of
-from qconvert.model.families.decoder.metadata import decoder_keys
+from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.types import Decoder, Experts, Rope
+from qconvert.model.families.parts.common import whole
 from qconvert.model.families.parts.lines import IGNORED
 from qconvert.model.families.parts.rope import ROPE_TYPES, rope_sections
 from qconvert.model.families.qwen import qwen2, qwen3, qwen3_moe
@@ -101,6 +103,17 @@ def metadata_of_3(decoder: Decoder, config: Config) -> Metadata:
     }
 
 
+def limits_of_moe(config: Config) -> None:
+    """Raises UnsupportedError: it cannot be told how experts lie, which transformers turns when it
+    loads them, and may write either way."""
+    decoder_limits(DECODER_OF_MOE, config)
+    width, size = whole(config, "hidden_size"), whole(config, "moe_intermediate_size")
+    if width in (size, 2 * size):
+        raise UnsupportedError(
+            f"config.json: experts of {size} in a model of {width} may lie in either direction"
+        )
+
+
 QWEN2_VL = replace(family_of(DECODER), metadata=metadata, config=None, stand_in="Qwen2ForCausalLM")
 QWEN3_VL = replace(
     family_of(DECODER_OF_3),
@@ -111,6 +124,7 @@ QWEN3_VL = replace(
 QWEN3_VL_MOE = replace(
     family_of(DECODER_OF_MOE),
     metadata=partial(metadata_of_3, DECODER_OF_MOE),
+    limits=limits_of_moe,
     config=None,
     stand_in="Qwen3MoeForCausalLM",
     stand_in_settings={"norm_topk_prob": True},
