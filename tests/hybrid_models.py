@@ -172,6 +172,8 @@ JAMBA: dict[str, Any] = {
 }
 
 INDEXED = LATENT | {
+    "n_group": 1,
+    "topk_group": 1,
     "index_n_heads": 3,
     "index_head_dim": 64,
     "index_topk": 64,
@@ -347,9 +349,7 @@ HYBRID: dict[str, Entry] = {
     "glm_moe_dsa": Entry(
         "GlmMoeDsaForCausalLM",
         "GlmMoeDsaConfig",
-        INDEXED
-        | {"n_group": 1, "topk_group": 1}
-        | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
+        INDEXED | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
         WIDE_LATENT | {"index_n_heads": 8},
     ),
     "hy_v3": Entry("HYV3ForCausalLM", "HYV3Config", HUNYUAN, WIDE | {"moe_intermediate_size": 256}),
@@ -365,7 +365,7 @@ HYBRID: dict[str, Entry] = {
         "LagunaForCausalLM",
         "LagunaConfig",
         LAGUNA
-        | {"layer_types": ["full_attention"] * 3, "gating": "per-element"}
+        | {"layer_types": ["full_attention"] * 3, "gating": "per-element", "num_experts_per_tok": 3}
         | {"num_attention_heads_per_layer": None, "num_hidden_layers": 3},
         WIDE | {"layer_types": None, "moe_intermediate_size": 256},
     ),
