@@ -344,7 +344,10 @@ HYBRID: dict[str, Entry] = {
         {key: value for key, value in WIDE.items() if key != "head_dim"},
     ),
     "deepseek_v32": Entry(
-        "DeepseekV32ForCausalLM", "DeepseekV32Config", INDEXED, WIDE_LATENT | {"index_n_heads": 8}
+        "DeepseekV32ForCausalLM",
+        "DeepseekV32Config",
+        INDEXED | {"first_k_dense_replace": 2},
+        WIDE_LATENT | {"index_n_heads": 8},
     ),
     "glm_moe_dsa": Entry(
         "GlmMoeDsaForCausalLM",

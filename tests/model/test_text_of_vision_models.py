@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "Qwen3VLMoe": (
         sizes(192, 6, 2, 40, 416, 3, rope_parameters=ROPE | {"mrope_section": [8, 6, 6]})
-        | {"moe_intermediate_size": 128, "num_experts": 5, "num_experts_per_tok": 2},
+        | {"moe_intermediate_size": 128, "num_experts": 5, "num_experts_per_tok": 4},
         VISION | {"out_hidden_size": 192, "deepstack_visual_indexes": [0, 1]},
     ),
 }
