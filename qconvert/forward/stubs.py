@@ -9,6 +9,13 @@ from typing import Any
 from qconvert.forward.skeleton import Skeleton, set_module
 
 
+OTHERS: dict[str, tuple[None, ...]] = {
+    "FalconH1DecoderLayer": (),
+    "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
+}
+"""What blocks give behind hidden states, where they do not give those alone."""
+
+
 class Stubs:
     """transformers' model with stand-ins for its blocks and for its output projection.
 
@@ -36,8 +43,7 @@ class Stubs:
                 for name, value in vars(block).items():
                     if isinstance(value, str | int | float | bool):
                         setattr(self, name, value)
-                inner = getattr(block, "self_attn", None)
-                self.tells = hasattr(inner, "skip_topk")  # which tokens it chose, to the next
+                self.others = OTHERS.get(type(block).__name__)
 
             def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
                 if not self.seen:
@@ -45,10 +51,15 @@ class Stubs:
                 self.seen.append((args, kwargs))
                 if len(self.seen) == count and self.last is not None:
                     hidden = self.last
-                return (hidden, None) if stub.tells else hidden
+                return hidden if stub.others is None else (hidden, *stub.others)
 
         class Catch(torch.nn.Module):
             """Keeps what would be multiplied."""
+
+            @property
+            def weight(stub) -> Any:  # noqa: N805
+                """Some models ask for its type."""
+                return next(self.model.parameters())
 
             def forward(stub, hidden: Any) -> Any:  # noqa: N805
                 self.caught = hidden

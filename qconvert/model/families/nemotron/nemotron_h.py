@@ -181,8 +181,12 @@ def caveats(config: Config) -> tuple[str, ...]:
 def rules(config: Config) -> tuple[Rule, ...]:
     layers, source = kinds(config), LAYER + "mixer."
     mixer = mamba2.layer(source, sizes(config))
-    parts = ((RECURRENT, mixer), (FULL, _attention(source)))
-    parts += ((DENSE, _dense(config, source)), (EXPERTS, _experts(config, source)))
+    parts = (
+        (RECURRENT, mixer),
+        (FULL, _attention(source)),
+        (DENSE, _dense(config, source)),
+        (EXPERTS, _experts(config, source)),
+    )
     return (
         Rule("token_embd.weight", "model.embeddings.weight"),
         Rule("blk.{i}.attn_norm.weight", LAYER + "norm.weight"),
