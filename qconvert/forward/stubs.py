@@ -8,7 +8,6 @@ from typing import Any
 
 from qconvert.forward.skeleton import Skeleton, set_module
 
-
 OTHERS: dict[str, tuple[None, ...]] = {
     "FalconH1DecoderLayer": (),
     "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
