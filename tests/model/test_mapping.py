@@ -212,8 +212,8 @@ def test_the_table_of_classes_says_what_the_families_say() -> None:
 
 
 def test_an_unknown_family_is_refused_with_a_list_of_the_known() -> None:
-    with pytest.raises(UnsupportedError, match="MambaForCausalLM") as error:
-        find_family({"architectures": ["MambaForCausalLM"]})
+    with pytest.raises(UnsupportedError, match="UnheardOfForCausalLM") as error:
+        find_family({"architectures": ["UnheardOfForCausalLM"]})
     assert "LlamaForCausalLM" in error.value.hint
     assert "BertModel" in error.value.hint
 

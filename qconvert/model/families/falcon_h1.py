@@ -102,7 +102,8 @@ def limits(config: Config) -> None:
         expect(config, name, (False,))
     if config.get("mamba_rms_norm") and config.get("mamba_norm_before_gate"):
         raise UnsupportedError(
-            "config.json: llama.cpp has the norm of state spaces behind the gate"
+            "config.json: llama.cpp has the norm of state spaces behind the gate "
+            "(mamba_norm_before_gate)"
         )
 
 

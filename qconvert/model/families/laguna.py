@@ -142,6 +142,7 @@ def _dense(config: Config) -> tuple[int, ...]:
 
 def limits(config: Config) -> None:
     expect(config, "hidden_act", SILU)
+    expect(config, "rope_scaling", (), "this family has rope_parameters alone")
     expect(config, "attention_bias", (False,))
     expect(config, "gating", (True, "per-head", "per-element"))
     expect(config, "moe_router_logit_softcapping", (0.0,))

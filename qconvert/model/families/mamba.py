@@ -16,11 +16,13 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts.lines import IGNORED, LAYER
+from qconvert.model.families.parts.lines import IGNORED
 from qconvert.model.types import Config, Family, Rule
 
 NAME, NAME_OF_2 = "mamba", "mamba2"
-MIXER = LAYER + "mixer."
+ROOT = "backbone."
+BLOCK = ROOT + "layers.{i}."
+MIXER = BLOCK + "mixer."
 
 DEFAULTS = {
     "vocab_size": 50_280,
@@ -107,10 +109,10 @@ def limits_of_2(config: Config) -> None:
 
 def _rules(mixer: tuple[Rule, ...]) -> tuple[Rule, ...]:
     return (
-        Rule("token_embd.weight", "model.embeddings.weight"),
-        Rule("blk.{i}.attn_norm.weight", LAYER + "norm.weight"),
+        Rule("token_embd.weight", ROOT + "embeddings.weight"),
+        Rule("blk.{i}.attn_norm.weight", BLOCK + "norm.weight"),
         *mixer,
-        Rule("output_norm.weight", "model.norm_f.weight"),
+        Rule("output_norm.weight", ROOT + "norm_f.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
     )
 

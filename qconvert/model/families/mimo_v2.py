@@ -138,6 +138,7 @@ def metadata(config: Config) -> Metadata:
 def limits(config: Config) -> None:
     own, kinds = _rope(config), _kinds(config)
     expect(config, "hidden_act", SILU)
+    expect(config, "rope_scaling", (), "this family has rope_parameters alone")
     expect(config, "norm_topk_prob", (True,), "llama.cpp would behave as if it were true")
     expect(config, "routed_scaling_factor", (1.0,))
     expect(config, "swa_num_key_value_heads", (2 * kv_head_count(config),))
