@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from common import VOCABULARY, convert_model, random_tokens, torch_logits
+from hybrid_models import HYBRID, LATENT, WIDE, WIDE_LATENT
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Large:
     @property
     def experts(self) -> int:
         """Of each layer."""
-        named = ("num_local_experts", "num_experts", "n_routed_experts")
+        named = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
         return next((self.settings[name] for name in named if name in self.settings), 0)
 
 
@@ -113,44 +114,7 @@ _BESIDE = _LAYERED | {
     "moe_intermediate_size": 96,
 }
 
-_LATENT: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 224,
-    "moe_intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "first_k_dense_replace": 1,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 6,
-    "n_routed_experts": 6,
-    "num_experts_per_tok": 2,
-    "n_group": 3,
-    "topk_group": 2,
-    "n_shared_experts": 2,
-    "kv_lora_rank": 48,
-    "q_lora_rank": 64,
-    "qk_nope_head_dim": 40,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 32,
-    "rms_norm_eps": 1e-6,
-    "rope_parameters": {
-        "rope_type": "yarn",
-        "rope_theta": 20000.0,
-        "factor": 4.0,
-        "original_max_position_embeddings": 32,
-        "mscale": 0.7,
-        "mscale_all_dim": 0.7,
-    },
-}
-
-_WIDE: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-}
-_WIDE_LINEAR = _WIDE | {
+_WIDE_LINEAR = WIDE | {
     "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 8,
@@ -170,20 +134,11 @@ _WIDE_BESIDE = {
     "moe_intermediate_size": 256,
 }
 _WIDE_CONVOLVED = {
-    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
+    **{key: value for key, value in WIDE.items() if key != "head_dim"},
     "layer_types": (["conv"] * 2 + ["full_attention", "conv"]) * 2,
     "intermediate_size": 768,
     "block_multiple_of": 256,
 }
-_WIDE_LATENT = {
-    **{key: value for key, value in _WIDE.items() if key != "head_dim"},
-    "num_key_value_heads": 8,
-    "moe_intermediate_size": 256,
-    "kv_lora_rank": 256,
-    "q_lora_rank": 256,
-    "qk_nope_head_dim": 256,
-}
-
 WHOLE = ("gemma4",)
 """Those that cannot be run block by block."""
 
@@ -203,7 +158,7 @@ LARGE: dict[str, Large] = {
             "sliding_window": 16,
             "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0},
         },
-        _WIDE,
+        WIDE,
     ),
     "qwen3_5": Large(
         "Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _LINEAR, _WIDE_LINEAR, zero_norms=True
@@ -235,20 +190,20 @@ LARGE: dict[str, Large] = {
         | {"moe_intermediate_size": 96},
         _WIDE_CONVOLVED | {"moe_intermediate_size": 256},
     ),
-    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", _LATENT, _WIDE_LATENT),
+    "deepseek_v3": Large("DeepseekV3ForCausalLM", "DeepseekV3Config", LATENT, WIDE_LATENT),
     "glm4_moe_lite": Large(
         "Glm4MoeLiteForCausalLM",
         "Glm4MoeLiteConfig",
-        _LATENT | {"n_group": 1, "topk_group": 1},
-        _WIDE_LATENT,
+        LATENT | {"n_group": 1, "topk_group": 1},
+        WIDE_LATENT,
     ),
     "deepseek_v2": Large(
         "DeepseekV2ForCausalLM",
         "DeepseekV2Config",
-        _LATENT
-        | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
-        _WIDE_LATENT,
+        LATENT | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
+        WIDE_LATENT,
     ),
+    **{name: Large(*entry) for name, entry in HYBRID.items()},
 }
 
 
@@ -277,7 +232,7 @@ def spread(model: Any, entry: Large) -> None:
     with torch.no_grad():
         for name, weight in [*model.named_parameters(), *biases_of_routers(model)]:
             random = torch.randn(weight.shape, generator=draw)
-            if name.endswith("embed_tokens.weight"):
+            if name.endswith(EMBEDDINGS):
                 weight.copy_(0.3 * random)
                 levels = torch.linspace(-2.0, 2.0, entry.experts)
                 for row in weight:
@@ -294,6 +249,7 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
 
 
+EMBEDDINGS = ("embed_tokens.weight", "embeddings.weight")
 ROUTER_BIASES = ("correction_bias", "expert_bias", "layer_scalar")
 
 

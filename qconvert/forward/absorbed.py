@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qconvert.forward.attention import attend_in_strips, watch
+from qconvert.forward.attention import attend_in_strips, attend_with_mask, watch
 from qconvert.forward.weights import Parameters
 
 Show = Callable[[str, Any, int], None]
@@ -47,10 +47,13 @@ class Absorbed:
         def keep(module: Any, args: tuple) -> None:
             given[:] = [args[0]]
 
-        def see(query: Any, key: Any, scaling: float) -> None:
+        def see(query: Any, key: Any, scaling: float, mask: Any) -> None:
             shape = (*query.shape[:3], given[0].shape[-1])
             latent = given[0].reshape(shape[0], 1, *shape[2:]).expand(shape)
-            mixed = attend_in_strips(query, key, latent, scaling)
+            if mask is None:
+                mixed = attend_in_strips(query, key, latent, scaling)
+            else:
+                mixed = attend_with_mask(query, key, latent, scaling, mask)
             for head in range(self.heads):
                 show(self.keys, query[:, head, :, : self.size].flatten(0, 1), head)
                 show(self.values, mixed[:, :, head].flatten(0, 1), head)

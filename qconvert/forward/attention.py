@@ -30,7 +30,7 @@ WATCH = "_qconvert_watch"
 
 
 def watch(module: Any, see: Any) -> None:
-    """Have a module's queries, keys and scaling shown when it attends; None ends that."""
+    """Have a module's queries, keys, scaling and mask shown when it attends; None ends that."""
     vars(module).pop(WATCH, None)
     if see is not None:
         vars(module)[WATCH] = see
@@ -50,9 +50,12 @@ def attend(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    chosen = settings.pop("indices", None)
+    if chosen is not None:
+        attention_mask = _among(attention_mask, chosen)
     see = vars(module).get(WATCH)
     if see is not None:
-        see(query, key, settings.get("scaling") or query.shape[-1] ** -0.5)
+        see(query, key, settings.get("scaling") or query.shape[-1] ** -0.5, attention_mask)
     is_causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask is None and causal and query.shape[2] == key.shape[2]
@@ -65,6 +68,33 @@ def attend(
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     return attend_in_strips(query, key, value, scaling), None
+
+
+def _among(mask: Any, chosen: Any) -> Any:
+    """A mask [batch, 1, tokens, keys] that leaves tokens the keys that were chosen for them.
+
+    Args:
+        mask: of truths, or what is added to scores.
+        chosen: int [batch, tokens, chosen], numbers of keys.
+    """
+    import torch
+
+    others = torch.ones_like(mask[:, 0], dtype=torch.bool).scatter(-1, chosen.long(), False)[
+        :, None
+    ]
+    if mask.dtype == torch.bool:
+        return mask & ~others
+    return mask.masked_fill(others, torch.finfo(mask.dtype).min)
+
+
+def attend_with_mask(query: Any, key: Any, value: Any, scaling: float, mask: Any) -> Any:
+    """Each token attends to what a mask leaves it. Shapes are those of `attend`."""
+    import torch
+
+    share = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(share, 1) if share > 1 else x for x in (key, value))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, mask, scale=scaling).transpose(1, 2)
 
 
 def attend_in_strips(query: Any, key: Any, value: Any, scaling: float) -> Any:

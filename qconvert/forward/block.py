@@ -12,11 +12,12 @@ import numpy as np
 
 from qconvert.errors import WeightError
 from qconvert.forward.absorbed import Absorbed
-from qconvert.forward.experts import Inputs, are_experts, run_experts
+from qconvert.forward.experts import Inputs, are_experts, first_of, run_all_experts, run_experts
 from qconvert.forward.linears import Linear, names_in, with_rows
 from qconvert.forward.memory import release_freed_memory
 from qconvert.forward.skeleton import put_tensor, set_parameter
 from qconvert.forward.states import States
+from qconvert.forward.steps import show_steps
 
 if TYPE_CHECKING:
     from qconvert.forward.passage import Passage
@@ -64,13 +65,14 @@ class Block:
         for module in {id(line.module): line.module for line in self.linears.values()}.values():
             names = names_in(self.linears, module)
             if are_experts(module):
-                fused = (names["gate_up_proj"], names["down_proj"])
+                fused = (names[first_of(module)], names["down_proj"])
                 module.forward = partial(_experts_forward, self, module, fused)
             else:
                 module.register_forward_pre_hook(partial(_before, self, names["weight"]))
                 module.register_forward_hook(partial(_after, self, names["weight"]))
         for one in self.absorbed:
             one.begin(self._show_absorbed)
+        self._steps = show_steps(self.module, self._show_steps)
         self._pending: tuple[Any, tuple[str, ...]] | None = None
 
     @property
@@ -176,6 +178,8 @@ class Block:
             line.module.__dict__.pop("forward", None)
         for one in self.absorbed:
             one.end()
+        for handle in self._steps:
+            handle.remove()
         release_freed_memory()
 
     def see(self, names: tuple[str, ...], x: Any) -> None:
@@ -203,6 +207,12 @@ class Block:
         if self._observe is not None and self.passage is None:
             self._flush()
             self._observe((name,), x, matrix)
+
+    def _show_steps(self, module: Any, x: Any) -> Any:
+        """Called with the input of a module whose weight is multiplied without it."""
+        names = names_in(self.linears, module)["weight"]
+        self.see(names, x)
+        return self.walk.inputs(names, x) if self.walk.inputs else x
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -236,10 +246,12 @@ def _experts_forward(
     module: Any,
     names: tuple[tuple[str, ...], tuple[str, ...]],
     hidden: Any,
-    chosen: Any,
-    weights: Any,
+    chosen: Any = None,
+    weights: Any = None,
 ) -> Any:
     inputs, give = block.walk.inputs, block._give
+    if chosen is None:
+        return run_all_experts(module, names, block.see_experts, hidden, inputs, give)
     return run_experts(module, names, block.see_experts, hidden, chosen, weights, inputs, give)
 
 

@@ -5,9 +5,9 @@ transformers 5 holds the experts of a layer in two parameters,
     gate_up_proj  [experts, 2 * size, hidden]    the gate's rows, then up's or by turns
     down_proj     [experts, hidden, size]
 
-or both [in, out], with or without biases beside them, and says so in the module's attributes. What
-lies between the products is the module's own. Sums are made in the order of its plain ("eager")
-implementation.
+or both [in, out], with or without biases beside them, and says so in the module's attributes. Where
+there are no gates, the first is `up_proj` [experts, size, hidden]. What lies between the products
+is the module's own. Sums are made in the order of its plain ("eager") implementation.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,12 @@ place."""
 def are_experts(module: Any) -> bool:
     """Whether a module is such a layer."""
     own = dict(module.named_parameters(recurse=False))
-    return {"gate_up_proj", "down_proj"} <= own.keys() and own["down_proj"].dim() == 3
+    return {first_of(module), "down_proj"} <= own.keys() and own["down_proj"].dim() == 3
+
+
+def first_of(module: Any) -> str:
+    """The parameter that a layer of experts multiplies first."""
+    return "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"
 
 
 def run_experts(
@@ -45,7 +50,7 @@ def run_experts(
 
     Args:
         module: transformers'.
-        names: the GGUF names of the weights in `gate_up_proj` and in `down_proj`.
+        names: the GGUF names of the weights in the first parameter and in `down_proj`.
         see: called before the products of all experts.
         hidden: [tokens, hidden].
         chosen: int64 [tokens, experts per token].
@@ -69,10 +74,10 @@ def run_experts(
     inner = {}
     for expert, own in tokens.items():
         x = inputs(names[0], hidden[own]) if inputs else hidden[own]
-        both = _product(module, "gate_up_proj", expert, x)
+        both = _product(module, first_of(module), expert, x)
         if give:
             give(names[0], both, expert)
-        inner[expert] = module._apply_gate(both)
+        inner[expert] = module._apply_gate(both) if module.has_gate else module.act_fn(both)
     see(names[1], [(x, expert) for expert, x in inner.items()])
     for expert, x in inner.items():
         y = _product(module, "down_proj", expert, inputs(names[1], x) if inputs else x)
@@ -81,6 +86,46 @@ def run_experts(
         weight = weights.reshape(-1)[places[expert], None]
         out.index_add_(0, tokens[expert], (y * weight).to(out.dtype))
     return out
+
+
+def run_all_experts(
+    module: Any,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    see: See,
+    hidden: Any,
+    inputs: Inputs | None = None,
+    give: Give | None = None,
+) -> Any:
+    """What a layer of experts gives that is told of no choice: each expert has every token,
+    multiplied with its score, which is 0 for those that it was not chosen for (Llama 4).
+
+    Args:
+        hidden: [experts * tokens, hidden], one expert's behind another's.
+
+    The others are those of `run_experts`, of a module whose parameters are [in, out].
+    """
+    import torch
+
+    every = hidden.view(len(module.down_proj), -1, hidden.shape[-1])
+    out = torch.zeros_like(every)
+    places = {expert: own.any(dim=-1).nonzero().flatten() for expert, own in enumerate(every)}
+    places = {expert: place for expert, place in places.items() if len(place)}
+    see(names[0], [(every[expert][place], expert) for expert, place in places.items()])
+    inner = {}
+    for expert, place in places.items():
+        x = inputs(names[0], every[expert][place]) if inputs else every[expert][place]
+        both = x @ module.gate_up_proj[expert]
+        if give:
+            give(names[0], both, expert)
+        gate, up = both.chunk(2, dim=-1)
+        inner[expert] = up * module.act_fn(gate)
+    see(names[1], [(x, expert) for expert, x in inner.items()])
+    for expert, x in inner.items():
+        y = (inputs(names[1], x) if inputs else x) @ module.down_proj[expert]
+        if give:
+            give(names[1], y, expert)
+        out[expert, places[expert]] = y
+    return out.view(hidden.shape)
 
 
 def _product(module: Any, parameter: str, expert: int, x: Any) -> Any:

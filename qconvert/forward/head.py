@@ -51,9 +51,14 @@ class Head:
             set_parameter(head, name, values.to(device))
         self.rows = int(head.weight.shape[0])
         self._stub = _Stub()
+        base = self._model.base_model_prefix
+        base = base if base in dict(self._model.named_children()) else "model"
         before = torch.nn.Module()
+        for name, value in vars(self._model.get_submodule(base)).items():
+            if isinstance(value, int | float):  # some multiply logits with a number of the base
+                setattr(before, name, value)
         before.forward = self._stub
-        set_module(self._model, self._model.base_model_prefix, before)
+        set_module(self._model, base, before)
         self._model.warn_if_padding_and_no_attention_mask = lambda *args: None
         self._ids = torch.zeros((1, 1), dtype=torch.long, device=device)
 

@@ -16,8 +16,9 @@ class Linear:
 
     Attributes:
         names: the GGUF names of all weights in it, in the order of their rows.
-        module: transformers': has `weight`, or of experts `gate_up_proj` and `down_proj`.
-        parameter: the attribute that holds the weight: "weight", "gate_up_proj", "down_proj".
+        module: transformers': has `weight`, or of experts `gate_up_proj` or `up_proj`, and
+            `down_proj`.
+        parameter: the attribute that holds the weight: "weight", or one of those of experts.
         rows: which of the parameter (of each of its matrices) the weight has, in its order; None
             for all.
         transpose: the parameter is [in, out] (GPT-2's Conv1D).
@@ -51,14 +52,15 @@ def find_linears(source: Parameters, prefix: str, module: Any) -> dict[str, Line
             if parameter.dim() < 2 or isinstance(child, torch.nn.Conv1d):
                 continue
             name = prefix + (f"{inner}.{attribute}" if inner else attribute)
-            targets = [pair for pair in source.targets_of(name) if not pair[0].endswith(".bias")]
+            targets = [pair for pair in source.targets_of(name) if pair[0].endswith(".weight")]
             if any(rule.turned for _, rule in targets):  # see `qconvert.forward.absorbed`
                 continue
             names = tuple(target for target, _ in targets)
             for target, rule in targets:
-                height = parameter.shape[-1 if rule.transpose else -2]
+                inward = rule.transpose and not rule.transpose_on_load
+                height = parameter.shape[-1 if inward else -2]
                 rows, columns = _rows(rule, height), columns_of(rule.steps)
-                found[target] = Linear(names, child, attribute, rows, rule.transpose, columns)
+                found[target] = Linear(names, child, attribute, rows, inward, columns)
     return found
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from qconvert.errors import UnsupportedError, first_line
 from qconvert.forward.attention import use_strips
 from qconvert.forward.weights import Parameters
+from qconvert.model.families.parts.common import plain_numbers
 from qconvert.model.quiet import quiet_transformers
+from qconvert.model.types import Family
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def build_skeleton(source: Parameters) -> Skeleton:
         with quiet_transformers():
             config = _text_config(source.model.config)
             if source.model.family.stand_in:
-                config = _stand_in(config, source.model.family.stand_in)
+                config = _stand_in(config, source.model.family)
         _without_padding(config)
         with quiet_transformers(), EmptyOnMeta():
             model = auto.from_config(config, dtype=torch.float32).eval()
@@ -100,7 +102,10 @@ def _check_passed(config: Any, name: str) -> None:
         "hidden_size_per_layer_input": "inputs of their own",
         "relative_attention_num_buckets": "the first one's numbers for distances",
     }
-    if what := next((words for key, words in passed.items() if getattr(config, key, 0)), ""):
+    what = next((words for key, words in passed.items() if getattr(config, key, 0)), "")
+    if "shared" in (getattr(config, "indexer_types", None) or ()):
+        what = "tokens that others choose"
+    if what:
         raise UnsupportedError(
             f"{name} has layers with {what}, and cannot be run block by block",
             "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
@@ -116,7 +121,7 @@ def _text_config(config: Mapping[str, Any]) -> Any:
     kind = cls.config_class if cls else transformers.CONFIG_MAPPING[config["model_type"]]
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
     # A copy to the bottom: transformers writes into inner dictionaries.
-    return kind.from_dict(deepcopy(plain)).get_text_config(decoder=True)
+    return kind.from_dict(plain_numbers(deepcopy(plain))).get_text_config(decoder=True)
 
 
 def _without_padding(config: Any) -> None:
@@ -129,12 +134,12 @@ def _without_padding(config: Any) -> None:
         config.pad_token_id = 0
 
 
-def _stand_in(config: Any, name: str) -> Any:
+def _stand_in(config: Any, family: Family) -> Any:
     """The same settings for another class."""
     import transformers
 
-    settings = config.to_dict()
-    kind = getattr(transformers, name).config_class
+    settings = {**config.to_dict(), **family.stand_in_settings}
+    kind = getattr(transformers, family.stand_in).config_class
     del settings["model_type"]
     return kind.from_dict(settings)
 

@@ -8,6 +8,12 @@ from typing import Any
 
 from qconvert.forward.skeleton import Skeleton, set_module
 
+OTHERS: dict[str, tuple[None, ...]] = {
+    "FalconH1DecoderLayer": (),
+    "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
+}
+"""What blocks give behind hidden states, where they do not give those alone."""
+
 
 class Stubs:
     """transformers' model with stand-ins for its blocks and for its output projection.
@@ -36,15 +42,23 @@ class Stubs:
                 for name, value in vars(block).items():
                     if isinstance(value, str | int | float | bool):
                         setattr(self, name, value)
+                self.others = OTHERS.get(type(block).__name__)
 
             def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
                 if not self.seen:
                     self.first = hidden
                 self.seen.append((args, kwargs))
-                return self.last if len(self.seen) == count and self.last is not None else hidden
+                if len(self.seen) == count and self.last is not None:
+                    hidden = self.last
+                return hidden if stub.others is None else (hidden, *stub.others)
 
         class Catch(torch.nn.Module):
             """Keeps what would be multiplied."""
+
+            @property
+            def weight(stub) -> Any:  # noqa: N805
+                """Some models ask for its type."""
+                return next(self.model.parameters())
 
             def forward(stub, hidden: Any) -> Any:  # noqa: N805
                 self.caught = hidden

@@ -162,7 +162,10 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
     """
     bare = bare_name(name)
     if bare in parameters.maps:
-        pieces = [parameters.maps[bare]]
+        piece, pairs = parameters.maps[bare], parameters.targets_of(name)
+        turned = any(rule.transpose_on_load for _, rule in pairs)
+        turned = turned and piece.shape == (*shape[:-2], *shape[:-3:-1])
+        pieces = [_turned(piece) if turned else piece]
         fits = pieces[0].shape == shape
     else:
         pieces = _by_table(parameters, bare, shape)
@@ -177,6 +180,12 @@ def pieces_of(parameters: Parameters, name: str, shape: tuple[int, ...]) -> list
             "config.json may belong to another model",
         )
     return pieces
+
+
+def _turned(map_: TensorMap) -> TensorMap:
+    """Each matrix [in, out]."""
+    (*outer, height, width) = map_.shape
+    return replace(map_, shape=(*outer, width, height), transpose=not map_.transpose)
 
 
 def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list[TensorMap]:
@@ -230,7 +239,9 @@ def _as_stored(parameters: Parameters, pieces: list[TensorMap], dtype: str) -> A
 def _slabs(tensor: TensorMap) -> Iterator[tuple[int, int]]:
     group = len(tensor.order) or 1
     step = max(SLAB // (tensor.columns * group), 1) * group
-    if tensor.transpose or len(tensor.shape) == 1:
+    if tensor.transpose and len(tensor.shape) == 3:
+        step = max(SLAB // (tensor.columns * tensor.matrix_rows), 1) * tensor.matrix_rows
+    elif tensor.transpose or len(tensor.shape) == 1:
         step = tensor.rows
     for start in range(0, tensor.rows, step):
         yield start, min(start + step, tensor.rows)

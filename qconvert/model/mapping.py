@@ -17,7 +17,7 @@ from qconvert.model.families.parts.common import text_config
 from qconvert.model.names import WRAPPER, bare_name
 from qconvert.model.numbers import number_tensors
 from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
-from qconvert.model.transforms import Some
+from qconvert.model.transforms import Scale, Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 OUTPUT = "lm_head.weight"
@@ -141,6 +141,8 @@ def _make(
             if empty := next((info for info in infos if not info.elements), None):
                 raise _empty(empty)
             shape = expected_shape(family, name, sizes)
+            if rule.transpose_on_load and infos[0].shape != _inward(rule, shape):
+                rule = replace(rule, transpose=False)  # transformers writes it turned
             if rule.transpose and len(shape) > 1:
                 return _transposed(name, rule, infos[0], shape)
             if rule.rows and name.endswith(".bias"):
@@ -171,12 +173,16 @@ def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
 
 def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
     """Matrices stored [in, out]; biases beside them are as they should be."""
-    outputs, steps = _columns(rule, shape[-2])
-    stored = (*shape[:-2], shape[-1], outputs)
+    steps, stored = _columns(rule, shape[-2])[1], _inward(rule, shape)
     if info.shape != stored:
         raise _misshapen(info, stored)
     whole = (Rows(info.name, 0, info.rows, steps=steps),)
     return TensorMap(name, shape, whole, transpose=True, steps=rule.steps)
+
+
+def _inward(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a source that is stored [in, out]."""
+    return (*shape[:-2], shape[-1], _columns(rule, shape[-2])[0])
 
 
 def _some_of_bias(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
@@ -224,7 +230,7 @@ def _stacked(
         if rule.runs:
             taken = sum(stop - start for start, stop in rule.runs)
             fits = len(info.shape) > 1 and (taken, info.columns) == (prod(shape[:-1]), shape[-1])
-            parts.extend(Rows(info.name, start, stop) for start, stop in rule.runs)
+            parts.extend(_runs(info, rule))
             fits = fits and max(part.stop for part in parts) <= info.rows
         elif rule.rows is None:
             fits = info.shape == stored
@@ -236,6 +242,13 @@ def _stacked(
             raise _misshapen(info, stored)
     order = _order(rule, info, shape)
     return TensorMap(name, shape, tuple(parts), order, rule.add, steps=rule.steps)
+
+
+def _runs(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
+    """The runs of a source's rows, multiplied where a line says so."""
+    for number, (start, stop) in enumerate(rule.runs):
+        scale = (Scale(rule.run_scales[number]),) if rule.run_scales else ()
+        yield Rows(info.name, start, stop, steps=scale)
 
 
 def _can_be_sliced(info: TensorInfo, rule: Rule, shape: tuple[int, ...]) -> bool:

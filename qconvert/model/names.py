@@ -5,6 +5,8 @@ import re
 
 WRAPPER = re.compile(r"^(model\.)?(language|text)_model\.(model\.)?")
 ROOTS = (
+    "model.backbone.",
+    "backbone.",
     "model.",
     "distilbert.transformer.",
     "distilbert.",

@@ -107,7 +107,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
 
     hidden, heads = value("embedding_length", 0), value("attention.head_count", 1)
     windowed = bool(value("attention.sliding_window_pattern", 0))
-    head = value("attention.key_length", hidden // heads)
+    head = value("attention.key_length", hidden // max(heads, 1))
     head = value("attention.key_length_swa", head) if windowed else head
     query = heads * head
     key = value("attention.head_count_kv", heads) * head
@@ -127,12 +127,15 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "query": query,
         "key": key,
         "query_key_value": query + 2 * key,
+        "values": value("attention.head_count_kv", heads) * value("attention.value_length", head),
+        "mixed": heads * value("attention.value_length", head),
         "ffn": ffn,
         "gate_up": 2 * ffn,
         "experts": value("expert_count", 0),
         "expert_ffn": value("expert_feed_forward_length", ffn),
         "shared_ffn": value("expert_shared_feed_forward_length", ffn),
         "always_ffn": value("expert_feed_forward_length", ffn) * value("expert_shared_count", 0),
+        "expert_io": value("moe_latent_size", hidden),
         "one": 1,
         "buckets": value("attention.relative_buckets_count", 0),
         "expert_gate_up": 2 * value("expert_feed_forward_length", ffn),
@@ -141,6 +144,7 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         "taps": value("shortconv.l_cache", 0),
         "convolved": 3 * hidden,
         **_linear_sizes(value, query),
+        **_mamba_sizes(value),
         **_latent_sizes(value, heads),
     }
 
@@ -155,6 +159,23 @@ def _latent_sizes(value: Callable[[str, int], int], heads: int) -> dict[str, int
         "key_mla": head - value("rope.dimension_count", 0),
         "value_mla": inner,
         "values_mla": heads * inner,
+        "index_heads": value("attention.indexer.head_count", 0),
+        "index_head": value("attention.indexer.key_length", 0),
+        "index_queries": value("attention.indexer.head_count", 0)
+        * value("attention.indexer.key_length", 0),
+    }
+
+
+def _mamba_sizes(value: Callable[[str, int], int]) -> dict[str, int]:
+    """Of state-space layers, beside those of linear attention, whose keys they share."""
+    inner, groups = value("ssm.inner_size", 0), max(value("ssm.group_count", 1), 1)
+    mixed = inner + 2 * value("ssm.state_size", 0) * groups
+    return {
+        "mamba_in": inner + mixed + value("ssm.time_step_rank", 0),
+        "state_in": 2 * inner,
+        "state_steps": value("ssm.time_step_rank", 0) + 2 * value("ssm.state_size", 0),
+        "mamba_groups": groups,
+        "mamba_group": inner // groups,
     }
 
 

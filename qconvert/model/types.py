@@ -37,11 +37,14 @@ class Rule:
         period: `rows` are those of each so many rows (heads that lie query, key, value by turns).
         runs: in place of `rows`, first and last+1 row of each run of the source's rows, in the
             order that the tensor has them (heads in another order).
+        run_scales: what the rows of each run are multiplied with; none for all of them.
         heads: for rotary pairs: llama.cpp wants neighbours, Hugging Face halves. The number of
             heads over which the rows are regrouped; 0 leaves them.
         add: what is added to each element (Gemma's norms are stored as weight - 1).
         transpose: the source is stored [in, out] (GPT-2's Conv1D); of several matrices each. `rows`
             are those of [out, in].
+        transpose_on_load: though it is stored so, transformers has it [out, in] once it is loaded,
+            and may write it that way.
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
@@ -56,9 +59,11 @@ class Rule:
     heads: int = 0
     add: float = 0.0
     transpose: bool = False
+    transpose_on_load: bool = False
     optional: bool = False
     period: int = 0
     runs: tuple[tuple[int, int], ...] = ()
+    run_scales: tuple[float, ...] = ()
     turned: bool = False
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
@@ -167,6 +172,7 @@ class Family:
         output_is_embedding: llama.cpp takes the embedding for the output, whatever there is.
         stand_in: the class that computes texts alike, where transformers has none for the language
             model by itself.
+        stand_in_settings: what that class has to be told besides.
         first_position: settings -> the row of the table of positions that a text begins with.
         unpacked: why transformers does not load packed layers of its classes; empty where it does.
         dense: llama.cpp knows layers behind the pooling.
@@ -196,6 +202,7 @@ class Family:
     pooled: bool = False
     output_is_embedding: bool = False
     stand_in: str = ""
+    stand_in_settings: Mapping[str, Any] = field(default_factory=dict)
     first_position: Callable[[Config], int] = lambda settings: 0
     window_by_choice: bool = False
     unpacked: str = ""

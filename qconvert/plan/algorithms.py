@@ -13,6 +13,7 @@ from qconvert.errors import shorten
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
 from qconvert.model.roles import block_number
+from qconvert.model.transforms import Scale
 from qconvert.model.weights import EXPERTS
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.mlx.tensors import MlxWeight
@@ -50,7 +51,7 @@ def without_algorithm(tensors: Iterable[TensorPlan], statistics: Statistics) -> 
 def is_elsewhere(tensor: TensorPlan) -> bool:
     """Whether transformers' model has no such matrix, with such rows and columns: what is known of
     its inputs and outputs does not fit the weight."""
-    return _is_absorbed(tensor) or _is_scattered(tensor)
+    return _is_absorbed(tensor) or _is_scattered(tensor) or _is_scaled(tensor)
 
 
 def _is_absorbed(tensor: TensorPlan) -> bool:
@@ -64,6 +65,13 @@ def _is_scattered(tensor: TensorPlan) -> bool:
     """Whether GGUF has a weight in other rows or columns, and so what is known of its input."""
     coding = tensor.coding
     return isinstance(coding, Quantized | MlxWeight) and coding.weight.scattered
+
+
+def _is_scaled(tensor: TensorPlan) -> bool:
+    """Whether GGUF has a weight multiplied with what transformers multiplies its input or output
+    with."""
+    steps = [*tensor.map.steps, *(step for part in tensor.map.parts for step in part.steps)]
+    return isinstance(tensor.coding, Blocks) and any(isinstance(step, Scale) for step in steps)
 
 
 def made_with(tensors: Iterable[TensorPlan], sample: np.ndarray | None) -> dict[str, str]:
@@ -121,7 +129,7 @@ def stored_format(tensor: TensorPlan) -> Format | None:
         return None if coding.weight.conv1d else coding.format
     if isinstance(coding, MlxWeight):
         return coding.format
-    if not isinstance(coding, Blocks) or block_sizes(coding.format)[0] == 1:
+    if not isinstance(coding, Blocks) or block_sizes(coding.format)[0] == 1 or _is_scaled(tensor):
         return None
     return FORMATS.get(coding.format)
 

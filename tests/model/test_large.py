@@ -204,6 +204,23 @@ def test_a_layer_that_foretells_further_tokens_is_left_out(large: Large, tmp_pat
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
         ("deepseek_v3", {"q_lora_rank": None}, "q_lora_rank"),
         ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "topk_method"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"layers_block_type": ["moe", "mlp"]}, "one or the other"),
+        ("granite_hybrid", {"mamba_expand": 4, "mamba_n_heads": 20}, "mamba_expand"),
+        ("granite_hybrid", {"layer_types": ["attention"] * 3}, "rotary positions only"),
+        ("granite_hybrid", {"time_step_limit": [0.1, 1.0]}, "time_step_limit"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"no_rope_layers": [1, 1, 1, 1]}, "no_rope_layers"),
+        ("llama4", {"moe_layers": [0, 1]}, "moe_layers"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm"),
+        ("ernie4_5_moe", {"moe_layer_end_index": 1}, "moe_layer_end_index"),
+        ("mamba", {"expand": 4}, "expand"),
+        ("mamba2", {"use_bias": True}, "use_bias"),
+        ("deepseek_v32", {"index_head_dim": 32}, "index_head_dim"),
+        ("laguna", {"moe_router_logit_softcapping": 30.0}, "softcapping"),
+        ("hy_v3", {"route_norm": False}, "route_norm"),
+        ("mimo_v2", {"routed_scaling_factor": 2.5}, "routed_scaling_factor"),
+        ("falcon_h1", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
         (
             "glm4_moe_lite",
             {"mlp_layer_types": ["sparse", "dense", "sparse"]},
@@ -218,6 +235,45 @@ def test_what_llama_cpp_would_run_otherwise_is_refused(
     known = find_family(config)
     with pytest.raises(UnsupportedError, match=words):
         known.limits(text_config(known, config))
+
+
+def test_tokens_that_an_indexer_chooses_are_mostly_the_same(tmp_path: Path) -> None:
+    """Where there are more than it chooses; scores that are near each other are a matter of
+    rounding, and what follows from them is."""
+    model = save_large("glm_moe_dsa", tmp_path / "model", index_topk=40)
+    convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    tokens = random_tokens()
+    expected = torch_logits(model, tokens)
+    off = np.abs(expected - llama_logits(tmp_path / "f32.gguf", tokens)).max(axis=1)
+    assert np.median(off) <= 1e-4 * (expected.max() - expected.min())
+    notices = open_model(open_checkpoint(str(tmp_path / "model"))).notices
+    assert any("can depend on rounding" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "name"),
+    [
+        ("nemotron_h", {}, "nemotron_h"),
+        ("nemotron_h_moe", {}, "nemotron_h_moe"),
+        ("nemotron_h", {"layers_block_type": None, "hybrid_override_pattern": "M*-"}, "nemotron_h"),
+        ("granite_hybrid", {}, "granitehybrid"),
+        ("granite_hybrid", {"layer_types": ["attention"] * 3}, "granitemoe"),
+        ("granite_hybrid_dense", {"layer_types": ["attention"] * 3}, "granite"),
+    ],
+)
+def test_layers_tell_which_architecture_it_is(
+    family: str, changes: dict[str, Any], name: str, large: Large
+) -> None:
+    config = json.loads((large(family).path / "config.json").read_text()) | changes
+    assert find_family(config).name == name
+
+
+def test_granite_4_without_state_spaces_is_granite_3(tmp_path: Path) -> None:
+    attending = {"layer_types": ["full_attention"] * 3, "position_embedding_type": "rope"}
+    for experts in (5, 0):
+        path = tmp_path / str(experts) / "model"
+        model = save_large("granite_hybrid", path, num_local_experts=experts, **attending)
+        assert off_by(model, path) <= 1e-3
 
 
 def test_other_sections_leave_pairs_without_a_position(large: Large) -> None:

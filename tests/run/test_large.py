@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from common import correlation, llama_logits, random_tokens, torch_logits
+from hybrid_models import HYBRID
 from large_models import Converted, save_large
 
 from qconvert.checkpoint import open_checkpoint
@@ -60,7 +61,18 @@ def test_absorbed_matrices_take_none_and_it_is_said(tmp_path: Path) -> None:
     assert "blk.0.attn_k_b.weight, blk.0.attn_v_b.weight" in without[0]
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5", "qwen3_5_moe", "deepseek_v3"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gpt_oss",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "deepseek_v3",
+        "nemotron_h_moe",
+        "granite_hybrid",
+        "jamba",
+    ],
+)
 def test_transformers_loads_what_is_quantized(family: str, large: Large, tmp_path: Path) -> None:
     """With feedback where GGUF has the rows in the same order, else with a word."""
     import transformers
@@ -72,6 +84,8 @@ def test_transformers_loads_what_is_quantized(family: str, large: Large, tmp_pat
         assert not scattered
         assert any("experts, which transformers has in one tensor" in n for n in plan.notices)
         assert not any("experts" in t.name for t in plan.tensors if "w8a16" in t.format)
+    elif family in HYBRID:
+        assert all(name.endswith("shared_mlp.input_linear.weight") for name in scattered)
     else:
         assert any("without feedback" in notice for notice in plan.notices)
         ends = ("kv_b_proj.weight", "qkv.weight", "_z.weight", "_a.weight", "_b.weight")

@@ -3,7 +3,7 @@
 A new family is a file here and a line in `FAMILIES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
@@ -12,6 +12,7 @@ from qconvert.model.families.apertus import APERTUS
 from qconvert.model.families.arcee import ARCEE
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.deepseek_dsa import DEEPSEEK_V32, GLM_MOE_DSA
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
 from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
@@ -25,7 +26,9 @@ from qconvert.model.families.encoders.roberta import (
 )
 from qconvert.model.families.encoders.t5 import T5_ENCODER, UMT5_ENCODER
 from qconvert.model.families.ernie4_5 import ERNIE4_5
+from qconvert.model.families.ernie4_5_moe import ERNIE4_5_MOE
 from qconvert.model.families.exaone4 import EXAONE4
+from qconvert.model.families.falcon_h1 import FALCON_H1
 from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
@@ -37,16 +40,29 @@ from qconvert.model.families.gpt2 import GPT2
 from qconvert.model.families.gpt_neox import GPT_NEOX
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
+from qconvert.model.families.granite.granite_hybrid import (
+    GRANITE_ATTENDING,
+    GRANITE_ATTENDING_MOE,
+    GRANITE_HYBRID,
+    granite_of,
+)
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from qconvert.model.families.hunyuan.dense import HUNYUAN_DENSE
 from qconvert.model.families.hunyuan.moe import HUNYUAN_MOE
+from qconvert.model.families.hy_v3 import HY_V3
+from qconvert.model.families.jamba import JAMBA
+from qconvert.model.families.laguna import LAGUNA, laguna_of
 from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
 from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.llama4 import LLAMA4
+from qconvert.model.families.mamba import MAMBA, MAMBA2
+from qconvert.model.families.mimo_v2 import MIMO_V2
 from qconvert.model.families.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.mistral.mixtral import MIXTRAL
-from qconvert.model.families.nemotron import NEMOTRON
+from qconvert.model.families.nemotron.nemotron import NEMOTRON
+from qconvert.model.families.nemotron.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE, nemotron_of
 from qconvert.model.families.olmo.olmo import OLMO
 from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
@@ -59,7 +75,7 @@ from qconvert.model.families.qwen.qwen3_5 import QWEN3_5, QWEN3_5_MOE
 from qconvert.model.families.qwen.qwen3_moe import QWEN3_MOE
 from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
 from qconvert.model.families.qwen.reranker import QWEN3_RANK
-from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL
+from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
@@ -134,6 +150,23 @@ FAMILIES = (
     HUNYUAN_DENSE,
     HUNYUAN_MOE,
     GPT_NEOX,
+    NEMOTRON_H,
+    NEMOTRON_H_MOE,
+    GRANITE_ATTENDING,
+    GRANITE_ATTENDING_MOE,
+    GRANITE_HYBRID,
+    LLAMA4,
+    ERNIE4_5_MOE,
+    MAMBA,
+    MAMBA2,
+    QWEN3_VL_MOE,
+    JAMBA,
+    DEEPSEEK_V32,
+    GLM_MOE_DSA,
+    HY_V3,
+    LAGUNA,
+    FALCON_H1,
+    MIMO_V2,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -148,6 +181,13 @@ BY_TEXT: dict[tuple[str, str], Family] = {
     ("Mistral3ForConditionalGeneration", "ministral3"): MINISTRAL3
 }
 """Of classes around different text models, by the class and the text model's type."""
+
+BY_LAYERS: dict[str, Callable[[Config], Family]] = {
+    "NemotronHForCausalLM": nemotron_of,
+    "GraniteMoeHybridForCausalLM": granite_of,
+    "LagunaForCausalLM": laguna_of,
+}
+"""Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 
 
 def find_family(config: Config) -> Family:
@@ -168,6 +208,8 @@ def find_family(config: Config) -> Family:
         )
     if refusal := why_refused(names[0]):
         raise UnsupportedError(*refusal)
+    if names[0] in BY_LAYERS:
+        return BY_LAYERS[names[0]](config)
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
     if names[0] in OUTER and kind not in INNER:

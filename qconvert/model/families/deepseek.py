@@ -1,5 +1,6 @@
-"""DeepSeek V2 and V3, and GLM-4.7-Flash (Glm4MoeLite), which is built alike: latent attention,
-leading dense layers, then experts with some besides that every token takes.
+"""DeepSeek V2 and V3, Kimi K2 and the language model of K2.5, which are V3, and GLM-4.7-Flash
+(Glm4MoeLite), which is built alike: latent attention, leading dense layers, then experts with some
+besides that every token takes.
 
 V3 and GLM score experts by sigmoids, and choose by scores with a bias added; V2 has softmax.
 Layers that foretell further tokens, behind the last, are left out. Files of these families go one
@@ -12,6 +13,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts import latent
 from qconvert.model.families.parts.common import SILU, block_count, expect, prefixed, real, whole
+from qconvert.model.families.parts.layers import dense_and_sparse
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     FEED_FORWARD,
@@ -101,7 +103,7 @@ GLM_DEFAULTS = {
 }
 
 
-def metadata(config: Config, scored: int = SIGMOID) -> Metadata:
+def metadata(config: Config, scored: int = SIGMOID, name: str = NAME) -> Metadata:
     keys = {
         "leading_dense_block_count": u32(_leading(config)),
         "expert_count": u32(whole(config, "n_routed_experts")),
@@ -115,7 +117,7 @@ def metadata(config: Config, scored: int = SIGMOID) -> Metadata:
         keys["expert_weights_norm"] = flag(config.get("norm_topk_prob") is True)
         keys["expert_group_count"] = u32(whole(config, "n_group"))
         keys["expert_group_used_count"] = u32(whole(config, "topk_group"))
-    return {**latent.metadata(NAME, config), **prefixed(NAME, keys)}
+    return {**latent.metadata(name, config), **prefixed(name, keys)}
 
 
 def metadata_of_v2(config: Config) -> Metadata:
@@ -128,12 +130,11 @@ def _leading(config: Config) -> int:
     Raises:
         UnsupportedError: others have none either.
     """
-    count, kinds = block_count(config), config.get("mlp_layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list) or len(kinds) != count:
-            raise CheckpointError(f"config.json: mlp_layer_types is no list of {count} names")
-        dense: int = sum(kind == "dense" for kind in kinds)
-        if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
+    count = block_count(config)
+    if config.get("mlp_layer_types") is not None:
+        kinds = dense_and_sparse(config, 0)
+        dense = kinds.count("dense")
+        if "dense" in kinds[dense:]:
             raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
         return dense
     first: int = config.get("first_k_dense_replace", 0)
@@ -217,14 +218,14 @@ DEEPSEEK_V2 = Family(
 
 DEEPSEEK_V3 = Family(
     name=NAME,
-    classes=("DeepseekV3ForCausalLM",),
+    classes=("DeepseekV3ForCausalLM", "KimiK25ForConditionalGeneration"),
     metadata=metadata,
     rules=rules,
     defaults=V3_DEFAULTS,
     aliases={"num_local_experts": "n_routed_experts", "num_mtp_layers": "num_nextn_predict_layers"},
     limits=limits_of_v3,
     caveats=latent.caveats,
-    ignored=IGNORED,
+    ignored=(*IGNORED, r"(model\.)?(vision_tower|mm_projector|multi_modal_projector)\..*"),
     dropped=further_layers,
     shapes=SHAPES,
     experts=True,

@@ -131,7 +131,8 @@ def _experts(experts: Experts, config: Config) -> Iterator[Rule]:
     size = whole(config, experts.size)
     yield from _gated("exps", experts.single, size)
     for names in experts.fused:
-        yield from _gated("exps", names, size)
+        for rule in _gated("exps", names, size):
+            yield replace(rule, transpose=experts.inward, transpose_on_load=experts.inward)
     shared = shared_expert(experts, config)
     if shared is not None:
         if shared.gate:

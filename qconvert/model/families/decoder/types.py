@@ -187,6 +187,7 @@ class Experts:
         single: of gate, up and down of one expert, as checkpoints have them; none where they have
             all in one.
         fused: of gate and up of all experts and of down, by the names that there are for them.
+        inward: those are stored [experts, in, out], and turned by transformers when it loads them.
         routers: by the names that there are for them.
         correction: of what is added to scores for the choice, by the names that there are.
         gating: llama.cpp's number of the function of scores, where it has to be told.
@@ -207,6 +208,7 @@ class Experts:
         "mlp.experts.{e}.down_proj.weight",
     )
     fused: tuple[tuple[str, str], ...] = (("mlp.experts.gate_up_proj", "mlp.experts.down_proj"),)
+    inward: bool = False
     routers: tuple[str, ...] = ("mlp.gate.weight",)
     correction: tuple[str, ...] = ()
     gating: int = 0

@@ -37,7 +37,22 @@ def text_config(family: Family, config: Config) -> dict[str, Any]:
     }
     every = {**family.defaults, **stated}
     every |= {name: stated[alias] for alias, name in family.aliases.items() if alias in stated}
-    return {key: value for key, value in every.items() if value is not None}
+    return {key: plain_numbers(value) for key, value in every.items() if value is not None}
+
+
+SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def plain_numbers(value: Any) -> Any:
+    """What transformers writes into `config.json` for numbers that JSON has not, `{"__float__":
+    "Infinity"}`, as the numbers; in lists and objects too."""
+    if isinstance(value, list):
+        return [plain_numbers(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"__float__"} and str(value["__float__"]) in SPECIAL:
+        return SPECIAL[str(value["__float__"])]
+    return {key: plain_numbers(one) for key, one in value.items()}
 
 
 def whole(config: Config, *names: str, default: int | None = None, most: int = LARGEST) -> int:

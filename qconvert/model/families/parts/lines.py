@@ -16,6 +16,11 @@ NORMS = (
     Rule("blk.{i}.ffn_norm.weight", LAYER + "post_attention_layernorm.weight"),
 )
 
+QK_NORMS = (
+    Rule("blk.{i}.attn_q_norm.weight", LAYER + "self_attn.q_norm.weight"),
+    Rule("blk.{i}.attn_k_norm.weight", LAYER + "self_attn.k_norm.weight"),
+)
+
 FEED_FORWARD = (
     Rule("blk.{i}.ffn_gate.weight", LAYER + "mlp.gate_proj.weight"),
     Rule("blk.{i}.ffn_up.weight", LAYER + "mlp.up_proj.weight"),

@@ -25,6 +25,10 @@ ROPE_TYPES = (*PLAIN, "linear", "yarn")
 """Kinds that GGUF's keys can say for every family."""
 
 
+OLDER_KEYS = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
+"""Settings beside `rope_parameters`, which newer families do not read."""
+
+
 def rope_parameters(config: Config) -> dict[str, Any]:
     """The settings for layers with full attention, always with `rope_type` and
     `partial_rotary_factor`."""
