@@ -12,6 +12,7 @@ from qconvert.formats.mlx.affine import Affine
 from qconvert.formats.mlx.floats import Floats
 from qconvert.formats.quantize import nearest, quantize, slab_of
 from qconvert.formats.safetensors.layouts import format_of
+from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.formats.types import Arrays, Format, Grid, Part, Seen, Units, Weights
 
 EVERY: dict[str, Format] = {
@@ -23,6 +24,7 @@ EVERY: dict[str, Format] = {
     "mlx4 plain": Affine(4, 32, "F32"),
     "mlx mxfp4": Floats("mxfp4", "BF16", searched=True),
     "mlx nvfp4": Floats("nvfp4", "BF16", searched=True),
+    "lut4": format_of(WeightFormat("plain", "values", 4, "tensor"), scale_dtype="BF16"),
     "mlx mxfp8": Floats("mxfp8", "BF16"),
 }
 SHAPE = (256, 512)
