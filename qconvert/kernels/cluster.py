@@ -35,9 +35,7 @@ BITS = types.Array(types.uint32, 1, "C", readonly=True, aligned=False)
     nogil=True,
     cache=True,
 )
-def fill_bins(
-    bits: Any, x: Any, importance: Any, columns: int, weight: Any, total: Any
-) -> None:
+def fill_bins(bits: Any, x: Any, importance: Any, columns: int, weight: Any, total: Any) -> None:
     """Add every weight of x (rows of `columns` end to end) to its bin.
 
     bits: x again; importance: of each column, or empty; weight, total: [BINS], the sums of

@@ -1,8 +1,8 @@
 """What clustered weights come to: how many distinct values tensors have, and what their file weighs
 when it is compressed.
 
-Compressed are the bytes as they lie in the file, a tensor at a time, by zlib's fastest level: what a
-download, a package or a file system with compression gains at least. Slower ones gain more.
+Compressed are the bytes as they lie in the file, a tensor at a time, by zlib's fastest level: what
+a download, a package or a file system with compression gains at least. Slower ones gain more.
 """
 
 import zlib

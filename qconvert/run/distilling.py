@@ -32,7 +32,7 @@ from qconvert.run.stream import Result
 from qconvert.run.training.budget import enough_memory, within
 from qconvert.run.training.lesson import Lesson
 from qconvert.run.training.loop import Outcome, train
-from qconvert.run.training.loss import Losses
+from qconvert.run.training.loss import DIVERGENCE, Losses
 from qconvert.run.training.matching import matching_blocks
 from qconvert.run.training.pupil import Taught, adapted_of, pupil_of
 from qconvert.run.training.schedule import make_schedule
@@ -61,7 +61,7 @@ class Distilling:
     batch: int = 4096
     seed: int = 0
     lora: int | None = None
-    losses: Losses = Losses()
+    losses: Losses = DIVERGENCE
 
     @property
     def words(self) -> str:

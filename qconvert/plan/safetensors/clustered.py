@@ -1,4 +1,4 @@
-"""What clustered weights would weigh as codes and tables, as engines that look them up store them."""
+"""What clustered weights would weigh as codes and tables, as engines that look up store them."""
 
 from collections.abc import Iterable
 

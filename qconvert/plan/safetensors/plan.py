@@ -55,8 +55,8 @@ WRITTEN = (
 )
 
 WRITTEN_PLAIN = (
-    "Written by qconvert {version}: a plain checkpoint whose weights are clustered. Each tensor, or "
-    "each group of its rows, has few distinct values: it compresses to little more than their "
+    "Written by qconvert {version}: a plain checkpoint whose weights are clustered. Each tensor, "
+    "or each group of its rows, has few distinct values: it compresses to little more than their "
     "numbers, and engines that look weights up in tables can take them as they are."
 )
 

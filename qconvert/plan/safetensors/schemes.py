@@ -41,7 +41,16 @@ SCHEMES = ("w8a8", "fp8", *W4A8, *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ, *LUT)
 DIRECTORIES = (*SCHEMES, *MLX)
 
 Kind = Literal[
-    "gguf", "int8", "fp8", "weight-only", "fp4", "w4a8", "gptq", "awq", "lut", "mlx",
+    "gguf",
+    "int8",
+    "fp8",
+    "weight-only",
+    "fp4",
+    "w4a8",
+    "gptq",
+    "awq",
+    "lut",
+    "mlx",
     "mlx-float",
 ]
 """Which options a type has."""

@@ -16,7 +16,16 @@ from qconvert.forward.block import Block
 from qconvert.forward.head import Head
 from qconvert.forward.linears import find_vectors
 from qconvert.forward.walk import Walk
-from qconvert.run.training.loss import LOGITS, NONE, Losses, More, apart, derive, distance
+from qconvert.run.training.loss import (
+    DIVERGENCE,
+    LOGITS,
+    NONE,
+    Losses,
+    More,
+    apart,
+    derive,
+    distance,
+)
 from qconvert.run.training.teacher import Teacher
 
 PIECE = {"cpu": 512, "cuda": 8192, "mps": 4096}
@@ -46,7 +55,7 @@ class Lesson:
     walk: Walk
     shown: int
     teacher: Teacher
-    losses: Losses = Losses()
+    losses: Losses = DIVERGENCE
     blocks: list[Block] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -45,6 +45,10 @@ class Losses:
         return [f"{name} {weight:g}" for name, weight in named.items() if weight]
 
 
+DIVERGENCE = Losses()
+"""Nothing beside it."""
+
+
 @dataclass(frozen=True)
 class More:
     """What counts beside the divergence of some tokens.

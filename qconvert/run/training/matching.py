@@ -1,8 +1,8 @@
 """Which of a teacher's blocks each of a student's is to give the same as.
 
-A student that `prune --layers` made knows which blocks it has left. One of these gives what the next
-that is left takes, so it matches the teacher's block in front of that one. Of any other student the
-blocks are spread evenly over the teacher's. The last matches the last.
+A student that `prune --layers` made knows which blocks it has left. One of these gives what the
+next that is left takes, so it matches the teacher's block in front of that one. Of any other
+student the blocks are spread evenly over the teacher's. The last matches the last.
 """
 
 import re

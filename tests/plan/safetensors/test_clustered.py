@@ -5,15 +5,15 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from common import save_model
-from compressed_models import plan_model, quantize_model
+from compressed_models import plan_model, quantize_model, write_plan
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from qconvert.errors import UsageError
+from qconvert.plan.safetensors.schemes import make_scheme
 from qconvert.run.clustered import clustered
 
 
@@ -32,7 +32,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plain_checkpoint_of_few_values(llama: Path, tmp_path: Path) -> None:
     overrides = (("*.down_proj.weight", "lut6"), ("*layers.0.mlp.up_proj.weight", "keep"))
     path = tmp_path / "out"
-    plan = quantize_model(llama, path, "lut3", overrides=overrides)
+    plan = quantize_model(llama, path, "lut3", output=path, overrides=overrides)
     config = json.loads((path / "config.json").read_text())
     assert "quantization_config" not in config
     before, after = weights_of(llama), weights_of(path)
@@ -57,7 +57,8 @@ def test_a_plain_checkpoint_of_few_values(llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [16, "channel"])
 def test_rows_that_share_their_values(size: Any, llama: Path, tmp_path: Path) -> None:
-    plan = quantize_model(llama, tmp_path / "out", "lut2", group_size=size)
+    path = tmp_path / "out"
+    plan = quantize_model(llama, path, "lut2", output=path, group_size=size)
     rows = 1 if size == "channel" else size
     for name, weight in weights_of(tmp_path / "out").items():
         if "proj" in name:
@@ -90,8 +91,6 @@ def test_what_cannot_stand_in_one_checkpoint_is_refused(llama: Path, tmp_path: P
     with pytest.raises(UsageError, match="no groups of 7 rows"):
         plan_model(llama, "lut4", group_size=7)
     with pytest.raises(UsageError, match="asymmetric has no meaning"):
-        from qconvert.plan.safetensors.schemes import make_scheme
-
         make_scheme("lut4", asymmetric=True)
 
 
@@ -99,8 +98,8 @@ def test_shards_of_any_number_of_threads_are_the_same(llama: Path, tmp_path: Pat
     made = []
     for threads in (1, 3):
         folder = tmp_path / str(threads)
-        quantize_model(llama, folder, "lut4", max_shard_size=1 << 20, threads=threads)
+        plan = plan_model(llama, "lut4", output=folder)
+        write_plan(plan, folder, threads=threads, shard=1 << 20)
         made.append({file.name: file.read_bytes() for file in folder.iterdir()})
     assert made[0] == made[1]
     assert len([name for name in made[0] if name.endswith(".safetensors")]) > 1
-    assert np.frombuffer(next(iter(made[0].values())), np.uint8).size
