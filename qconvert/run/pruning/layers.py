@@ -5,11 +5,11 @@ from the original's.
     round n: the layers that cost least so far are left out once more, beside those that are gone,
              until the best of them adds less than all others did before
 
-What a layer adds to what the others cost that are gone mostly grows as others go, so those that
-added more already need not be asked again; a few are always. X. Men et al., "ShortGPT", arXiv 2403.03853, and A. Gromov et al., arXiv 2403.17887, score
-layers by how little they turn the stream; what is measured here is what comes of it. Asking the
-likeliest first is M. Minoux, "Accelerated greedy algorithms for maximizing submodular set
-functions" (1978).
+What a layer adds to what those cost that are gone mostly grows as others go, so those that added
+more already need not be asked again; a few are always. X. Men et al., "ShortGPT", arXiv 2403.03853,
+and A. Gromov et al., arXiv 2403.17887, score layers by how little they turn the stream; what is
+measured here is what comes of it. Asking the likeliest first is M. Minoux, "Accelerated greedy
+algorithms for maximizing submodular set functions" (1978).
 """
 
 from collections.abc import Mapping, Sequence
