@@ -193,8 +193,8 @@ class _Maker:
     def _number(self, weight: Weight, scheme: Scheme) -> ScaleDtype:
         """The dtype of scales, or of clustered weights."""
         if scheme.is_plain:
-            kinds = {kind: kind for kind in FLOATS}
-            return self.dtype if self.converted else kinds.get(weight.dtype, self.dtype)
+            own = None if self.converted else next((k for k in FLOATS if k == weight.dtype), None)
+            return own or self.dtype
         # Who reads GPTQ's and AWQ's layouts has scales of 16 bits alone.
         return "F16" if scheme.is_older and self.dtype == "F32" else self.dtype
 

@@ -92,7 +92,7 @@ class Judge:
     ) -> None:
         self.model, self.tokens, self.place, self.advance = model, tokens, place, advance
         # Others have their states in the same folder.
-        name = f"judged-{sha256(np.ascontiguousarray(tokens)).hexdigest()[:12]}"
+        name = f"judged-{sha256(tokens.tobytes()).hexdigest()[:12]}"
         walk = self._walk = Walk(model, tokens, replace(place, states=name, kept=True))
         self.batches = list(walk.batches())
         self.layers = len(walk)

@@ -204,7 +204,8 @@ def adapted_of(lesson: Lesson, rate: float, rank: int, seed: int) -> Adapted:
         own = min(rank, rows, columns)
         down = torch.randn((*matrices, own, columns), generator=draw) * own**-0.5
         up = torch.zeros((*matrices, rows, own))
-        factors[name] = tuple(one.to(weight.device).requires_grad_() for one in (up, down))
+        up, down = (one.to(weight.device).requires_grad_() for one in (up, down))
+        factors[name] = (up, down)
     return Adapted(lesson, vectors, factors, places, sizes, rate)
 
 
