@@ -102,6 +102,7 @@ def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
 
 def _by_step(error: np.ndarray, step: int) -> np.ndarray:
     """The errors of rows, summed over those that share scales."""
+    step = min(step, len(error))  # of formats whose rows all share them it has no end
     firsts = np.arange(0, len(error), step)
     return np.repeat(np.add.reduceat(error, firsts), step)[: len(error)]
 
