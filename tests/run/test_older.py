@@ -25,7 +25,7 @@ def divergence(model: Any, folder: Path) -> float:
     return float((expected.exp() * (expected - made)).sum(-1).mean())
 
 
-@pytest.mark.parametrize("name", ["gptq4", "awq4", "lut3"])
+@pytest.mark.parametrize("name", ["gptq4", "awq4"])
 def test_feedback_is_nearer(name: str, made: Any, tmp_path: Path) -> None:
     recipe = Recipe(name, output=tmp_path / "with", group_size=32)
     plain = replace(recipe, output=tmp_path / "without", feedback=False)
