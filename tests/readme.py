@@ -81,6 +81,10 @@ WEIGHTS = {
     "w4a8": ("int4 in groups of 128, in whole bytes", "int8, a scale for each token"),
     "w4afp8": ("int4 in groups of 128", "float8, a scale for each token"),
     "mxfp4a4": ("float4 in groups of 32, scales powers of two", "float4, the same"),
+    **{
+        f"lut{bits}": (f"{1 << bits} values for each tensor, in a plain checkpoint", "")
+        for bits in (2, 3, 4, 6, 8)
+    },
     "awq4": ("int4 in groups of 128 with zero points, laid out as AWQ", ""),
 }
 
@@ -91,7 +95,8 @@ def schemes_table() -> str:
     from qconvert.model.open import open_model
     from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.schemes import SCHEMES
+    from qconvert.plan.safetensors.clustered import packed_bytes
+    from qconvert.plan.safetensors.schemes import LUT, SCHEMES
 
     lines = ["| scheme | weights | activations | Llama-3.1-8B |", "|---|---|---|---:|"]
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +108,9 @@ def schemes_table() -> str:
             if name == "w8a16":
                 usual = "int8, a scale for each row", ""
             weights, activations = WEIGHTS.get(name, usual)
-            size = f"{plan.nbytes / 1e9:.2f} GB"
+            size = f"{packed_bytes(plan.tensors) / 1e9:.2f} GB"
+            if name in LUT:
+                size = f"{plan.nbytes / 1e9:.2f} GB ({size} as codes and tables)"
             lines.append(f"| `{name}` | {weights} | {activations or 'as they are'} | {size} |")
     return "\n".join(lines) + "\n"
 

@@ -113,6 +113,48 @@ def test_the_makefile_follows_a_recipe(place):
     assert "qconvert" not in run(place, *command).stdout
 
 
+CHAIN = ["calibrate", "quantize", "prune", "distill", "calibrate", "quantize", "tune", "evaluate"]
+
+
+def verbs(printed: str) -> list[str]:
+    return re.findall(r"(?<!\S)qconvert (\w+) ", printed)
+
+
+def test_the_chain_that_makes_a_model_smaller_says_what_it_would_do(place):
+    command = ["make", "-n", "-f", "examples/smaller.mk", "MODEL=./tiny"]
+    done = run(place, *command)
+    assert done.returncode == 2
+    assert "say what to leave of the model" in done.stderr
+    done = run(place, *command, "PRUNE=--layers 1", "DATA=README.md")
+    assert done.returncode == 0, done.stderr
+    found = verbs(done.stdout)
+    assert sorted(found) == sorted(CHAIN)
+    order = [found.index(verb) for verb in ("calibrate", "prune", "distill", "tune", "evaluate")]
+    assert order == sorted(order)
+    assert verbs(run(place, *command, "PRUNE=--layers 1", "report").stdout)[-1] == "report"
+
+
+@pytest.mark.slow
+def test_the_chain_that_makes_a_model_smaller_runs(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    save_speaking_model(tmp_path / "model", wide=True, num_hidden_layers=3)
+    (tmp_path / "data.txt").write_text(PROSE * 12)
+    (tmp_path / "text.txt").write_text(PROSE[::-1] * 4)
+    command = ["make", "-f", "examples/smaller.mk", "MODEL=./model", "DATA=data.txt"]
+    command += ["TEXT=text.txt", "PRUNE=--layers 2 --tokens 64", "EVALUATE=--window 32"]
+    command += ["CALIBRATE=--tokens 512 --window 32", "DISTILL=--tokens 512 --window 32"]
+    first = run(tmp_path, *command, "TYPE=q4_0", "TUNE=--tokens 256")
+    assert first.returncode == 0, first.stderr
+    assert sorted(verbs(first.stdout)) == sorted(CHAIN)
+    page = (tmp_path / "smaller" / "steps.md").read_text()
+    for name in ("model-q4_0.gguf", "pruned", "taught", "taught-q4_0.gguf", "tuned-q4_0.gguf"):
+        assert name in page
+    assert len(re.findall(r"^\| [a-z-]+ \| \d+ \|$", page, re.MULTILINE)) == 7
+    assert not verbs(run(tmp_path, *command, "TYPE=q4_0", "TUNE=--tokens 256").stdout)
+    again = run(tmp_path, *command, "TYPE=q4_0", "TUNE=--tokens 512")
+    assert verbs(again.stdout) == ["tune", "evaluate"], again.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the runner of the CI job has jq")
 def test_the_ci_job_runs(place, tmp_path):

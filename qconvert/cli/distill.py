@@ -15,21 +15,30 @@ if TYPE_CHECKING:
 
 def distill(
     student: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="STUDENT",
-            help="The smaller model: a directory, as one of fewer layers, or a hub id.",
+            metavar="[STUDENT]",
+            help="The smaller model: a directory, as one of fewer layers, or a hub id. None with "
+            "--like.",
         ),
-    ],
+    ] = None,
     teacher: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--teacher",
             metavar="MODEL",
             help="The model to learn from: a directory, a hub id or a GGUF file, with the "
             "student's tokenizer.",
         ),
-    ],
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A config.json: begin with a student of these sizes that knows nothing yet but "
+            "the teacher's tokens.",
+        ),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,10 +67,37 @@ def distill(
             help="How far a weight moves in a step at most, in parts of its tensor's usual size.",
         ),
     ] = 0.01,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="RANK",
+            help="Train what is added to each matrix at this rank, in less memory; it is merged "
+            "at the end.",
+        ),
+    ] = None,
+    next_token: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="W",
+            help="Learn the text's next token too, with this weight; the teacher's has 1.",
+        ),
+    ] = 0.0,
+    hidden: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="W",
+            help="Learn what leaves the teacher's blocks too, with this weight; for a student of "
+            "the same width.",
+        ),
+    ] = 0.0,
     window: options.Window = WINDOW,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of draw and order.")] = 0,
     device: options.Device = "auto",
     threads: options.Threads = None,
+    force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -75,35 +111,62 @@ def distill(
     Examples:
       qconvert distill ./small --teacher ./model --data book.txt -o small-taught/
       qconvert distill ./small --teacher org/name --data texts.jsonl --hours 2 -o small-taught/
+      qconvert distill ./small --teacher ./model --data book.txt --lora 16 -o small-taught/
+      qconvert distill --like config.json --teacher ./model --data book.txt -o new/
     """
     from qconvert.checkpoint import open_checkpoint
-    from qconvert.containers.directory import check_directory
     from qconvert.model.open import open_model
-    from qconvert.run.distilling import Distilling, distill
+    from qconvert.run.distilling import Distilling, check_place, distill
     from qconvert.run.executor import default_threads
+    from qconvert.run.training.fresh import remove_fresh
+    from qconvert.run.training.loss import Losses
     from qconvert.run.types import Run
     from qconvert.text.sample import draw_sample
 
+    if teacher is None:
+        raise UsageError("no teacher is given", "name one with --teacher")
+    if (student is None) == (like is None):
+        raise UsageError(
+            "a student is a model or --like, and not both" if student else "no student is given",
+            "name a directory, or a config.json with --like",
+        )
     if not data:
         raise UsageError("no text is given to learn on", "name one with --data")
     if output is None:
         raise UsageError("no directory is named for the result", "name one with -o")
-    check_directory(output)
     progress = False if quiet else None
-    small, large = (open_checkpoint(one, progress=progress) for one in (student, teacher))
-    _check_tokenizers(small, large)
+    large = open_checkpoint(teacher, progress=progress)
+    small = open_checkpoint(student, progress=progress) if student else None
+    places = [one.path for one in (small, large) if one]
     with render.watching(quiet, "tokens") as watcher:
-        sample = draw_sample(data, small, tokens=tokens, window=window, seed=seed, watcher=watcher)
-        how = Distilling(tokens, hours, rate, seed=seed)
-        run = Run(threads or default_threads(), watcher, device)
-        opened = open_model(small), open_model(large)
-        made = distill(*opened, sample.tokens, output, how, run)
+        run = Run(threads or default_threads(), watcher, device, force=force)
+        check_place(output, places, run)
+        if small:
+            _check_tokenizers(small, large)
+        sample = draw_sample(
+            data, small or large, tokens=tokens, window=window, seed=seed, watcher=watcher
+        )
+        losses = Losses(next_token, hidden)
+        how = Distilling(tokens, hours, rate, seed=seed, lora=lora, losses=losses)
+        pupil = small or _fresh(like, large, output, seed)
+        made = distill(open_model(pupil), open_model(large), sample.tokens, output, how, run)
+        if like:
+            remove_fresh(output)
     if as_json:
         about = {"path": str(output), "bytes": made.result.nbytes, "data": sample.source}
         render.print_json(about | {"distilling": made.outcome.data})
     elif not quiet:
         render.show_path(output)
         render.show(made.outcome.words)
+
+
+def _fresh(like: Path | None, large: "Checkpoint", output: Path, seed: int) -> "Checkpoint":
+    """A student of a configuration's sizes."""
+    from qconvert.model.open import open_model
+    from qconvert.run.training.fresh import fresh_student
+
+    assert like is not None
+    return fresh_student(like, open_model(large), output, seed)
 
 
 def _check_tokenizers(small: "Checkpoint", large: "Checkpoint") -> None:

@@ -107,12 +107,14 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
     from qconvert.model.shapes import read_sizes
     from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.schemes import SCHEMES
+    from qconvert.plan.safetensors.schemes import LUT, SCHEMES
 
     found = look_at(checkpoint)
     sizes = [Size(plan.recipe.type, "gguf", plan.nbytes) for plan in found.plans]
     left_out = list(found.problems)
     for scheme in SCHEMES:
+        if scheme in LUT:  # as large as the model itself
+            continue
         try:
             plan = make_plan(open_model(checkpoint), Recipe(scheme))
             sizes.append(Size(scheme, "safetensors", plan.nbytes))

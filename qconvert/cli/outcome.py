@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import options, render
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qconvert.plan.types import Plan
+    from qconvert.run.clustered import Clustered
     from qconvert.run.stream import Result
 
 
@@ -205,7 +207,17 @@ def result_data(result: "Result") -> dict[str, Any]:
         "resumed_tensors": result.resumed,
         **({"feedback": dict(result.helped)} if result.helped else {}),
         **({"exact": list(result.exact)} if result.exact else {}),
+        **({"clustered": asdict(result.clustered)} if result.clustered else {}),
     }
+
+
+def clustered_line(found: "Clustered") -> str:
+    """What clustered weights come to."""
+    return (
+        f"{found.tensors} tensors of at most {found.values} distinct values: "
+        f"{human_bytes(found.packed)} as codes and tables, {human_bytes(found.compressed)} "
+        "compressed by zlib as they lie (measured, level 1)"
+    )
 
 
 def exact_line(planned: "Plan", result: "Result") -> str:
@@ -239,6 +251,8 @@ def show_results(
             for path in result.paths if one.target.path in result.paths else [one.target.path]:
                 render.show_path(path)
             render.show(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
+            if result.clustered:
+                render.say(clustered_line(result.clustered))
             if result.exact:
                 render.say(exact_line(one, result))
         if gain := gain_line([one for one, result in pairs if not result.exact]):

@@ -27,7 +27,8 @@ TypeOption = Annotated[
         "-t",
         metavar="TYPE",
         help="q4_k_m, q8_0, iq4_xs ... for a GGUF file, w8a8, w4a16, fp8 ... for a directory of "
-        "safetensors, mlx4, mlx6, mlx-mxfp4 ... for one that mlx-lm reads; repeatable.",
+        "safetensors, mlx4, mlx6, mlx-mxfp4 ... for one that mlx-lm reads, lut4, lut6 ... for a "
+        "plain checkpoint of few distinct values; repeatable.",
         autocompletion=complete_type,
     ),
 ]
@@ -100,7 +101,7 @@ def quantize(
         typer.Option(
             metavar="N",
             help="wNa16, w4a8, gptqN, awq4: 32, 64, 128 (default) or channel; mlxN: 32, 64 "
-            "(default) or 128.",
+            "(default) or 128; lutN: so many rows (default: all) share their values.",
         ),
     ] = None,
     asymmetric: Annotated[

@@ -31,6 +31,14 @@ def report(
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="The folder of the report."),
     ] = Path("report"),
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What the files are held against, where MODEL was made of another: pruned, "
+            "distilled. By default MODEL itself.",
+        ),
+    ] = None,
     calibration: options.Calibration = None,
     ways: Annotated[
         bool,
@@ -102,6 +110,7 @@ def report(
       qconvert report ./model --data wiki.txt
       qconvert report org/name -c name.calib.safetensors --data wiki.txt -t q8_0 -t q4_k_m -t w8a8
       qconvert report ./model --data wiki.txt --under 4GB
+      qconvert report ./smaller --reference ./model -c smaller.calib.safetensors --data wiki.txt
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
     from qconvert.containers.sizes import parse_size
@@ -123,6 +132,7 @@ def report(
         model=model,
         types=tuple(type_ or ()),
         folder=output,
+        reference=reference,
         calibration=calibration,
         ways=ways,
         data=data,

@@ -79,17 +79,9 @@ class Directory:
         Raises:
             OutputError: another is in the way.
         """
-        path = self.path
-        if not path.exists():
-            return
-        is_own = path.is_dir() and not path.is_symlink()
-        weights = sorted(path.glob("*.safetensors")) if is_own else []
-        if not weights or not all(map(_made_here, weights)):
-            raise OutputError(
-                f"{path} is in the way, and was not made by this program",
-                "choose another folder with -o",
-            )
-        shutil.rmtree(path)
+        check_own(self.path)
+        if self.path.exists():
+            shutil.rmtree(self.path)
 
     def _shards(self, folder: Path) -> tuple[Shard, ...]:
         return lay_out(folder, self.slots, self.metadata, self.max_shard_size)
@@ -97,6 +89,25 @@ class Directory:
     def _small(self, shards: Sequence[Shard]) -> dict[str, bytes]:
         index = {INDEX_NAME: index_json(shards)} if len(shards) > 1 else {}
         return {**self.files, **index}
+
+
+def check_own(path: Path) -> None:
+    """Refuse a place where something is that this program has not made of something else.
+
+    Raises:
+        OutputError: another is in the way.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    is_folder = path.is_dir() and not path.is_symlink()
+    if is_folder and not any(path.iterdir()):
+        return
+    weights = sorted(path.glob("*.safetensors")) if is_folder else []
+    if not weights or not all(map(_made_here, weights)):
+        raise OutputError(
+            f"{path} is in the way, and was not made by this program",
+            "choose another folder with -o",
+        )
 
 
 def _made_here(path: Path) -> bool:

@@ -159,7 +159,8 @@ class Format(Protocol):
         """What the codes of `round` stand for; None for floats and for what is coded jointly."""
 
     def units(self, params: Any) -> tuple[Units, Units | None] | None:
-        """Of the grid's steps, and of its lows where it has any; None where there is no grid."""
+        """Of the grid's steps, and of its lows where it has any; None where there is no grid, or
+        where its values are stored."""
 
     def with_units(self, params: Any, step: Units, low: Units | None) -> Any:
         """Params with other units and wholes, which can be stored as they are."""
@@ -171,7 +172,7 @@ class Format(Protocol):
         """An array for each of the parts of these rows."""
 
     def unpack(self, arrays: Arrays) -> Coded | None:
-        """What was packed; None where there is no grid. Params round as what is stored does."""
+        """What was packed; None where there are no units. Params round as what is stored does."""
 
     def dequantize(self, arrays: Arrays) -> Weights:
         """float32 [rows, columns], as who runs the file computes it."""

@@ -48,7 +48,7 @@ class Recipe:
         activations: w8a8, fp8: a scale for each token, or one stored for each layer.
         strategy: fp8: which weights share a scale.
         group_size: integers of less than 8 bits: weights of a row that share a scale; but for mlxN
-            "channel" for the whole row.
+            "channel" for the whole row. lutN: rows that share their values.
         asymmetric: integers: with zero points.
         weight_range: safetensors: the estimator of the weights' ranges.
         activation_range: w8a8, fp8: that of static activations' ranges.
@@ -174,16 +174,16 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "split_max_size": ("gguf",),
     "activations": ("int8", "fp8"),
     "strategy": ("fp8",),
-    "group_size": ("weight-only", "w4a8", *OLDER, "mlx"),
+    "group_size": ("weight-only", "w4a8", *OLDER, "lut", "mlx"),
     "asymmetric": ("int8", "weight-only", "gptq"),
     "weight_range": (*SAFETENSORS, *OLDER, *OF_MLX),
     "activation_range": ("int8", "fp8"),
     "percentile": (*SAFETENSORS, *OLDER),
     "smooth": ("int8",),
     "strict_static": ("int8", "fp8"),
-    "lm_head": SAFETENSORS,
-    "embeddings": SAFETENSORS,
-    "max_shard_size": (*SAFETENSORS, *OLDER, *OF_MLX),
+    "lm_head": (*SAFETENSORS, "lut"),
+    "embeddings": (*SAFETENSORS, "lut"),
+    "max_shard_size": (*SAFETENSORS, *OLDER, "lut", *OF_MLX),
     "under": BUDGET,
     "bits": BUDGET,
     "types": BUDGET,
@@ -199,6 +199,7 @@ SPOKEN: dict[Kind, str] = {
     "w4a8": "w4a8 and w4afp8",
     "gptq": "gptqN",
     "awq": "awq4",
+    "lut": "lutN",
     "mlx": "mlxN",
     "mlx-float": "mlx-mxfp4, mlx-mxfp8 and mlx-nvfp4",
 }
@@ -250,7 +251,7 @@ def with_given(outputs: Sequence[Recipe], given: Mapping[str, Any]) -> tuple[Rec
 
 def container_of(type_: str) -> str:
     """Whose types can stand beside each other in one output."""
-    if kind_of(type_) in OLDER:
+    if kind_of(type_) in (*OLDER, "lut"):
         return kind_of(type_)
     return "mlx" if is_mlx(type_) else "safetensors" if is_scheme(type_) else "gguf"
 

@@ -110,9 +110,13 @@ def make(asked: Asked, watching: Watching) -> Made:
     Raises:
         QconvertError: see `read_windows`, `plan_outputs` and `write_outputs`.
     """
-    checkpoint = open_checkpoint(asked.model, progress=False if asked.quiet else None)
-    subject = open_subject(asked.model)
-    mark = fingerprint(checkpoint)
+    progress = False if asked.quiet else None
+    checkpoint = open_checkpoint(asked.model, progress=progress)
+    reference = checkpoint
+    if asked.reference is not None:
+        reference = open_checkpoint(asked.reference, progress=progress)
+    subject = open_subject(asked.reference or asked.model)
+    marks = fingerprint(checkpoint), fingerprint(reference)
     keep = Keep(asked.folder / MEASURED)
     outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
@@ -123,7 +127,7 @@ def make(asked: Asked, watching: Watching) -> Made:
             planned += planned_besides(checkpoint, planned, run)
     with watching("tokens") as watcher:
         windows = find_windows(
-            keep, checkpoint, mark, asked.data, asked.tokens, asked.window, watcher.note
+            keep, reference, marks[1], asked.data, asked.tokens, asked.window, watcher.note
         )
     with watching("weights") as watcher:
         make_folder(asked.folder / MODELS)
@@ -135,7 +139,7 @@ def make(asked: Asked, watching: Watching) -> Made:
         Measured(target.path, content_digest(tuple(file.path for file in target.weight_files)))
         for target in targets
     ]
-    return Made(checkpoint, mark, subject, tuple(planned), tuple(files), windows, keep)
+    return Made(checkpoint, reference, marks, subject, tuple(planned), tuple(files), windows, keep)
 
 
 def planned_besides(checkpoint: Checkpoint, planned: Sequence[Plan], run: Run) -> list[Plan]:
@@ -163,12 +167,13 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
             settings = Settings(asked.device, threads=asked.threads)
             choices = Choices(backend=backend, settings=settings)
             with watching("tokens") as watcher:
-                done = evaluate(asked.model, made.windows, [path], choices, watcher)
+                original = asked.reference or asked.model
+                done = evaluate(original, made.windows, [path], choices, watcher)
             return Scored(done.files[0], done.reference_perplexity)
 
         library = "" if is_scheme(planned.recipe.type) else llama_name()
         text = (made.windows.digest, made.windows.first)
-        about = (made.fingerprint, *text, backend, asked.device, library)
+        about = (made.marks[1], *text, backend, asked.device, library)
         found.append(find_scores(made.keep, file, about, measure))
     return found
 
@@ -272,7 +277,7 @@ def _parts(
             return find_sensitivity(
                 made.keep,
                 made.checkpoint,
-                made.fingerprint,
+                made.marks[0],
                 file,
                 made.windows,
                 asked.threads,
@@ -353,13 +358,13 @@ def command(asked: Asked, recipe: Recipe) -> str:
 def _original(asked: Asked, made: Made, perplexity: float, speeds: dict[Path, Speed]) -> Original:
     subject = made.subject
     return Original(
-        name=made.checkpoint.source,
+        name=made.reference.source,
         nbytes=subject.nbytes,
         bits_per_weight=subject.bits_per_weight,
         dtype=subject.kind,
         perplexity=perplexity,
-        fingerprint=made.fingerprint,
-        speed=speeds.get(made.checkpoint.path),
+        fingerprint=made.marks[1],
+        speed=speeds.get(made.reference.path),
     )
 
 

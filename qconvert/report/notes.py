@@ -96,6 +96,13 @@ def notices(asked: Asked, made: Made) -> list[str]:
     return found
 
 
+def _made_of(made: Made) -> list[tuple[str, str]]:
+    """Where the files are not made of the model that they are held against."""
+    if made.marks[0] == made.marks[1]:
+        return []
+    return [("Files made of", f"{made.checkpoint.source}, SHA-256 {made.marks[0]}")]
+
+
 def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
     """Labels and values."""
     windows = made.windows.tokens.shape
@@ -106,8 +113,9 @@ def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]
     )
     backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
     found = [
-        ("Model", f"{made.checkpoint.source}, {report.original.dtype}"),
-        ("Fingerprint", f"SHA-256 {made.fingerprint}"),
+        ("Model", f"{made.reference.source}, {report.original.dtype}"),
+        ("Fingerprint", f"SHA-256 {made.marks[1]}"),
+        *_made_of(made),
         ("Calibration", str(asked.calibration.name) if asked.calibration else "none"),
         ("Text", made.windows.data),
         ("Tokens", f"{windows[0] * windows[1]:,}, of which {made.windows.scored:,} are scored"),

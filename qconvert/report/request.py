@@ -19,6 +19,7 @@ class Asked:
 
     Attributes:
         model: as the user named it.
+        reference: what the files are held against, likewise; None for the model itself.
         types: of the files; empty for a ladder.
         folder: of the report.
         calibration: what `qconvert calibrate` wrote.
@@ -40,6 +41,7 @@ class Asked:
     model: str
     types: tuple[str, ...]
     folder: Path
+    reference: str | None = None
     calibration: Path | None = None
     ways: bool = False
     data: str = "self"
@@ -63,9 +65,10 @@ class Made:
     """The files, and the text that they are held against.
 
     Attributes:
-        checkpoint: the original.
-        fingerprint: its.
-        subject: it, with what is told of its storage.
+        checkpoint: what the files are made of.
+        reference: the original, which they are held against: mostly the same.
+        marks: the fingerprints of both.
+        subject: the original, with what is told of its storage.
         planned: the files.
         files: the same, with digests.
         windows: the text.
@@ -73,7 +76,8 @@ class Made:
     """
 
     checkpoint: Checkpoint
-    fingerprint: str
+    reference: Checkpoint
+    marks: tuple[str, str]
     subject: Subject
     planned: tuple[Plan, ...]
     files: tuple[Measured, ...]
@@ -82,4 +86,4 @@ class Made:
 
     @property
     def original(self) -> Measured:
-        return Measured(self.checkpoint.path, self.fingerprint)
+        return Measured(self.reference.path, self.marks[1])

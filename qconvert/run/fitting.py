@@ -34,7 +34,8 @@ NEAREST = "nearest"
 Made = TypeVar("Made")
 
 ROWS = 128
-"""Rows of a weight that are quantized at a time, a multiple of every format's `row_step`."""
+"""Rows of a weight that are quantized at a time: a multiple of every format's `row_step`, but of
+those that take all rows together."""
 
 JUDGED = 4
 """One slab of rows in so many is judged by the guard, but at least two."""
@@ -193,12 +194,14 @@ def _helps(
 ) -> bool:
     """Whether what an algorithm has made beats what streaming would write, by some of the rows."""
 
-    def some(first: int) -> Weights:
-        return task.tensor.coding.read_back(x[first : first + ROWS], start + first, peak)
+    step = _step(task.format, len(x))
 
-    slabs = -(-len(x) // ROWS)
-    firsts = ROWS * spread(slabs, max(slabs // JUDGED, 2))
-    rows = np.concatenate([np.arange(first, min(first + ROWS, len(x))) for first in firsts])
+    def some(first: int) -> Weights:
+        return task.tensor.coding.read_back(x[first : first + step], start + first, peak)
+
+    slabs = -(-len(x) // step)
+    firsts = step * spread(slabs, max(slabs // JUDGED, 2))
+    rows = np.concatenate([np.arange(first, min(first + step, len(x))) for first in firsts])
     base = np.concatenate(_jobs(bench, some, firsts))
     own = task.format.dequantize(made)[rows]
     return helps(own - x[rows], base - x[rows], unseen, None if wanted is None else wanted[rows])
@@ -240,11 +243,13 @@ def _target(x: Weights, about: About, wanted: Any) -> Weights:
 def _streamed(bench: Bench, task: Task, x: Weights, start: int, peak: float) -> Arrays:
     """What streaming would write."""
 
-    def some(first: int) -> Arrays:
-        return task.tensor.coding.make(x[first : first + ROWS], start + first, peak)
+    step = _step(task.format, len(x))
 
-    made = _jobs(bench, some, range(0, len(x), ROWS))
-    return stacked(task.format, made, (len(x), x.shape[1]), ROWS)
+    def some(first: int) -> Arrays:
+        return task.tensor.coding.make(x[first : first + step], start + first, peak)
+
+    made = _jobs(bench, some, range(0, len(x), step))
+    return stacked(task.format, made, (len(x), x.shape[1]), step)
 
 
 def _made(
@@ -252,13 +257,18 @@ def _made(
 ) -> Arrays:
     """What an algorithm makes."""
     shape = (len(x), x.shape[1])
-    parts = format_.parts(shape)
+    parts, step = format_.parts(shape), _step(format_, len(x))
 
     def some(start: int) -> Arrays:
-        made = quantize(format_, x[start : start + ROWS], seen, peak, algorithm)
+        made = quantize(format_, x[start : start + step], seen, peak, algorithm)
         return slab_of(made, parts, shape, start == 0)
 
-    return stacked(format_, _jobs(bench, some, range(0, len(x), ROWS)), shape, ROWS)
+    return stacked(format_, _jobs(bench, some, range(0, len(x), step)), shape, step)
+
+
+def _step(format_: Format, rows: int) -> int:
+    """How many of so many rows are quantized at a time."""
+    return ROWS if format_.row_step <= ROWS else max(rows, 1)
 
 
 def _jobs(bench: Bench, job: Callable[[int], Made], firsts: Iterable[int]) -> list[Made]:

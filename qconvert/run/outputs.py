@@ -11,6 +11,7 @@ from qconvert.containers.target import File, Target, paths_of
 from qconvert.errors import CheckpointError, OutputError, shorten
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan
+from qconvert.run.clustered import clustered
 from qconvert.run.sampled import with_sampled
 from qconvert.run.stream import Result, write_files
 
@@ -42,6 +43,7 @@ def write_outputs(
             paths=paths_of(plan.target),
             nbytes=result.nbytes + sum(map(len, plan.target.small_files.values())),
             helped=plan.helped,
+            clustered=clustered(plan, threads),
         )
         for plan, result in zip(made, results, strict=True)
     ]

@@ -30,6 +30,7 @@ from qconvert.formats.floats import measure
 from qconvert.kernels import are_kept
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan, TensorPlan
+from qconvert.run.clustered import Clustered
 from qconvert.run.executor import Executor, Threads
 from qconvert.run.making import largest_weight, make
 from qconvert.run.slabs import cut
@@ -42,6 +43,7 @@ class Result:
     Attributes:
         helped: as the plan has it.
         exact: the tensors in formats of blocks that give the source's numbers back to the last bit.
+        clustered: of weights that have few distinct values, what they come to.
     """
 
     paths: tuple[Path, ...]
@@ -50,6 +52,7 @@ class Result:
     resumed: int
     helped: Mapping[str, float] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
+    clustered: Clustered | None = None
 
 
 @dataclass

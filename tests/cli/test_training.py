@@ -105,3 +105,34 @@ def test_a_text_that_is_too_short_is_said(qconvert, model, tmp_path):
     done = qconvert("distill", model, "--teacher", model, "--data", short, "-o", tmp_path / "o")
     assert done.returncode == 1
     assert "does not have enough text for one window" in done.stderr
+
+
+def test_a_student_that_begins_anew_takes_the_place_of_another(qconvert, model, text, tmp_path):
+    sizes = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    out = tmp_path / "new"
+    command = ("distill", "--like", tmp_path / "config.json", "--teacher", model, "--data", text)
+    command += ("-o", out, "--tokens", 128, "--window", 16, "--json")
+    command += ("--lora", 2, "--next-token", 0.5, "--hidden", 1)
+    for more in ((), ("--force",)):
+        done = qconvert(*command, *more)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["path"] == str(out)
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 1
+    assert (out / "tokenizer.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "new"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("small", "--data", "a.txt"), "no teacher is given"),
+        (("--teacher", "large", "--data", "a.txt"), "no student is given"),
+        (("small", "--like", "c.json", "--teacher", "large", "--data", "a.txt"), "and not both"),
+        (("small", "--teacher", "large"), "no text is given to learn on"),
+    ],
+)
+def test_distill_refuses(qconvert, options, message):
+    done = qconvert("distill", *options, "-o", "out")
+    assert done.returncode == 2
+    assert message in done.stderr

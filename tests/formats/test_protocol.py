@@ -12,6 +12,7 @@ from qconvert.formats.mlx.affine import Affine
 from qconvert.formats.mlx.floats import Floats
 from qconvert.formats.quantize import nearest, quantize, slab_of
 from qconvert.formats.safetensors.layouts import format_of
+from qconvert.formats.safetensors.types import WeightFormat
 from qconvert.formats.types import Arrays, Format, Grid, Part, Seen, Units, Weights
 
 EVERY: dict[str, Format] = {
@@ -23,6 +24,7 @@ EVERY: dict[str, Format] = {
     "mlx4 plain": Affine(4, 32, "F32"),
     "mlx mxfp4": Floats("mxfp4", "BF16", searched=True),
     "mlx nvfp4": Floats("nvfp4", "BF16", searched=True),
+    "lut4": format_of(WeightFormat("plain", "values", 4, "tensor"), scale_dtype="BF16"),
     "mlx mxfp8": Floats("mxfp8", "BF16"),
 }
 SHAPE = (256, 512)
@@ -43,6 +45,7 @@ def of_grid(grid: Grid, codes: np.ndarray) -> np.ndarray:
 
 
 GRIDS = [n for n, f in EVERY.items() if f.grid(fitted(f, weights(rows=1))) is not None]
+UNITS = [n for n in GRIDS if EVERY[n].units(fitted(EVERY[n], weights(rows=1))) is not None]
 EVEN = [n for n in GRIDS if np.ptp(np.diff(EVERY[n].grid(fitted(EVERY[n], weights())).values)) == 0]
 
 
@@ -50,6 +53,7 @@ def test_all_but_floats_and_grid_points_have_a_grid():
     left = [name for name in EVERY if name not in GRIDS]
     lattices = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"]
     assert left == ["F32", "F16", "BF16", *lattices]
+    assert {*GRIDS} - {*UNITS} == {"lut4"}
     assert {"Q8_0", "Q4_1", "Q6_K", "TQ1_0", "w4 packed group", "w8 channel asymmetric"} < {*EVEN}
 
 
@@ -103,7 +107,7 @@ def test_the_nearest_code_is_what_step_low_and_first_code_say(name):
     assert np.mean(codes == format_.round(x, params)) > 0.99
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", UNITS)
 def test_what_was_packed_is_taken_apart_and_packed_again(name):
     format_, x = EVERY[name], weights()
     arrays = quantize(format_, x, None, float(np.abs(x).max()))
@@ -121,7 +125,7 @@ def spread(units: Units, other: np.ndarray | None, grid: Grid) -> np.ndarray:
     return wide if units.whole is None else wide * units.whole
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", UNITS)
 def test_units_are_what_steps_and_lows_are_made_of(name):
     format_, x = EVERY[name], weights()
     params = fitted(format_, x)
@@ -132,7 +136,7 @@ def test_units_are_what_steps_and_lows_are_made_of(name):
     np.testing.assert_allclose(made, grid.low, rtol=3e-7)
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", UNITS)
 def test_other_units_are_stored_as_they_are(name):
     format_, x = EVERY[name], weights()
     params = fitted(format_, x)

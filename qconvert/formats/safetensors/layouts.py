@@ -1,15 +1,16 @@
 """The layouts of compressed-tensors, and GPTQ's and AWQ's, by the names that a config.json has for
-them."""
+them; "plain" is that of a checkpoint which is not quantized."""
 
 from qconvert.errors import UnsupportedError
 from qconvert.formats.safetensors.fp4 import Fp4
 from qconvert.formats.safetensors.fp8 import Fp8
 from qconvert.formats.safetensors.integers import Integers
+from qconvert.formats.safetensors.palette import Palette
 from qconvert.formats.safetensors.turned import Turned
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype, WeightFormat
 from qconvert.formats.types import Format
 
-LAYOUTS: dict[str, type[Integers] | type[Fp8] | type[Fp4] | type[Turned]] = {
+LAYOUTS: dict[str, type[Integers] | type[Fp8] | type[Fp4] | type[Turned] | type[Palette]] = {
     "int-quantized": Integers,
     "pack-quantized": Integers,
     "float-quantized": Fp8,
@@ -17,6 +18,7 @@ LAYOUTS: dict[str, type[Integers] | type[Fp8] | type[Fp4] | type[Turned]] = {
     "mxfp4-pack-quantized": Fp4,
     "gptq": Turned,
     "awq": Turned,
+    "plain": Palette,
 }
 
 

@@ -8,6 +8,8 @@
 
     gptq, awq              qweight i32   qzeros i32   scales S   and of GPTQ g_idx i32
 
+    plain                  weight S [O, I], of few distinct values
+
 S is the model's own dtype. Asymmetric integers have a weight_zero_point besides. The names of
 fields and their values are those of the compressed-tensors package.
 """
@@ -17,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-Strategy = Literal["tensor", "channel", "group", "block", "token"]
+Strategy = Literal["tensor", "rows", "channel", "group", "block", "token"]
 
 ScaleDtype = Literal["BF16", "F16", "F32"]
 
@@ -33,17 +35,17 @@ class WeightFormat:
 
     Attributes:
         layout: "int-quantized", "pack-quantized", "float-quantized", "nvfp4-pack-quantized",
-            "mxfp4-pack-quantized", "gptq" or "awq".
-        type: "int" or "float".
+            "mxfp4-pack-quantized", "gptq", "awq" or "plain".
+        type: "int" or "float"; "values" for any.
         bits: of one weight.
-        strategy: which weights share a scale.
-        group_size: with "group", weights of a row that share a scale.
+        strategy: which weights share a scale, or their values.
+        group_size: with "group", weights of a row that share a scale; with "rows", rows.
         block: with "block", rows and columns that share a scale.
         symmetric: without zero points.
     """
 
     layout: str
-    type: Literal["int", "float"]
+    type: Literal["int", "float", "values"]
     bits: int
     strategy: Strategy
     group_size: int | None = None

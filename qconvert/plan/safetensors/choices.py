@@ -58,7 +58,7 @@ def choose(model: Model, recipe: Recipe, ranges: Ranges | None) -> list[Choice]:
     usual = scheme_of(recipe)
     alike = [weight for weight in model.weights if wanted.get(weight.name)]
     whole = fit(usual, alike, ranges) if usual.is_older and alike else None
-    for members in _joined(model.weights, wanted):
+    for members in _joined(model.weights, wanted, apart=usual.is_plain):
         _check_alike(members, wanted)
         own = wanted[members[0].name]
         scheme, reasons = _in_words(whole, own, members) if whole else fit(own, members, ranges)
@@ -85,8 +85,8 @@ def _wanted(model: Model, recipe: Recipe) -> dict[str, Scheme | None]:
             scheme = named[found[weight.name]][1]
         if weight.name in kept:
             scheme = None
-        if scheme is not None and weight.role in (Role.EMBEDDING, Role.OUTPUT):
-            scheme = _check_end(weight, scheme, model.tied, weight.name in found)
+        if scheme is not None and weight.role is Role.EMBEDDING and not scheme.is_plain:
+            scheme = _check_embedding(weight, scheme, model.tied, weight.name in found)
         wanted[weight.name] = scheme
     return wanted
 
@@ -95,13 +95,12 @@ def _usual(weight: Weight, recipe: Recipe, scheme: Scheme) -> Scheme | None:
     if weight.role is Role.OUTPUT:
         return scheme if recipe.lm_head else None
     if weight.role is Role.EMBEDDING:
-        return embedding_scheme() if recipe.embeddings else None
+        own = scheme if scheme.is_plain else embedding_scheme()
+        return own if recipe.embeddings else None
     return scheme
 
 
-def _check_end(weight: Weight, scheme: Scheme, tied: bool, named: bool) -> Scheme:
-    if weight.role is Role.OUTPUT:
-        return scheme
+def _check_embedding(weight: Weight, scheme: Scheme, tied: bool, named: bool) -> Scheme:
     if tied:
         raise PlanError(
             f"{weight.name} is the output projection too, and transformers runs quantized "
@@ -121,13 +120,14 @@ def _check_end(weight: Weight, scheme: Scheme, tied: bool, named: bool) -> Schem
 
 
 def _joined(
-    weights: Sequence[Weight], wanted: Mapping[str, Scheme | None]
+    weights: Sequence[Weight], wanted: Mapping[str, Scheme | None], *, apart: bool
 ) -> list[tuple[Weight, ...]]:
-    """The weights that have one scheme together, most of them alone."""
+    """The weights that have one scheme together, most of them alone; where no engine knows of
+    schemes, all of them."""
     groups: dict[tuple[str, ...], list[Weight]] = {}
     for weight in weights:
         if weight.name in wanted:
-            groups.setdefault(layer_of(weight), []).append(weight)
+            groups.setdefault((weight.name,) if apart else layer_of(weight), []).append(weight)
     return [tuple(members) for members in groups.values()]
 
 

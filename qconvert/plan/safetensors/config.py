@@ -1,4 +1,5 @@
-"""`quantization_config` of config.json, as the compressed-tensors package reads it.
+"""`quantization_config` of config.json, as the compressed-tensors package reads it; clustered
+weights have none.
 
 One group for each way in which weights are stored and run. A group that has all linear layers is
 for "Linear"; of several, each names its layers by regular expressions, which leave out the
@@ -35,6 +36,8 @@ def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str
         config = untied(config)
     if not {"dtype", "torch_dtype"} & set(config):
         config["torch_dtype"] = DTYPES[dtype]
+    if is_plain(choices):
+        return {key: value for key, value in config.items() if key != "quantization_config"}
     if any(choice.scheme and choice.scheme.is_older for choice in choices):
         from qconvert.plan.safetensors.older_config import older_config
 
@@ -99,6 +102,11 @@ def schemes(choices: Iterable[Choice]) -> list[Scheme]:
         if choice.scheme is not None:
             found.setdefault((choice.scheme.weights, choice.scheme.inputs), choice.scheme)
     return list(found.values())
+
+
+def is_plain(choices: Iterable[Choice]) -> bool:
+    """Whether what is made is a plain checkpoint, of weights that have few distinct values."""
+    return any(scheme.is_plain for scheme in schemes(choices))
 
 
 def _targets(model: Model, choices: Sequence[Choice]) -> dict[Scheme, list[str]]:

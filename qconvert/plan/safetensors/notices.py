@@ -13,7 +13,7 @@ from qconvert.model.roles import Role
 from qconvert.model.types import Family
 from qconvert.model.weights import EXPERTS
 from qconvert.plan.safetensors.choices import Choice
-from qconvert.plan.safetensors.config import schemes
+from qconvert.plan.safetensors.config import is_plain, schemes
 from qconvert.plan.safetensors.schemes import Scheme
 
 TRANSFORMERS = "transformers 5.23"
@@ -29,7 +29,7 @@ def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
 
 LOADING = """from transformers import {auto}, AutoTokenizer
 
-model = {auto}.from_pretrained("DIR"{options})  # needs: pip install {package}
+model = {auto}.from_pretrained("DIR"{options}){needs}
 tokenizer = AutoTokenizer.from_pretrained("DIR")"""
 
 
@@ -43,9 +43,10 @@ def uses(model: Model, choices: Sequence[Choice]) -> tuple[tuple[str, str], ...]
     imported = "from transformers import CompressedTensorsConfig\n" if fault else ""
     auto = "AutoModel" if encoder else "AutoModelForCausalLM"
     package = "gptqmodel" if is_older(choices) else "compressed-tensors"
+    needs = "" if is_plain(choices) else f"  # needs: pip install {package}"
     options = f", {DEQUANTIZE}" if fault else ', dtype="auto"'
     return (
-        ("python", imported + LOADING.format(auto=auto, options=options, package=package)),
+        ("python", imported + LOADING.format(auto=auto, options=options, needs=needs)),
         *serve,
     )
 
@@ -57,7 +58,7 @@ def is_loadable(choices: Sequence[Choice]) -> bool:
 
 def misfit(choices: Sequence[Choice], family: Family | None = None) -> str:
     """Why transformers does not run the directory as it stands; empty where it does."""
-    if is_older(choices):
+    if is_older(choices) or is_plain(choices):
         return ""
     obstacles = (*_unpacked(choices, family), *_obstacles(choices))
     if obstacles:
@@ -81,6 +82,8 @@ def _transformers(model: Model, choices: Sequence[Choice]) -> str:
     fault = misfit(choices, model.family)
     if fault:
         return fault
+    if is_plain(choices):
+        return "a plain checkpoint: whatever loads the source loads it, no faster and no smaller"
     if is_older(choices):
         return "vLLM and SGLang read this layout; transformers does with the gptqmodel package"
     if any("fp4" in form.layout for form in _forms(choices)):
@@ -155,9 +158,10 @@ def _engines(choices: Sequence[Choice]) -> Iterator[str]:
 
 def _beside(model: Model, choices: Sequence[Choice]) -> Iterator[str]:
     """What was left alone, and what serving engines may not expect."""
-    if any(choice.scheme and choice.weight.role is Role.EMBEDDING for choice in choices):
+    ends = [] if is_plain(choices) else [c.weight.role for c in choices if c.scheme]
+    if Role.EMBEDDING in ends:
         yield "the token embeddings are int8, which transformers runs and serving engines do not"
-    if any(choice.scheme and choice.weight.role is Role.OUTPUT for choice in choices):
+    if Role.OUTPUT in ends:
         yield "the output projection is quantized, which not all serving engines run"
     kept = [
         word
@@ -173,8 +177,8 @@ def _beside(model: Model, choices: Sequence[Choice]) -> Iterator[str]:
     if model.tied and "token embeddings" in kept:
         kept[0] = "token embeddings (the output projection too)"
     if kept:
-        yield f"not quantized: {', '.join(kept)}"
-    if len(schemes(choices)) > 1 and is_loadable(choices):
+        yield f"not {'clustered' if is_plain(choices) else 'quantized'}: {', '.join(kept)}"
+    if len(schemes(choices)) > 1 and is_loadable(choices) and not is_plain(choices):
         yield (
             "do not load it with dequantize=True: transformers would read all layers by one of "
             "the schemes"
@@ -200,11 +204,13 @@ def described(scheme: Scheme | None) -> str:
     if scheme is None:
         return "not quantized"
     form, words = scheme.weights, [scheme.name]
+    if form.strategy == "rows":
+        words.append("by row" if form.group_size == 1 else f"in groups of {form.group_size} rows")
     if form.type == "int" and form.strategy == "group":
         words.append(f"in groups of {form.group_size}")
     elif form.block is not None:
         words.append(f"in blocks of {form.block[0]}x{form.block[1]}")
-    elif form.strategy == "tensor":
+    elif form.strategy == "tensor" and not scheme.is_plain:
         words.append("by tensor")
     elif form.strategy == "channel" and form.layout != "int-quantized":
         words.append("by row")

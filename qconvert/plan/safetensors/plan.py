@@ -31,12 +31,14 @@ from qconvert.plan.algorithms import made_with, with_algorithm, without_algorith
 from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.safetensors import clustered
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
-from qconvert.plan.safetensors.config import DTYPES, config_json, schemes
+from qconvert.plan.safetensors.config import DTYPES, config_json, is_plain, schemes
 from qconvert.plan.safetensors.directory import directory_plan
 from qconvert.plan.safetensors.files import small_files
 from qconvert.plan.safetensors.notices import NO_POOLER, described, fallback_lines, loads_in, uses
 from qconvert.plan.safetensors.recipe import spelled, weight_estimator
+from qconvert.plan.safetensors.schemes import Scheme
 from qconvert.plan.safetensors.statistics import (
     column_importance,
     factors_of,
@@ -52,7 +54,13 @@ WRITTEN = (
     "transformers and serving engines (vLLM, SGLang)."
 )
 
-FLOATS = ("F32", "F16", "BF16")
+WRITTEN_PLAIN = (
+    "Written by qconvert {version}: a plain checkpoint whose weights are clustered. Each tensor, "
+    "or each group of its rows, has few distinct values: it compresses to little more than their "
+    "numbers, and engines that look weights up in tables can take them as they are."
+)
+
+FLOATS: tuple[ScaleDtype, ...] = ("F32", "F16", "BF16")
 
 
 WRITTEN_OLDER = (
@@ -110,6 +118,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     )
     layout = OLDER_NAMES.get(schemes(choices)[0].weights.layout)
     written = WRITTEN_OLDER.format(layout=layout) if layout else WRITTEN
+    written = WRITTEN_PLAIN if is_plain(choices) else written
     made_by = {
         "qconvert.source.fingerprint": model.fingerprint,
         "qconvert.recipe": spelled(recipe),
@@ -173,14 +182,21 @@ class _Maker:
             map_, words = weight.matrix_map, described(scheme)
             importance = column_importance(weight, self.importance, factors)
             inputs = self._input(choice)
-            # Who reads GPTQ's and AWQ's layouts has scales of 16 bits alone.
-            kind = "F16" if scheme.is_older and self.dtype == "F32" else self.dtype
+            kind = self._number(weight, scheme)
             coding = Quantized(weight, scheme, kind, self.estimator, importance, factors, inputs)
             slots = coding.slots
         wanted = described(choice.wanted) if choice.wanted else slots[0].dtype
         return TensorPlan(
             weight.name, weight.map.shape, weight.dtype, map_, slots, coding, words, wanted, reason
         )
+
+    def _number(self, weight: Weight, scheme: Scheme) -> ScaleDtype:
+        """The dtype of scales, or of clustered weights."""
+        if scheme.is_plain:
+            own = None if self.converted else next((k for k in FLOATS if k == weight.dtype), None)
+            return own or self.dtype
+        # Who reads GPTQ's and AWQ's layouts has scales of 16 bits alone.
+        return "F16" if scheme.is_older and self.dtype == "F32" else self.dtype
 
     def _kept(self, weight: Weight, factors: Factors | None) -> tuple[str, bool]:
         """The dtype of a weight that is not quantized, and whether its bytes stay as they are."""
@@ -267,6 +283,7 @@ def files_of(
         "Bytes of weights": f"{plan.nbytes:,}",
         "Weights": ", ".join(f"{count} {name}" for name, count in plan.formats.items()),
         "Other numbers": DTYPES[dtype],
+        **clustered.facts(plan),
         **({"Calibration": importance.path.name} if importance else {}),
     }
     if checkpoint.container == "gguf":

@@ -29,6 +29,12 @@ def exceptions(recipe: Recipe) -> Exceptions:
                 f"{recipe.type} stores all layers in one way, not some as {name:.40}",
                 f"write '{pattern:.60}={KEEP}', or choose w4a16",
             )
+        if name.lower() != KEEP and (kind_of(name) == "lut") != (kind_of(recipe.type) == "lut"):
+            raise UsageError(
+                f"{recipe.type} and {name:.40} cannot stand in one checkpoint: one is plain, the "
+                "other quantized",
+                f"write '{pattern:.60}={KEEP}', or choose types of one kind",
+            )
         found.append((pattern, None if name.lower() == KEEP else scheme_of(recipe, name)))
     return tuple(found)
 

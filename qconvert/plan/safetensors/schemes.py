@@ -11,6 +11,7 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
     mxfp4a16       float4, a power of two for 32 weights
     mxfp4a4        the same; inputs alike
     gptq2 - gptq8  the integers of wNa16 in the layout of GPTQ, awq4 in that of AWQ
+    lut2 - lut8    no layout at all: a plain checkpoint whose tensors have 4 to 256 values each
 
 Types of MLX are directories of safetensors too: see `qconvert.plan.mlx.types`.
 """
@@ -33,13 +34,24 @@ KEEP = "keep"
 
 GPTQ = ("gptq8", "gptq4", "gptq3", "gptq2")
 AWQ = ("awq4",)
+LUT = ("lut8", "lut6", "lut4", "lut3", "lut2")
 
-SCHEMES = ("w8a8", "fp8", *W4A8, *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ)
+SCHEMES = ("w8a8", "fp8", *W4A8, *WEIGHT_ONLY, *FP4, *GPTQ, *AWQ, *LUT)
 
 DIRECTORIES = (*SCHEMES, *MLX)
 
 Kind = Literal[
-    "gguf", "int8", "fp8", "weight-only", "fp4", "w4a8", "gptq", "awq", "mlx", "mlx-float"
+    "gguf",
+    "int8",
+    "fp8",
+    "weight-only",
+    "fp4",
+    "w4a8",
+    "gptq",
+    "awq",
+    "lut",
+    "mlx",
+    "mlx-float",
 ]
 """Which options a type has."""
 
@@ -145,6 +157,8 @@ def kind_of(name: str) -> Kind:
         return "gptq"
     if small in AWQ:
         return "awq"
+    if small in LUT:
+        return "lut"
     if small in MLX:
         return "mlx" if small in AFFINE else "mlx-float"
     return "int8" if small == "w8a8" else "fp8" if small == "fp8" else "gguf"
@@ -184,6 +198,11 @@ class Scheme:
         """Whether its layout is GPTQ's or AWQ's, where a model has one way to store all layers."""
         return self.weights.layout in ("gptq", "awq")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether what it makes is no quantized layout, but weights of few distinct values."""
+        return self.weights.layout == "plain"
+
 
 def make_scheme(
     name: str,
@@ -199,7 +218,7 @@ def make_scheme(
         activations: w8a8 and fp8: a scale for each token, or one that is stored.
         strategy: fp8: which weights share a scale.
         group_size: wNa16, w4a8, w4afp8, gptqN, awq4: weights of a row that share a scale;
-            "channel" for the whole row.
+            "channel" for the whole row. lutN: rows that share their values.
         asymmetric: with zero points: of the inputs in w8a8, of the weights in wNa16 and gptqN.
 
     Raises:
@@ -209,7 +228,7 @@ def make_scheme(
     kind = kind_of(name)
     _refuse(name, "activations", activations if kind not in ("int8", "fp8") else None)
     _refuse(name, "strategy", strategy if kind != "fp8" else None)
-    _refuse(name, "group-size", group_size if kind not in GROUPED else None)
+    _refuse(name, "group-size", group_size if kind not in (*GROUPED, "lut") else None)
     _refuse(name, "asymmetric", asymmetric if kind not in ("int8", "weight-only", "gptq") else None)
     static = activations == "static"
     if kind == "int8":
@@ -219,6 +238,8 @@ def make_scheme(
         return _fp8(name, strategy or "channel", static)
     if kind == "weight-only":
         return _packed(name, "pack-quantized", int(name[1]), group_size, asymmetric)
+    if kind == "lut":
+        return _clustered(name, group_size)
     if kind == "gptq":
         return _packed(name, "gptq", int(name[-1]), group_size or GROUP_SIZES[0], asymmetric)
     if kind == "awq":
@@ -251,6 +272,7 @@ _OPTIONS: dict[Kind, str] = {
     "w4a8": "w4a8 and w4afp8 have group-size",
     "gptq": "gptqN has group-size and asymmetric",
     "awq": "awq4 has group-size; it always has zero points",
+    "lut": "lutN has group-size: rows that share their values",
     "mlx": "",
     "mlx-float": "",
     "gguf": "",
@@ -276,6 +298,17 @@ def _fp8(name: str, strategy: Sharing, static: bool) -> Scheme:
         )
     weights = WeightFormat("float-quantized", "float", 8, "block", block=BLOCK)
     return Scheme(name, weights, ActivationFormat("float", 8, "group", True))
+
+
+def _clustered(name: str, group_size: GroupSize | None) -> Scheme:
+    bits = int(name.removeprefix("lut"))
+    if group_size is None:
+        return Scheme(name, WeightFormat("plain", "values", bits, "tensor"))
+    size = 1 if group_size == "channel" else group_size
+    if size not in (1, *GROUP_SIZES):
+        known = ", ".join(map(str, reversed(GROUP_SIZES)))
+        raise UsageError(f"no groups of {group_size!r:.40} rows", f"known: {known} and channel")
+    return Scheme(name, WeightFormat("plain", "values", bits, "rows", size))
 
 
 def _packed(

@@ -90,7 +90,7 @@ class Quantized:
     def row_step(self) -> int:
         if any(part.turned or self._is_turned(part) for part in self.parts):
             return self.matrix_rows
-        return self.format.row_step
+        return min(self.format.row_step, self.matrix_rows)
 
     @property
     def matrix_rows(self) -> int:

@@ -4,11 +4,15 @@ A cut is tried on the model as it is. A block that is left out is passed by, and
 left out of a weight are zeros, which gives the same as a smaller model would. Many trials go
 through the model together, one block in memory at a time; each begins where it first differs from
 the base, which is what is left out already.
+
+What goes into each block of the base stays on the disk. Trials with the same base do not run it
+again, and another base is run from where it differs from the one before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,13 +91,19 @@ class Judge:
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self.model, self.tokens, self.place, self.advance = model, tokens, place, advance
-        walk = Walk(model, tokens, place)
+        # Others have their states in the same folder.
+        name = f"judged-{sha256(tokens.tobytes()).hexdigest()[:12]}"
+        walk = self._walk = Walk(model, tokens, replace(place, states=name, kept=True))
         self.batches = list(walk.batches())
         self.layers = len(walk)
         self.head = Head(walk.source, walk.device, walk.dtype)
-        for block in walk:
+        walk.embed()
+        for index in range(self.layers):
+            block = walk.load(index)
             block.run()
+            block.unload()
             advance(tokens.size)
+        self._base, self._ready = NOTHING, self.layers
         self.reference = list(walk.last_hidden())
         self.nbytes = walk.states.nbytes
 
@@ -140,20 +150,32 @@ class Judge:
         ]
 
     def _together(self, trials: Sequence[Trial], base: Trial) -> list[Cost]:
-        """The base goes through the model, and trials beside it from where they leave it."""
-        walk = Walk(self.model, self.tokens, self.place)
-        streams: list[list[Any]] = [[] for _ in trials]
-        for block in walk:
+        """The base goes through the model, where its states are not there yet, and trials beside
+        it from where they leave it."""
+        walk, streams = self._walk, [list[Any]() for _ in trials]
+        self._begin(base)
+        for index in range(self.layers):
+            own = [n for n, t in enumerate(trials) if streams[n] or t.differs(base, index)]
+            if not own and index < self._ready:
+                continue
+            block = walk.load(index)
             hidden = [one for _, one in block.batches()]
-            for number, trial in enumerate(trials):
-                if streams[number] or trial.differs(base, block.index):
-                    streams[number] = self._through(block, streams[number] or hidden, trial)
-            for (start, _), one in zip(
-                self.batches, self._through(block, hidden, base), strict=True
-            ):
-                walk.states.write(block.index + 1, start, one)
-            block.is_done = True
+            for number in own:
+                streams[number] = self._through(block, streams[number] or hidden, trials[number])
+            if index == self._ready:
+                outs = self._through(block, hidden, base)
+                for (start, _), one in zip(self.batches, outs, strict=True):
+                    walk.states.write(index + 1, start, one)
+                self._ready = index + 1
+            block.unload()
         return self.compare([self._behind(walk, stream) for stream in streams], self.head)
+
+    def _begin(self, base: Trial) -> None:
+        """Count the blocks whose outputs are those of this base."""
+        if base is self._base:
+            return
+        differing = (i for i in range(self.layers) if base.differs(self._base, i))
+        self._base, self._ready = base, min(self._ready, next(differing, self.layers))
 
     def _behind(self, walk: Walk, stream: list[Any]) -> list[Any]:
         """Behind the last norm; the base's where a trial never left it."""

@@ -16,7 +16,16 @@ from qconvert.forward.block import Block
 from qconvert.forward.head import Head
 from qconvert.forward.linears import find_vectors
 from qconvert.forward.walk import Walk
-from qconvert.run.training.loss import LOGITS, apart, derive
+from qconvert.run.training.loss import (
+    DIVERGENCE,
+    LOGITS,
+    NONE,
+    Losses,
+    More,
+    apart,
+    derive,
+    distance,
+)
 from qconvert.run.training.teacher import Teacher
 
 PIECE = {"cpu": 512, "cuda": 8192, "mps": 4096}
@@ -40,11 +49,13 @@ class Lesson:
         walk: of the model that is trained, its windows for learning first.
         shown: how many those are.
         teacher: what it is to say, of the same windows.
+        losses: what counts beside how far it is from that.
     """
 
     walk: Walk
     shown: int
     teacher: Teacher
+    losses: Losses = DIVERGENCE
     blocks: list[Block] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,15 +135,33 @@ class Lesson:
         states = self.walk.states
         hidden = torch.cat([states.read(0, int(n), int(n) + 1) for n in windows])
         hidden = hidden.to(self.walk.device)
-        for block in self.blocks:
+        beside: Any = None
+        for index, block in enumerate(self.blocks):
             hidden = block.forward(hidden, gradients=is_derived)
+            if is_derived and self.losses.hidden and index < len(self.teacher.blocks):
+                # Hidden states of blocks that match are what a student learns from, and not what
+                # it is judged by.
+                found = distance(hidden, self.teacher.hidden(windows, index))
+                weight = self.losses.hidden / len(self.blocks)
+                beside = weight * found if beside is None else beside + weight * found
         last = self.walk.behind(hidden, 0, gradients=is_derived)
         wanted = self.teacher.wanted(windows)
         if self.head is None or self.teacher.head is None:
             with torch.set_grad_enabled(is_derived):
                 loss = apart(last, wanted)
+                loss = loss if beside is None else loss + beside
             if is_derived:
                 (loss * share).backward()
             return float(loss.detach())
         flat = last.flatten(0, 1), wanted.flatten(0, 1)
-        return derive(self.head, flat[0], self.teacher.head, flat[1], share)
+        follows = self._next(windows) if is_derived and self.losses.next_token else None
+        more = More(follows, self.losses.next_token, beside)
+        return derive(self.head, flat[0], self.teacher.head, flat[1], share, more)
+
+    def _next(self, windows: np.ndarray) -> Any:
+        """The token that follows each, int64 [tokens]; NONE behind the last of a window."""
+        import torch
+
+        tokens = torch.from_numpy(self.walk.tokens[windows].astype(np.int64))
+        behind = torch.full((len(tokens), 1), NONE)
+        return torch.cat((tokens[:, 1:], behind), dim=1).flatten().to(self.walk.device)

@@ -5,15 +5,73 @@
 Logits of a whole batch would take more memory than all the rest: they are made for some tokens at a
 time, and what the divergence is derived by the hidden states is kept.
 
+Beside it may count, by a weight of its own each:
+
+    next token   sum over tokens of -log q of the token that follows in the text
+    hidden       sum over tokens of |h - h'|^2 / |h'|^2, the mean over blocks: what leaves the
+                 student's block, and what leaves the teacher's that matches it
+
 Source: G. Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from qconvert.forward.head import Head
 
 LOGITS = 1 << 23
 """Of student and teacher each, that are in memory at a time."""
+
+
+NONE = -100
+"""In place of a token that nothing is known of."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What counts beside the divergence.
+
+    Attributes:
+        next_token, hidden: the weights, 0 for what does not count.
+    """
+
+    next_token: float = 0.0
+    hidden: float = 0.0
+
+    @property
+    def words(self) -> list[str]:
+        """What headers say of it."""
+        named = {"next token": self.next_token, "hidden": self.hidden}
+        return [f"{name} {weight:g}" for name, weight in named.items() if weight]
+
+
+DIVERGENCE = Losses()
+"""Nothing beside it."""
+
+
+@dataclass(frozen=True)
+class More:
+    """What counts beside the divergence of some tokens.
+
+    Attributes:
+        follows: the token behind each, int64 [tokens], or NONE; None where that does not count.
+        weight: of the loss of these.
+        beside: another loss, summed over the tokens, that may be derived.
+    """
+
+    follows: Any = None
+    weight: float = 0.0
+    beside: Any = None
+
+
+NOTHING = More()
+
+
+def distance(own: Any, other: Any) -> Any:
+    """How far hidden states [windows, window, hidden] are from others, summed over tokens, each in
+    parts of its own size."""
+    off = (own.float() - other.float()).square().sum(dim=-1)
+    return (off / other.float().square().sum(dim=-1).clamp(min=1e-12)).sum()
 
 
 def divergence(own: Any, other: Any) -> Any:
@@ -42,9 +100,11 @@ def apart(own: Any, other: Any) -> Any:
     return tokens + own.shape[1] * texts
 
 
-def derive(own: Head, hidden: Any, other: Head, wanted: Any, share: float) -> float:
-    """The divergence of what two heads make of hidden states [tokens, hidden]; derived by the
-    student's, `share` times as much goes back to where these came from.
+def derive(
+    own: Head, hidden: Any, other: Head, wanted: Any, share: float, more: More = NOTHING
+) -> float:
+    """The divergence of what two heads make of hidden states [tokens, hidden], and what counts
+    beside it; derived by the student's, `share` times as much goes back to where these came from.
 
     Args:
         hidden: the student's; without a gradient nothing is derived.
@@ -61,10 +121,26 @@ def derive(own: Head, hidden: Any, other: Head, wanted: Any, share: float) -> fl
         with torch.no_grad():
             aim = other.logits(wanted[start:stop])
         with torch.set_grad_enabled(is_derived):
-            found = divergence(own.logits(flat[start:stop]), aim)
+            logits = own.logits(flat[start:stop])
+            found = divergence(logits, aim)
+            if more.follows is not None:
+                found = found + more.weight * _surprise(logits, more.follows[start:stop])
         total += float(found.detach())
         if is_derived:
             (found * share).backward()
-    if is_derived:
+    if not is_derived:
+        return total
+    if more.beside is None:
         hidden.backward(flat.grad)
-    return total
+        return total
+    torch.autograd.backward((hidden, more.beside * share), (flat.grad, None))
+    return total + float(more.beside.detach())
+
+
+def _surprise(logits: Any, follows: Any) -> Any:
+    """The sum of -log q of the tokens that follow, in nats."""
+    import torch
+
+    return torch.nn.functional.cross_entropy(
+        logits.float(), follows, ignore_index=NONE, reduction="sum"
+    )

@@ -11,10 +11,15 @@ import torch
 from common import llama_logits, torch_logits
 from safetensors.numpy import load_file, save_file
 from speaking_models import PROSE, VOCABULARY, convert_speaking_model, save_speaking_model
+from transformers import AutoModelForCausalLM
 
+from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, UsageError, WeightError
 from qconvert.evaluation.divergence.evaluate import Choices, Meter, evaluate
 from qconvert.evaluation.runtimes.settings import Settings
+from qconvert.model.open import open_model
+from qconvert.run.training.fresh import fresh_student
+from qconvert.text.perplexity_windows import read_windows
 
 SMALL = Choices(window=32, settings=Settings(device="cpu", threads=1))
 
@@ -39,6 +44,32 @@ def run(place: Path, *files: str, **changes) -> "object":
     choices = Choices(**{**vars(SMALL), **changes})
     names = [place / name for name in files]
     return evaluate(str(place / "model"), str(place / "text.txt"), names, choices)
+
+
+def test_checkpoints_of_fewer_layers_and_of_another_width(place, tmp_path):
+    """What prune and distill leave, held against the original, as transformers' own models are."""
+    own = open_model(open_checkpoint(str(place / "model")))
+    config = json.loads((place / "model" / "config.json").read_text())
+    files = []
+    for number, sizes in enumerate(({"num_hidden_layers": 1}, {"hidden_size": 128})):
+        settings = tmp_path / f"{number}.json"
+        settings.write_text(json.dumps(config | sizes))
+        files.append(fresh_student(settings, own, tmp_path / str(number), 0).path)
+    windows = read_windows(own.checkpoint, str(place / "text.txt"), None, 32)
+    made = evaluate(str(place / "model"), windows, files, SMALL)
+    ids, first = torch.from_numpy(windows.tokens.astype(np.int64)), windows.first
+    with torch.no_grad():
+        p, *others = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids)
+            .logits[:, first:-1]
+            .double()
+            .log_softmax(-1)
+            for path in (place / "model", *files)
+        )
+    expected = [float((p.exp() * (p - q)).sum(-1).mean()) for q in others]
+    found = [file.divergence.mean for file in made.files]
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    assert min(expected) > 0.01
 
 
 class Watching:

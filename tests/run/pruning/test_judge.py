@@ -19,6 +19,7 @@ from qconvert.forward.walk import Place
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.plan.pruning.cut import query_mask
+from qconvert.run.pruning import layers
 from qconvert.run.pruning.choose import columns, group_masks, neuron_masks
 from qconvert.run.pruning.desk import Desk
 from qconvert.run.pruning.judge import Judge, Trial
@@ -77,8 +78,11 @@ def test_a_trial_costs_what_the_smaller_model_costs(desk: Desk):
     assert judge.own.divergence == 0
 
 
-def test_layers_go_one_by_one_where_that_costs_least(desk: Desk):
-    """As trying every layer in every round would have it."""
+def test_layers_go_one_by_one_where_that_costs_least(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """As trying every layer in every round would have it, and without trying every layer."""
+    monkeypatch.setattr(layers, "AT_ONCE", 2)
+    monkeypatch.setattr(layers, "ASKED", 2)
+    asked = 0
     model = tiny_model("llama", wide=True)
     gone: list[int] = []
     for made in layer_rounds(desk, 3):
@@ -87,6 +91,8 @@ def test_layers_go_one_by_one_where_that_costs_least(desk: Desk):
         assert made.gone == min(costs, key=costs.__getitem__)
         assert made.cost.divergence == pytest.approx(costs[made.gone], rel=1e-3)
         gone.append(made.gone)
+        asked += len(made.costs)
+    assert asked < 8 + 7 + 6
 
 
 def test_what_was_measured_is_not_measured_again(desk: Desk, monkeypatch: pytest.MonkeyPatch):
