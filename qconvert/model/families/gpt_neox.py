@@ -5,6 +5,8 @@ in one matrix; llama.cpp wants all queries first, then all keys, then all values
 Files of this family go one way: they are not written back.
 """
 
+from typing import Any
+
 from qconvert.checkpoint.metadata import Metadata, flag, u32
 from qconvert.model.families.decoder.metadata import turned
 from qconvert.model.families.parts.common import (
@@ -31,14 +33,24 @@ DEFAULTS = {
     "num_attention_heads": 64,
     "max_position_embeddings": 2048,
     "layer_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "partial_rotary_factor": 0.25,
+    "rotary_emb_base": 10000.0,
+    "rotary_pct": 0.25,
     "use_parallel_residual": True,
 }
-ALIASES = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
+
+
+def _heeded(config: Config) -> dict[str, Any]:
+    """The settings with what transformers heeds of positions: names of the family's own, beside
+    `rope_parameters`."""
+    return {
+        **config,
+        "rope_theta": config.get("rotary_emb_base"),
+        "partial_rotary_factor": config.get("rotary_pct"),
+    }
 
 
 def metadata(config: Config) -> Metadata:
+    config = _heeded(config)
     keys = {
         "rope.dimension_count": u32(turned(config)),
         "use_parallel_residual": flag(bool(config.get("use_parallel_residual"))),
@@ -54,7 +66,7 @@ def limits(config: Config) -> None:
     heads_fill_width(config)
     expect(config, "hidden_act", ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"))
     expect(config, "attention_bias", (True,))
-    check_rope(config, partly=True)
+    check_rope(_heeded(config), partly=True)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -93,7 +105,6 @@ GPT_NEOX = Family(
     metadata=metadata,
     rules=rules,
     defaults=DEFAULTS,
-    aliases=ALIASES,
     limits=limits,
     # Causal masks and tables that old versions stored.
     ignored=(

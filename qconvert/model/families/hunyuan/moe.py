@@ -24,6 +24,7 @@ DECODER = replace(
     model_type="hunyuan_v1_moe",
     classes=("HunYuanMoEV1ForCausalLM",),
     defaults={**dense.DEFAULTS, "num_experts": 1, "moe_topk": 1},
+    aliases={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
     feed_forward=None,
     experts=Experts(
         used="moe_topk",
