@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qconvert.plan.types import Plan
+    from qconvert.run.crew import Crew
     from qconvert.run.stream import Result
 
 
 def write(
     planned: "Sequence[Plan]",
-    threads: int | None,
+    crew: "Crew",
     *,
     device: str = "auto",
     hub: options.Hub = options.NOWHERE,
@@ -41,11 +42,10 @@ def write(
                 render.say(cost([planned[number] for number in numbers]))
         show_plans(planned, as_json)
         return
-    from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_stale
 
-    with render.watching(quiet) as watcher:
-        results = write_stale(planned, threads or default_threads(), watcher, device, force=force)
+    with render.watching(quiet) as watcher, crew.at_work(watcher) as workers:
+        results = write_stale(planned, workers, watcher, device, force=force)
     paths = [one.target.path for one in planned]
     upload(
         hub, [result.paths for result in results], paths, planned[0].checkpoint.source, quiet=quiet
