@@ -244,7 +244,9 @@ def quantize(
     if calibrate:
         from qconvert.cli.calibrate import with_calibration
 
-        asked = with_calibration(checkpoint, asked, calibrate, device, dry_run=dry_run, quiet=quiet)
+        asked = with_calibration(
+            checkpoint, asked, calibrate, device, crew, dry_run=dry_run, quiet=quiet
+        )
     with render.watching(quiet) as watcher:
         run = Run(threads or default_threads(), watcher, device, dry_run, force)
         planned = plan_outputs(checkpoint, asked, run)

@@ -22,6 +22,7 @@ from qconvert.model.transforms import Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 WRAPPER = re.compile(r"^(model\.)?language_model\.(model\.)?")
+WRAPPERS = ("language_model.", "model.language_model.")
 ROOTS = ("model.", "distilbert.transformer.", "distilbert.", "transformer.", "bert.", "roberta.")
 OUTPUT = "lm_head.weight"
 EMBEDDING, OUTPUT_WEIGHT = "token_embd.weight", "output.weight"
@@ -106,7 +107,8 @@ def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo])
 
 def bare_name(name: str) -> str:
     """The name without wrapper and root."""
-    name = WRAPPER.sub("", name)
+    if name.startswith(WRAPPERS):
+        name = WRAPPER.sub("", name)
     for root in ROOTS:
         if name.startswith(root):
             return name[len(root) :]
@@ -166,13 +168,14 @@ def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
     if "{e}" not in rule.hf:
         info = sources.get(bare_name(rule.hf))
         return [info] if info else []
-    names = [rule.hf.replace("{e}", str(expert)) for expert in range(experts)]
-    if not names or bare_name(names[0]) not in sources:
+    bare = bare_name(rule.hf)
+    found = [sources.get(bare.replace("{e}", str(expert))) for expert in range(experts)]
+    if not found or found[0] is None:
         return []
-    for name in names:
-        if bare_name(name) not in sources:
-            raise _missing(name)
-    return [sources[bare_name(name)] for name in names]
+    infos = [info for info in found if info is not None]
+    if len(infos) < experts:
+        raise _missing(rule.hf.replace("{e}", str(found.index(None))))
+    return infos
 
 
 def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:

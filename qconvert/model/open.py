@@ -44,6 +44,9 @@ FILE_KEYS = (
 )
 """How the keys begin that describe a file and not the model in it."""
 
+UNREAD = "0" * 64
+"""A sketch's fingerprint."""
+
 NO_TOKENIZER = "the source has no tokenizer: the output will have none"
 
 
@@ -56,6 +59,7 @@ class Model:
         architecture: `general.architecture`.
         tensors: how each GGUF tensor is made.
         left_out: tensors of the checkpoint that GGUF has no place for.
+        is_sketch: nothing is read but headers; what is made of it may be looked at alone.
     """
 
     checkpoint: Checkpoint
@@ -63,6 +67,7 @@ class Model:
     tensors: tuple[TensorMap, ...]
     left_out: tuple[str, ...] = ()
     _family: Family | None = field(default=None, repr=False)
+    is_sketch: bool = False
 
     @cached_property
     def description(self) -> Description:
@@ -205,8 +210,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What identifies the weights and the configuration."""
-        return fingerprint(self.checkpoint)
+        """What identifies the weights and the configuration; of a sketch something as long."""
+        return UNREAD if self.is_sketch else fingerprint(self.checkpoint)
 
     @cached_property
     def parameters(self) -> int:
@@ -220,8 +225,11 @@ class Model:
         return self.checkpoint.tensors[tensor.parts[0].source].dtype
 
 
-def open_model(checkpoint: Checkpoint) -> Model:
+def open_model(checkpoint: Checkpoint, *, is_sketch: bool = False) -> Model:
     """What a checkpoint means.
+
+    Args:
+        is_sketch: read nothing but headers: samples of each tensor take longer than all the rest.
 
     Raises:
         UnsupportedError: an unknown family, or a GGUF file with tensors that hold nothing.
@@ -238,10 +246,11 @@ def open_model(checkpoint: Checkpoint) -> Model:
             TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
             for info in checkpoint.tensors.values()
         )
-        return Model(checkpoint, architecture_of_file(checkpoint), tensors)
+        architecture = architecture_of_file(checkpoint)
+        return Model(checkpoint, architecture, tensors, is_sketch=is_sketch)
     family = find_family(checkpoint.config)
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
-    return Model(checkpoint, family.name, tensors, left_out, family)
+    return Model(checkpoint, family.name, tensors, left_out, family, is_sketch)
 
 
 def _notice_left_out(names: tuple[str, ...]) -> tuple[str, ...]:

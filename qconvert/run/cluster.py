@@ -233,7 +233,8 @@ class Cluster:
             self.hands.append(Hand(actor, actor.begin.remote()))
 
     def _has_room(self, waiting: deque[Task], ahead: int | None) -> bool:
-        return len(waiting) < (AHEAD * len(self.hands) if ahead is None else ahead)
+        most = AHEAD * len(self.hands)
+        return len(waiting) < (most if ahead is None else min(most, ahead))
 
     def _some(self, number: int, known: int, ahead: int | None) -> int:
         """How many items the next task gets."""

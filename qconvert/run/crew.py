@@ -28,6 +28,11 @@ class Crew:
     workers: int | None = None
     address: str | None = None
 
+    @property
+    def cores(self) -> int:
+        """Of each process."""
+        return self.threads or (default_threads() if self.executor == "threads" else 1)
+
     @contextmanager
     def at_work(self, watcher: Watcher) -> Iterator[Workers]:
         """The workers, until the context is left.
@@ -36,11 +41,11 @@ class Crew:
             UsageError: there is no cluster.
         """
         if self.executor == "threads":
-            yield self.threads or default_threads()
+            yield self.cores
             return
         from qconvert.run.cluster import Cluster
 
-        with Cluster(self.workers, self.threads or 1, self.address, watcher) as cluster:
+        with Cluster(self.workers, self.cores, self.address, watcher) as cluster:
             yield cluster
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -27,8 +28,8 @@ class Executor(Protocol):
                 same: what it gives may depend on nothing else. It, the items and the results can
                 be pickled.
             items: taken as they are needed, in the caller's thread.
-            ahead: how many may be under way or wait to be asked for; None leaves it to the
-                executor.
+            ahead: at most so many are under way or wait to be asked for; None leaves it to the
+                executor. So an item may depend on the result that is so many before it.
         """
 
 
@@ -54,12 +55,13 @@ class Threads:
     ) -> Iterator[Out]:
         """See `Executor`; `ahead` is twice the threads where it is not given."""
         waiting: deque[Future[Out]] = deque()
+        source = iter(items)
         try:
-            for item in items:
-                if len(waiting) == (ahead or 2 * self._count):
-                    yield waiting.popleft().result()
-                waiting.append(self._pool.submit(job, item))
-            while waiting:
+            while True:
+                room = (ahead or 2 * self._count) - len(waiting)
+                waiting.extend(self._pool.submit(job, item) for item in islice(source, room))
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             for future in waiting:

@@ -50,7 +50,8 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     _check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
-    model = open_model(checkpoint)
+    is_read = any(one.has_budget or is_scheme(one.type) for one in recipes)
+    model = open_model(checkpoint, is_sketch=run.dry and not is_read)
     _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
