@@ -95,10 +95,13 @@ def _tie_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
 def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Where a tied model has the embedding under the name of the output projection alone: that
     name -> the embedding's own."""
-    settings, sources = text_config(family, config), _sources(tensors)
+    settings = text_config(family, config)
+    if settings.get("tie_word_embeddings") is not True:
+        return {}
+    sources = _sources(tensors)
     names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
     stored = sources.get(names[EMBEDDING])
-    if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
+    if stored is not None and stored.elements:
         return {}
     norm = names["output_norm.weight"]
     root = sources[norm].name.removesuffix(norm)

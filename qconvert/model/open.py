@@ -107,12 +107,12 @@ class Model:
 
     @property
     def family(self) -> Family:
-        return self.description.family
+        return self._family or self.description.family
 
     @property
     def config(self) -> Mapping[str, Any]:
         """`config.json`, or what stands for it."""
-        return self.description.config
+        return self.description.config if self._family is None else dict(self.checkpoint.config)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:

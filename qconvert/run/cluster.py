@@ -66,12 +66,14 @@ class Hand:
         tasks: that it has.
         ready: its answer to being started, until that has come.
         node: where it is, in words; empty until it has begun.
+        process: its number there.
     """
 
     actor: Any
     ready: Any
     tasks: int = 0
     node: str = ""
+    process: int = 0
 
 
 @dataclass(eq=False)
@@ -129,6 +131,8 @@ class Cluster:
     _paces: dict[int, Pace] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _is_own: bool = False
+    _waited: float = 0.0
+    _failed: int = 0
 
     def __enter__(self) -> "Cluster":
         import ray
@@ -287,14 +291,17 @@ class Cluster:
         self._hand_out()
         self._help(head)
 
-    _waited: float = 0.0
-
     def _begun(self, hand: Hand) -> None:
         import ray
 
         try:
             about = ray.get(hand.ready)
         except ray.exceptions.RayError as error:
+            self._failed += 1
+            if self._failed >= ATTEMPTS:
+                raise OutputError(
+                    f"no worker begins: {first_line(error)}", "look at Ray's logs, /tmp/ray"
+                ) from error
             self._lost(hand, error)
             return
         hand.ready = None
@@ -304,7 +311,8 @@ class Cluster:
                 f" {__version__}",
                 "install the same version on all machines",
             )
-        hand.node = about.node
+        hand.node, hand.process = about.node, about.process
+        self._failed = 0
 
     def _take(self, ref: Any) -> None:
         """What has come of a task."""
