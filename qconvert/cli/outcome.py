@@ -29,6 +29,7 @@ def write(
 ) -> None:
     """Say what will be done, do it, and say what was done."""
     from qconvert.plan.algorithms import by_sample, cost
+    from qconvert.plan.effort import effort_line
 
     if not quiet:
         for one in planned:
@@ -40,6 +41,7 @@ def write(
         if not quiet:
             for numbers in by_sample(planned):
                 render.say(cost([planned[number] for number in numbers]))
+            render.say(effort_line(planned, crew.workers or 1, crew.cores))
         show_plans(planned, as_json)
         return
     from qconvert.run.outputs import write_stale
