@@ -138,8 +138,8 @@ class Cluster:
         yield self.disk, nbytes / self.machine.disk
         yield self.links[node], nbytes / self.machine.network
 
-    def give(self, nbytes: float) -> Course:
-        yield self.handing, self.machine.handing
+    def give(self, nbytes: float, tasks: int = 1) -> Course:
+        yield self.handing, tasks * self.machine.handing
         yield self.out, nbytes / self.machine.network
 
     def take(self, nbytes: float) -> Course:
@@ -153,12 +153,13 @@ class Cluster:
 def streamed(model: Model, cluster: Cluster) -> float:
     """Seconds to quantize what there is, slab by slab: one writer at known offsets."""
     machine = cluster.machine
-    task = 64 * 2.0**18
+    # Eight at a time, which saves time here and changes nothing else.
+    task, tasks = 8 * 64 * 2.0**18, 8
     left = iter(range(max(1, round(model.blocks * model.weights / task))))
 
     def slot(node: int) -> Course:
         for _ in left:
-            yield from cluster.give(4096)
+            yield from cluster.give(4096, tasks)
             yield from cluster.read(node, 2 * task)
             yield from cluster.work(node, task / (machine.weights * machine.cores))
             cluster.begin(written())
