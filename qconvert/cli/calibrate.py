@@ -82,7 +82,7 @@ def calibrate(
     crew = crew_of(executor, threads, workers, address)
     if output is not None:
         check_output(output)
-    place = choose_device(device)
+    place = choose_device(crew.device(device))
     choose_dtype(dtype, place)
     checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)
     path = output or calibration_path(checkpoint.source)

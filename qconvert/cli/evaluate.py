@@ -138,6 +138,7 @@ def evaluate(
         if path is not None:
             check_output(path)
     crew = crew_of(executor, threads, workers, address)
+    device = crew.device(device)
     if executor != "threads" and backend not in ("auto", "torch"):
         raise UsageError(f"workers compute with torch, not {backend}", "leave --backend out")
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())

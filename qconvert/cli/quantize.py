@@ -235,6 +235,7 @@ def quantize(
     from qconvert.run.types import Run
 
     crew = crew_of(executor, threads, workers, address)
+    device = crew.device(device)
     checkpoint = open_checkpoint(
         model,
         progress=False if quiet else None,

@@ -54,7 +54,7 @@ seconds."""
 STARTS = 3
 """So often a cluster is started here: on a busy machine it may take longer than Ray waits."""
 
-STARTING = 60.0
+STARTING = 300.0
 """Seconds until a worker has to have begun, if there is none other."""
 
 
@@ -312,7 +312,7 @@ class Cluster:
                 "install the same version on all machines",
             )
         hand.node, hand.process = about.node, about.process
-        self._failed = 0
+        self._failed, self._waited = 0, 0.0
 
     def _take(self, ref: Any) -> None:
         """What has come of a task."""
@@ -338,9 +338,12 @@ class Cluster:
 
     def _lost(self, hand: Hand, error: Exception) -> None:
         """A worker has ended: another takes its place, and its tasks are done again."""
+        import ray
+
         if hand not in self.hands:
             return
         self.hands.remove(hand)
+        ray.kill(hand.actor)  # which may only be out of reach
         own = [ref for ref, (_, other) in self._running.items() if other is hand]
         tasks = [self._running.pop(ref)[0] for ref in own]
         again = []

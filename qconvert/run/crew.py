@@ -33,6 +33,21 @@ class Crew:
         """Of each process."""
         return self.threads or (default_threads() if self.executor == "threads" else 1)
 
+    def device(self, asked: str) -> str:
+        """Where models compute.
+
+        Raises:
+            UsageError: a cluster's workers do not.
+        """
+        if self.executor == "threads":
+            return asked
+        if asked not in ("auto", "cpu"):
+            raise UsageError(
+                f"the workers of a cluster compute on CPUs, not on {asked:.40}",
+                "leave --device out, or use --executor threads",
+            )
+        return "cpu"
+
     @contextmanager
     def at_work(self, watcher: Watcher) -> Iterator[Workers]:
         """The workers, until the context is left.

@@ -33,3 +33,10 @@ def test_a_crew_of_threads_is_their_number():
     with crew_of("threads").at_work(Silent()) as workers:
         assert workers == default_threads()
     assert Crew("ray").cores == 1
+
+
+def test_workers_compute_on_their_processors():
+    assert Crew("ray").device("auto") == "cpu"
+    assert Crew().device("auto") == "auto"
+    with pytest.raises(UsageError, match="compute on CPUs, not on cuda"):
+        Crew("ray").device("cuda")
