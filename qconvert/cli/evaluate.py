@@ -148,10 +148,10 @@ def evaluate(
         crew.at_work(watcher) as at_work,
     ):
         settings = Settings(device, dtype, threads)
+        choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
         if not isinstance(at_work, int):
             settings = replace(settings, through=partial(go_through, at_work, crew.cores))
-            backend = "torch"
-        choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
+            choices = replace(choices, backend="torch", settings=settings)
         evaluation = run(reference, data, files, choices, watcher)
     with render.watching(quiet, "files", render.ANEW) as watcher:
         extras = measure_extras(files, asked, watcher.note)
