@@ -8,8 +8,8 @@ import sys
 import pytest
 from latent_models import LATENT_671B, write_latent
 
-MOST_SECONDS, MOST_BYTES = 4.0, 300e6
-"""Of a processor, twice what it takes when nothing else runs; and of memory."""
+MOST_SECONDS, MOST_BYTES = 5.0, 300e6
+"""Of a processor, more than twice what it takes where nothing else runs; and of memory."""
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="nothing tells what a process used")
