@@ -13,7 +13,7 @@ from killing import Killing
 
 from qconvert.calibration.capture import capture
 from qconvert.checkpoint import open_checkpoint
-from qconvert.errors import OutputError, WeightError
+from qconvert.errors import OutputError, UsageError, WeightError
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.plan.make import make_plan
@@ -38,8 +38,13 @@ class Notes(Silent):
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers on this machine; of a cluster that runs already where RAY_ADDRESS names one."""
-    with Cluster(2, 1, os.environ.get("RAY_ADDRESS"), Notes()) as made:
-        yield made
+    made = Cluster(2, 1, os.environ.get("RAY_ADDRESS"), Notes())
+    try:
+        made.__enter__()
+    except UsageError as error:  # Ray waits for half a minute, which a busy machine may need
+        pytest.skip(error.message)
+    yield made
+    made.__exit__()
 
 
 def slower_first(item: int) -> int:
@@ -105,27 +110,35 @@ def test_a_job_that_ends_every_worker_is_given_up(cluster, monkeypatch):
         list(cluster.map(ending, [0]))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_files_are_the_same_whoever_is_killed(cluster, tmp_path, seed):
-    """Streamed quantization, and a calibration."""
-    model = write_llama(tmp_path / "m", TINY)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_llama(tmp_path_factory.mktemp("model") / "m", TINY)
 
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_file_is_the_same_whoever_is_killed(cluster, model, tmp_path, seed):
     def quantized(out: Path, workers, watcher) -> bytes:
         asked = Recipe("q4_k_m", output=out, vocabulary=False)
         plan = make_plan(open_model(open_checkpoint(str(model))), asked)
         write_outputs([plan], workers, watcher)
         return out.read_bytes()
 
+    killing = Killing(cluster, seed, one_in=5)
+    alone = quantized(tmp_path / "a.gguf", 1, Silent())
+    assert quantized(tmp_path / "b.gguf", cluster, killing) == alone
+    assert killing.killed
+
+
+def test_a_calibration_is_the_same_though_a_worker_is_killed(cluster, model, tmp_path):
     def calibrated(out: Path, watcher, **how) -> bytes:
+        out.parent.mkdir()
         sample = make_sample(12, 32)
         capture(
             open_checkpoint(str(model)), sample, out, device="cpu", batch=2, watcher=watcher, **how
         )
         return out.read_bytes()
 
-    killing = Killing(cluster, seed, one_in=5)
-    alone = quantized(tmp_path / "a.gguf", 1, Silent())
-    assert quantized(tmp_path / "b.gguf", cluster, killing) == alone
+    killing = Killing(cluster, 0, one_in=4, most=1)
     alone = calibrated(tmp_path / "a" / "c", Silent())
     assert calibrated(tmp_path / "b" / "c", killing, visits=visits_over(cluster, 1)) == alone
     assert killing.killed
