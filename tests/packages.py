@@ -1,6 +1,7 @@
 """Real models that come as packages. They are installed without what they depend on, and so are
 found and not imported."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
@@ -33,6 +34,22 @@ def write_smollm2(path: Path) -> None:
 
     plan = make_export_plan(open_checkpoint(str(smollm2_gguf())), Recipe("auto", output=path))
     write_outputs([plan], 2, Silent())
+
+
+def write_short_smollm2(path: Path, blocks: int) -> None:
+    """The first blocks of it, with all else: real weights, in less time."""
+    from safetensors.numpy import load_file, save_file
+
+    write_smollm2(path)
+    weights = load_file(path / "model.safetensors")
+    first = {
+        name: values
+        for name, values in weights.items()
+        if ".layers." not in name or int(name.split(".layers.")[1].split(".")[0]) < blocks
+    }
+    save_file(first, path / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": blocks}))
 
 
 def minilm_archive() -> ZipFile:

@@ -176,16 +176,24 @@ def families_table() -> str:
     """The classes of `config.json` by what can be made of them."""
     from qconvert.model.families import FAMILIES
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+    from qconvert.model.vision import BY_CLASS
 
     lines = [
-        "| `architectures` in config.json | GGUF | MLX | back from GGUF |",
-        "|---|---|---|---|",
+        "| `architectures` in config.json | GGUF | `--mmproj` | MLX | back from GGUF |",
+        "|---|---|---|---|---|",
     ]
     for family in FAMILIES:
         classes = ", ".join(f"`{name}`" for name in family.classes)
         in_mlx = MLX_FAMILIES.keys() & set(family.classes)
+        seen = sorted({BY_CLASS[name].name for name in family.classes if name in BY_CLASS})
         told = ["yes" if is_so else "" for is_so in (in_mlx, comes_back(family))]
-        lines.append(f"| {classes} | `{family.name}` | {' | '.join(told)} |")
+        sees = ", ".join(f"`{name}`" for name in seen)
+        lines.append(f"| {classes} | `{family.name}` | {sees} | {' | '.join(told)} |")
+    texts = {name for family in FAMILIES for name in family.classes}
+    others = {name: seen.name for name, seen in BY_CLASS.items() if name not in texts}
+    for projector in dict.fromkeys(others.values()):
+        classes = ", ".join(f"`{name}`" for name in others if others[name] == projector)
+        lines.append(f"| {classes} | | `{projector}` | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -196,6 +204,7 @@ def outlook_table() -> str:
     """The families by what can be made of them, for those who look for theirs."""
     from qconvert.model.families import FAMILIES
     from qconvert.model.mlx.families import FAMILIES as MLX_FAMILIES
+    from qconvert.model.vision import BY_CLASS
 
     groups: dict[str, list[str]] = {}
     for family in FAMILIES:
@@ -206,6 +215,8 @@ def outlook_table() -> str:
         groups.setdefault(made, []).append(f"`{name}`")
     lines = ["| what can be made | of the families |", "|---|---|"]
     lines += [f"| {made} | {', '.join(dict.fromkeys(names))} |" for made, names in groups.items()]
+    seeing = dict.fromkeys(f"`{CLASS_ENDING.sub('', name).rstrip('_')}`" for name in BY_CLASS)
+    lines.append(f"| what reads images (`export --mmproj`) | {', '.join(seeing)} |")
     return "\n".join(lines) + "\n"
 
 

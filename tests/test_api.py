@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from checkpoints import TINY, write_llama
 from speaking_models import PROSE
+from vision_models import seeing
 
 import qconvert
 from qconvert.errors import UsageError
@@ -31,6 +32,17 @@ def test_the_page_runs_as_it_stands(place: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(place)
     failed, tried = doctest.testfile(str(PAGE), module_relative=False)
     assert (failed, tried > 10) == (0, True)
+
+
+def test_a_vision_part_is_the_commands(tmp_path: Path):
+    model = seeing("Qwen2VL")[0]
+    program = str(Path(sys.executable).with_name("qconvert"))
+    options = ["--mmproj", "--dtype", "q8_0", "-o", tmp_path / "a.gguf"]
+    subprocess.run([program, "export", model, *options], capture_output=True, check=True)
+    qconvert.export(model, tmp_path / "b.gguf", dtype="q8_0", mmproj=True)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    with pytest.raises(UsageError, match="vision parts"):
+        qconvert.export(model, tmp_path / "c.gguf", dtype="q8_0")
 
 
 def test_importing_is_cheap():

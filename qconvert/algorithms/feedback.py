@@ -8,14 +8,15 @@
             w_k -= e U_jk                 for all k > j
 
 1 / U_jj^2 is what an error of column j costs when the columns behind it have done their best to
-make up for it. Scales are stored as they are fitted, so that rounding sees the file's own grid.
+make up for it. Scales are stored as they are fitted, so that rounding sees the file's own grid, and
+they are fitted several times: what the weights become is known when they have been rounded.
 Formats whose codes stand for several weights at once are rounded a span at a time.
 
 Sources: E. Frantar et al., "GPTQ", arXiv 2210.17323; J. Chee et al., "QuIP", arXiv 2307.13304
 (LDLQ, which is the same).
 """
 
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from qconvert.formats.types import Coded, Format, Grid, Seen, Weights
 
 PIECE = 128
 """Columns that the kernel takes at a time; a product takes the error on to the others."""
+
+TRIES = 4
+"""How often scales are fitted to what columns had become."""
 
 
 def feedback(format_: Format, x: Weights, seen: Seen | None, peak: float | None) -> Coded:
@@ -40,29 +44,77 @@ def feedback(format_: Format, x: Weights, seen: Seen | None, peak: float | None)
     made: list[Coded] = []
     for start in range(0, columns, span):
         stop = min(start + span, columns)
-        own = w[:, start:stop].cpu().contiguous()
-        params = format_.fit(own.numpy(), Seen(importance[start:stop]), peak)
-        grid = format_.grid(params)
-        if grid is None:
-            codes = _round_together(format_, w, factor, (start, stop), params)
-        else:
-            codes = _round(w, factor, (start, stop), grid)
-        made.append(Coded(codes, params))
+        own = Span(w[:, start:stop], factor[start:stop, start:stop], importance[start:stop], peak)
+        coded, errors = _fitted(format_, own)
+        w[:, stop:] -= errors @ factor[start:stop, stop:]
+        made.append(coded)
     whole = format_.join([one.params for one in made])
     return Coded(np.hstack([one.codes for one in made]), whole)
 
 
-def _round(w: Any, factor: Any, span: tuple[int, int], grid: Grid) -> np.ndarray:
-    """The codes of a span of columns; those behind it take up its errors.
+class Span(NamedTuple):
+    """Columns that are fitted without regard to the others.
+
+    Attributes:
+        w: torch float32 [rows, columns].
+        factor: torch float32 [columns, columns], upper triangular.
+        importance: float32 [columns].
+        peak: as `Format.fit` takes it.
+    """
+
+    w: Any
+    factor: Any
+    importance: np.ndarray
+    peak: float | None
+
+
+def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
+    """Codes and params of a span, and its errors, divided by the factor's diagonal.
+
+    Scales are fitted before columns take up the errors of those in front of them, so they are
+    fitted again to what the columns had become, in the mean over all tries: each row keeps what
+    gave it the least error.
+    """
+    weights = own = span.w.cpu().contiguous().numpy()
+    best = weights
+    least = np.full(len(own), np.inf, np.float32)
+    become = np.zeros_like(own)
+
+    def fitted(weights: Weights) -> tuple[Any, Grid | None]:
+        params = format_.fit(np.ascontiguousarray(weights), Seen(span.importance), span.peak)
+        return params, format_.grid(params)
+
+    for tried in range(1, TRIES + 1):
+        params, grid = fitted(weights)
+        if grid is None:
+            return _round_together(format_, span, params)
+        _, errors, rounded = _round(span, grid)
+        error = _by_step(errors.square().sum(1).cpu().numpy(), format_.row_step)
+        is_better = (error < least)[:, None]
+        best = np.where(is_better, weights, best)
+        least = np.minimum(error, least)
+        become += rounded.cpu().numpy()
+        weights = become / np.float32(tried)
+    params, grid = fitted(best)
+    codes, errors, _ = _round(span, cast(Grid, grid))
+    return Coded(codes, params), errors
+
+
+def _by_step(error: np.ndarray, step: int) -> np.ndarray:
+    """The errors of rows, summed over those that share scales."""
+    firsts = np.arange(0, len(error), step)
+    return np.repeat(np.add.reduceat(error, firsts), step)[: len(error)]
+
+
+def _round(span: Span, grid: Grid) -> tuple[np.ndarray, Any, Any]:
+    """The codes of a span, its errors, and what each weight had become when it was rounded.
 
     Columns are rounded on the CPU; products are where the factor is.
-
-    Args:
-        w: float32 [rows, columns], changed from the span on.
     """
+    import torch
+
     from qconvert.kernels.feedback import round_with_feedback
 
-    start, stop = span
     ascending, first = np.unique(grid.values, return_index=True)
     is_finite = np.isfinite(ascending)
     ascending, first = ascending[is_finite], first[is_finite] + grid.first
@@ -70,39 +122,39 @@ def _round(w: Any, factor: Any, span: tuple[int, int], grid: Grid) -> np.ndarray
     places = first.astype(kind).view(np.uint8)
     middles = (ascending[1:] + ascending[:-1]) / 2
     steps = np.ascontiguousarray(grid.step), np.ascontiguousarray(grid.low)
-    codes = np.empty((len(w), stop - start), np.uint8)
-    for begin in range(start, stop, PIECE):
-        end = min(begin + PIECE, stop)
+    w = span.w.clone()
+    rows, columns = w.shape
+    codes = np.empty((rows, columns), np.uint8)
+    errors = torch.empty_like(w)
+    for begin in range(0, columns, PIECE):
+        end = min(begin + PIECE, columns)
         own = w[:, begin:end].cpu().contiguous()
-        triangle = factor[begin:end, begin:end].cpu().contiguous().numpy()
-        made = np.empty((len(w), end - begin), np.uint8)
+        off = torch.empty_like(own)
+        made = np.empty((rows, end - begin), np.uint8)
         round_with_feedback(
             own.numpy(),
-            triangle,
-            begin - start,
+            span.factor[begin:end, begin:end].cpu().contiguous().numpy(),
+            begin,
             grid.size,
             *steps,
             ascending,
             middles,
             places,
             made,
+            off.numpy(),
         )
-        codes[:, begin - start : end - start] = made
-        w[:, end:] -= own.to(w.device) @ factor[begin:end, end:]
-    return codes.view(kind)
+        codes[:, begin:end] = made
+        w[:, begin:end] = own
+        errors[:, begin:end] = off
+        w[:, end:] -= errors[:, begin:end] @ span.factor[begin:end, end:]
+    return codes.view(kind), errors, w
 
 
-def _round_together(
-    format_: Format, w: Any, factor: Any, span: tuple[int, int], params: Any
-) -> np.ndarray:
+def _round_together(format_: Format, span: Span, params: Any) -> tuple[Coded, Any]:
     """The same where a span is rounded by `fit` itself."""
     import torch
 
-    start, stop = span
-    own = w[:, start:stop]
-    codes = format_.round(own.cpu().contiguous().numpy(), params)
-    back = torch.from_numpy(format_.dequantize(format_.pack(codes, params))).to(w.device)
-    triangle = factor[start:stop, start:stop]
-    errors = torch.linalg.solve_triangular(triangle, own - back, upper=True, left=False)
-    w[:, stop:] -= errors @ factor[start:stop, stop:]
-    return codes
+    codes = format_.round(span.w.cpu().contiguous().numpy(), params)
+    back = torch.from_numpy(format_.dequantize(format_.pack(codes, params))).to(span.w.device)
+    errors = torch.linalg.solve_triangular(span.factor, span.w - back, upper=True, left=False)
+    return Coded(codes, params), errors

@@ -42,6 +42,9 @@ REFUSED = {
 }
 """Settings of adapters that are more than an addition to weights."""
 
+PATIENCE = 1
+"""Seconds that a stranger's pattern may take for the name of a module."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -212,12 +215,14 @@ def _pair(
 
 def _of_module(path: Path, config: Mapping[str, Any], key: str, module: str) -> float | None:
     """What a pattern says of a module, as peft matches them: at the end of its name."""
+    import regex
+
     patterns = config.get(key)
     for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=PATIENCE):
                 return _number(path, {key: value}, key)
-        except re.error as error:
+        except (regex.error, TimeoutError) as error:
             raise CheckpointError(f"{path}: {key} has {pattern!r:.60}: {error}") from error
     return None
 

@@ -70,8 +70,8 @@ REPLACED = {
     "FRAME": b"",
 }
 MAX_DIMENSIONS = 32
-MAX_OPCODES, MAX_TABLES = 1_000_000, 1000
-"""A tensor takes some forty; all of them are in one dictionary or a few."""
+MAX_OPCODES, MAX_TABLES = 1_000_000, 10_000
+"""A tensor takes some forty; all are in one dictionary or a few, an optimizer's in one each."""
 HINT = "only weights are read, no code is run: save the model again as safetensors"
 
 

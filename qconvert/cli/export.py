@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 CHOICES = (AUTO, "f32", "f16", "bf16")
+OF_MMPROJ = (*CHOICES, "q8_0")
 
 
 def export(
@@ -41,10 +42,18 @@ def export(
         typer.Option(
             metavar="TYPE",
             help="f32, f16, bf16 or auto: the type that holds the source's weights, which for "
-            "quantized ones is f32.",
-            autocompletion=lambda incomplete: [c for c in CHOICES if c.startswith(incomplete)],
+            "quantized ones is f32. With --mmproj also q8_0.",
+            autocompletion=lambda incomplete: [c for c in OF_MMPROJ if c.startswith(incomplete)],
         ),
     ] = AUTO,
+    mmproj: Annotated[
+        bool,
+        typer.Option(
+            "--mmproj",
+            help="Of a model that reads images: the part that does, which llama.cpp takes beside "
+            "the language model (--mmproj FILE).",
+        ),
+    ] = False,
     split_max_size: options.SplitMaxSize = None,
     max_shard_size: Annotated[
         str | None,
@@ -83,12 +92,16 @@ def export(
 
       qconvert export model-Q4_K_M.gguf -o ./model
 
+      qconvert export org/name --mmproj -o mmproj-name.gguf
+
       qconvert export calib.safetensors -o imatrix.gguf
 
       qconvert export ./adapter --base org/name -o lora.gguf
     """
-    if dtype.lower() not in CHOICES:
-        raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(CHOICES)}")
+    choices = OF_MMPROJ if mmproj else CHOICES
+    if dtype.lower() not in choices:
+        other = "; `qconvert quantize` makes models of other types" if not mmproj else ""
+        raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(choices)}{other}")
     from qconvert.containers.sizes import parse_size
 
     split = parse_size(split_max_size, "--split-max-size")
@@ -96,6 +109,8 @@ def export(
     flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
     from qconvert.checkpoint import open_checkpoint
 
+    if mmproj and (_is_calibration(Path(model)) or _is_adapter(Path(model))):
+        raise UsageError(f"{model} is no model, and --mmproj is for these", "leave it out")
     if _is_calibration(Path(model)):
         if dtype != AUTO or split is not None or shard is not None or no_vocabulary or ignore:
             raise UsageError(
@@ -126,12 +141,19 @@ def export(
         split_max_size=split,
         max_shard_size=shard,
     )
+    if mmproj:
+        from qconvert.cli.export_mmproj import check_options, to_mmproj
+
+        check_options(recipe)
     checkpoint = open_checkpoint(
         model,
         progress=False if quiet else None,
         headers_only=dry_run,
         adapter=adapter,
     )
+    if mmproj:
+        to_mmproj(checkpoint, recipe, threads, hub=hub, force=force, **flags)
+        return
     if checkpoint.container == "gguf":
         if split is not None or no_vocabulary or ignore:
             raise UsageError(
@@ -178,7 +200,7 @@ def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **f
                 f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",
                 "name a file that ends in .gguf with -o",
             )
-    name = float_type(checkpoint) if recipe.type == AUTO else recipe.type
+    name = float_type(checkpoint.tensors.values()) if recipe.type == AUTO else recipe.type
     asked = replace(recipe, type=name)
     planned = plan_outputs(checkpoint, [asked], Run(1, Silent()))
     outcome.write(planned, Crew(threads=threads), **flags)

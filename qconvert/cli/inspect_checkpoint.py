@@ -100,6 +100,7 @@ def as_data(found: "Inspection") -> dict[str, Any]:
             }
             for plan in found.plans
         ],
+        "vision": found.vision,
         "grids": [asdict(grid) for grid in found.grids],
         "problems": list(found.problems),
     }
@@ -145,6 +146,8 @@ def show_overview(found: "Inspection") -> None:
         f"{human_bytes(checkpoint.nbytes)} ({checkpoint.nbytes} bytes)",
         "dtypes": dtypes_text(found.dtypes),
     }
+    if found.vision:
+        rows["vision"] = found.vision
     if checkpoint.container == "gguf":
         rows["file type"] = f"{_file_type(found)}, {_bits(found):.2f} bits per weight"
     if found.grids:

@@ -9,7 +9,9 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.inspection.grids import Grid, find_grids
+from qconvert.inspection.vision import describe_vision, is_vision_part
 from qconvert.model.open import Model, open_model
+from qconvert.model.vision.open import ARCHITECTURE
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
@@ -34,6 +36,7 @@ class Inspection:
         plans: what each type would make, as far as it can be made.
         problems: why there are no plans, or not for all types.
         grids: those that the weights lie on already.
+        vision: what reads images, in a line; "" where nothing does.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +49,7 @@ class Inspection:
     plans: tuple[Plan, ...]
     problems: tuple[str, ...]
     grids: tuple[Grid, ...] = ()
+    vision: str = ""
 
 
 def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> Inspection:
@@ -55,6 +59,8 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
         types: GGUF file types and schemes of safetensors to plan for; with none, no weight is
             read either.
     """
+    if is_vision_part(checkpoint.metadata):
+        return _of_vision_part(checkpoint)
     model, problems = _try(lambda: _open(checkpoint))
     # Where a tokenizer that is not known is met; safetensors can do without.
     known, more = _try(lambda: model.metadata if model else {})
@@ -79,6 +85,23 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
         tuple(plans),
         (*(model.notices if model and known is not None else ()), *problems),
         find_grids(model) if model and types else (),
+        describe_vision(checkpoint),
+    )
+
+
+def _of_vision_part(checkpoint: Checkpoint) -> Inspection:
+    """A file that llama.cpp takes beside a language model: there is nothing to be planned."""
+    return Inspection(
+        checkpoint,
+        ARCHITECTURE,
+        checkpoint.parameters,
+        None,
+        "",
+        _dtypes(checkpoint),
+        checkpoint.metadata,
+        (),
+        (),
+        vision=describe_vision(checkpoint),
     )
 
 

@@ -22,6 +22,7 @@ _ZERO = np.float32(0.0)
         FLOATS,
         BYTES,
         uint8[:, ::1],
+        float32[:, ::1],
     ),
     error_model="numpy",
     nogil=True,
@@ -38,13 +39,15 @@ def round_with_feedback(
     middles: Any,
     places: Any,
     codes: Any,
+    errors: Any,
 ) -> None:
-    """Round w [rows, n]; what is left in it are the errors, divided by the factor's diagonal.
+    """Round w [rows, n]; what is left in it is what each weight had become when it was rounded.
 
     factor: [n, n], upper triangular.
     begin: the column of the first one in its span, whose groups of `size` columns have the
         `step` and `low` [rows, groups].
     values: ascending; middles: what lies between two of them; places: the code of each.
+    errors: [rows, n], divided by the factor's diagonal.
     """
     rows, columns = w.shape
     for row in range(rows):
@@ -66,4 +69,4 @@ def round_with_feedback(
             error = (own[j] - (unit * values[first] - shift)) / factor[j, j]
             for k in range(j + 1, columns):
                 own[k] -= error * factor[j, k]
-            own[j] = error
+            errors[row, j] = error

@@ -31,6 +31,7 @@ from qconvert.model.pooling import pooling_metadata
 from qconvert.model.reverse import Description, describe
 from qconvert.model.tokenizers.tokenizer import Tokenizer, has_tokenizer, read_tokenizer
 from qconvert.model.types import Family, Rows, TensorMap
+from qconvert.model.vision import reads_images
 from qconvert.model.weights import Weight, weights_of_directory, weights_of_file
 
 FILE_KEYS = (
@@ -203,7 +204,7 @@ class Model:
             *caveats(self._family, self.settings),
             *self._checkpoint_notices,
             *card_notices(self.checkpoint.path),
-            *_notice_left_out(self._filled),
+            *_notice_left_out(self._filled, reads_images(self.checkpoint.config)),
             *notice_quantized({info.dtype for info in infos if info.codes}),
             *self._tokenizer.notices,
         )
@@ -253,11 +254,13 @@ def open_model(checkpoint: Checkpoint, *, is_sketch: bool = False) -> Model:
     return Model(checkpoint, family.name, tensors, left_out, family, is_sketch)
 
 
-def _notice_left_out(names: tuple[str, ...]) -> tuple[str, ...]:
+def _notice_left_out(names: tuple[str, ...], sees: bool) -> tuple[str, ...]:
+    """Args: sees: whether there is a file for those of them that read images."""
     if not names:
         return ()
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return (f"{len(names)} tensors have no place in GGUF and are left out: {shown}",)
+    other = "; `qconvert export --mmproj` makes the file that reads images" if sees else ""
+    return (f"{len(names)} tensors have no place in GGUF and are left out: {shown}{other}",)
 
 
 def notice_quantized(dtypes: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 recipes -> statistics (the model works on the sample again where these take it) -> plans
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 
 from qconvert.calibration.importance import Importance, importance_of
 from qconvert.calibration.types import Calibration
-from qconvert.checkpoint import Checkpoint
+from qconvert.checkpoint import Checkpoint, TensorInfo
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.containers.directory import check_directory
 from qconvert.containers.folder import work_folder
@@ -47,7 +47,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
         CheckpointError: a calibration or an importance matrix cannot be read.
         PlanError: an output cannot be made; see `make_plan`.
     """
-    _check_places(checkpoint, recipes)
+    check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
     is_read = any(one.has_budget or is_scheme(one.type) for one in recipes)
@@ -67,10 +67,10 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     return plans
 
 
-def float_type(checkpoint: Checkpoint) -> str:
-    """The float type of most of a checkpoint's bytes; f32 for all but f16 and bf16."""
+def float_type(tensors: Iterable[TensorInfo]) -> str:
+    """The float type of most of the bytes of tensors; f32 for all but f16 and bf16."""
     sizes: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
+    for tensor in tensors:
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
     most = max(sizes, key=sizes.__getitem__, default="F32")
     return most.lower() if most in ("F16", "BF16") else "f32"
@@ -221,8 +221,12 @@ def _check_vocabulary(model: Model, recipes: Sequence[Recipe]) -> None:
         )
 
 
-def _check_places(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> None:
-    """Refuse two outputs at one place, and one over the source."""
+def check_places(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> None:
+    """Refuse two outputs at one place, and one over the source.
+
+    Raises:
+        UsageError: there is such an output.
+    """
     taken = {path.resolve(): "the source" for path in (*checkpoint.files, checkpoint.path)}
     for recipe in recipes:
         path = recipe.path(checkpoint.source)

@@ -1,17 +1,17 @@
 """Data sets of the Hugging Face hub, through `datasets`.
 
-They are streamed: of a large one a few parts are fetched, spread over its files and, where these
-are Parquet, over the row groups in them. Endpoint, token and cache are the library's: HF_ENDPOINT,
-HF_TOKEN, HF_HOME.
+A process of its own reads them, as it does other Parquet. They are streamed: of a large one a few
+parts are fetched, spread over its files and, where these are Parquet, over the row groups in them.
+Endpoint, token and cache are the library's: HF_ENDPOINT, HF_TOKEN, HF_HOME.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from qconvert.errors import HubError, QconvertError, UsageError
+from qconvert.text.apart import read_apart, serve
 from qconvert.text.documents import Document, Text, choose
 from qconvert.text.records import pick_column, to_document
 
@@ -34,12 +34,30 @@ def read_dataset(
 
     Raises:
         HubError: it cannot be had.
+        CheckpointError: it breaks its reader.
         UsageError: it has no such configuration, split or column, or several might be meant.
     """
-    name = f"{dataset}/{config}" if config else dataset
+    return read_apart(
+        "qconvert.text.hub_data",
+        f"{dataset}/{config}" if config else dataset,
+        dataset=dataset,
+        config=config,
+        split=split,
+        column=column,
+        budget=budget,
+        seed=seed,
+    )
+
+
+def read_here(
+    name: str, dataset: str, config: str, split: str, column: str, budget: int, seed: int
+) -> Text:
+    """The same in this process."""
+    from datasets.utils import disable_progress_bars
+
+    disable_progress_bars()  # they know nothing of ours
     try:
-        with _quietly():
-            return _read(dataset, config, split, column, budget, seed, name)
+        return _documents_of(name, dataset, config, split, column, budget, seed)
     except QconvertError:
         raise
     except Exception as error:
@@ -47,8 +65,8 @@ def read_dataset(
         raise _explain(error, name) from error
 
 
-def _read(
-    dataset: str, config: str, split: str, column: str, budget: int, seed: int, name: str
+def _documents_of(
+    name: str, dataset: str, config: str, split: str, column: str, budget: int, seed: int
 ) -> Text:
     from datasets import load_dataset
     from huggingface_hub import HfApi
@@ -228,20 +246,5 @@ def _explain(error: Exception, name: str) -> QconvertError:
     return HubError(f"the data set {name} cannot be read: {line}", "try again, or name a file")
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the library's progress bars, which know nothing of ours."""
-    from datasets.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+if __name__ == "__main__":
+    serve(read_here)

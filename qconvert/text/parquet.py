@@ -1,26 +1,16 @@
-"""Documents out of Parquet files, one in each row.
+"""Documents out of Parquet files, one in each row."""
 
-pyarrow trusts what it reads, and aborts where that is damaged: a process of its own reads.
-"""
-
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qconvert import errors
 from qconvert.checkpoint.files import file_size, read_bytes_at
 from qconvert.errors import CheckpointError, QconvertError, first_line
-from qconvert.text.bounded import BrokenError, ask, limit
+from qconvert.text.apart import read_apart, serve
 from qconvert.text.documents import Document, Text, choose
 from qconvert.text.records import WHOLE, pick_column, to_document
-
-SECONDS = 600
-MEMORY = 16 << 30
-"""Bytes of address space, of which pyarrow reserves more than it uses."""
 
 
 def read_parquet(path: Path, name: str, column: str, budget: int, seed: int) -> Text:
@@ -34,33 +24,18 @@ def read_parquet(path: Path, name: str, column: str, budget: int, seed: int) -> 
         raise CheckpointError(f"{name} is a directory", "name the files in it")
     if read_bytes_at(path, 0, min(file_size(path), 4)) != b"PAR1":
         raise CheckpointError(f"{name} is not a Parquet file")
-    request: dict[str, Any] = {"path": str(path.absolute()), "name": name, "column": column}
-    request |= {"budget": budget, "seed": seed, "most": max(WHOLE, 16 * budget)}
-    try:
-        answer = ask("qconvert.text.parquet", request, SECONDS)
-    except BrokenError as error:
-        raise CheckpointError(f"{name} cannot be read: it breaks its reader") from error
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["message"], answer["hint"])
-    documents = tuple(Document(*fields) for fields in answer["documents"])
-    return Text(documents, answer["complete"], answer["repeats"], answer["detail"])
+    return read_apart(
+        "qconvert.text.parquet",
+        name,
+        path=str(path.absolute()),
+        column=column,
+        budget=budget,
+        seed=seed,
+        most=max(WHOLE, 16 * budget),
+    )
 
 
-def main() -> None:
-    """The process that reads: a request as JSON comes in, documents go out."""
-    request = json.load(sys.stdin)
-    limit(SECONDS, MEMORY)
-    try:
-        text = _read(**request)
-        documents = [(one.text, one.where, one.kind) for one in text.documents]
-        about = {"complete": text.complete, "repeats": text.repeats, "detail": text.detail}
-        answer: dict[str, Any] = {"documents": documents, **about}
-    except QconvertError as error:
-        answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-    json.dump(answer, sys.stdout)
-
-
-def _read(path: str, name: str, column: str, budget: int, seed: int, most: int) -> Text:
+def _read(name: str, path: str, column: str, budget: int, seed: int, most: int) -> Text:
     try:
         from pyarrow.parquet import ParquetFile
 
@@ -132,4 +107,4 @@ def _values(file: Any, groups: list[int], column: str, name: str) -> Iterator[Do
 
 
 if __name__ == "__main__":
-    main()
+    serve(_read)

@@ -144,6 +144,7 @@ def test_a_merged_model_runs_in_llama_cpp_and_is_another_model(model: Path, tmp_
         ({"target_parameters": ["x"]}, SIZES, UnsupportedError, "target_parameters in"),
         ({"lora_alpha": "much"}, SIZES, CheckpointError, "lora_alpha is 'much', no number"),
         ({"alpha_pattern": {"(": 1}}, SIZES, CheckpointError, "alpha_pattern has"),
+        ({"alpha_pattern": {"((.|..)+)+m": 1}}, SIZES, CheckpointError, "timed out"),
         ({}, {Q: (240, 99)}, PlanError, r"is for \[240, 99\]"),
         ({}, {"model.layers.9.mlp.up_proj": (4, 4)}, UnsupportedError, "does not have as such"),
     ],

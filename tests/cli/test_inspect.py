@@ -7,7 +7,9 @@ from math import prod
 
 import pytest
 from checkpoints import TINY, Llama, write_llama
+from typer.testing import CliRunner
 
+from qconvert.cli.app import Session, app
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.safetensors.schemes import DIRECTORIES
 
@@ -102,8 +104,10 @@ def test_each_type_and_scheme_can_be_asked_for_alone(qconvert, model, tmp_path, 
     planned = qconvert("quantize", model, *types, "-o", f"{tmp_path}/out/", "--dry-run", "--json")
     sizes = {one["file_type"]: one["bytes"] for one in json.loads(planned.stdout)["outputs"]}
     for name in names:
-        done = qconvert("inspect", model, "-t", name.upper(), "--json")
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(
+            app, ["inspect", str(model), "-t", name.upper(), "--json"], obj=Session()
+        )
+        assert done.exit_code == 0, done.output
         (one,) = json.loads(done.stdout)["file_types"]
         assert one["name"] == name
         assert one["bytes"] == sizes[name]

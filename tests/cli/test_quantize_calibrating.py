@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from common import save_model
-from packages import write_smollm2
+from speaking_models import save_speaking_model
 from typer.testing import CliRunner
 
 from qconvert.calibration.file import read_calibration
@@ -47,7 +47,7 @@ def test_without_a_text_the_model_writes_its_own(run: Any, model: Path, bare: An
 
 
 def test_a_text_is_read_and_read_again_when_it_changes(run: Any, tmp_path: Path):
-    write_smollm2(tmp_path / "smol")
+    save_speaking_model(tmp_path / "smol", "llama")
     text = tmp_path / "notes.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 40)
     out = tmp_path / "out.gguf"

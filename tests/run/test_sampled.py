@@ -52,40 +52,35 @@ def test_it_lies_nearer_to_the_original(made: Any, family: str, type_: str, tmp_
 
 
 @pytest.mark.parametrize("threads", [1, 7])
-def test_the_bytes_do_not_depend_on_threads(made: Any, threads: int, tmp_path: Path):
-    files = [
-        quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / f"{count}.gguf"), None, count)
-        for count in (2, threads)
-    ]
-    assert files[0].read_bytes() == files[1].read_bytes()
+def test_the_bytes_do_not_depend_on_threads(made: Any, usual: Any, threads: int, tmp_path: Path):
+    path = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "x.gguf"), None, threads)
+    assert path.read_bytes() == usual("llama").read_bytes()
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe", "phi3"])
 def test_the_bytes_do_not_depend_on_where_activations_wait(
-    family: str, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, made: Any, usual: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """In memory, or on the disk where they are many."""
     from qconvert.forward import passage
 
-    files = []
-    for waiting in (passage.WAITING, 0):
-        monkeypatch.setattr(passage, "WAITING", waiting)
-        files.append(quantized(made, family, Recipe("q4_k_m", output=tmp_path / f"{waiting}.gguf")))
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert {*tmp_path.iterdir()} == {*files}
+    expected = usual(family).read_bytes()
+    monkeypatch.setattr(passage, "WAITING", 0)
+    path = quantized(made, family, Recipe("q4_k_m", output=tmp_path / "x.gguf"))
+    assert path.read_bytes() == expected
+    assert [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_an_interrupted_run_is_taken_up(made: Any, steps: int, tmp_path: Path):
-    whole = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "whole.gguf"))
+def test_an_interrupted_run_is_taken_up(made: Any, usual: Any, steps: int, tmp_path: Path):
     recipe = Recipe("q4_k_m", output=tmp_path / "out.gguf")
     with pytest.raises(KeyboardInterrupt):
         quantized(made, "llama", recipe, Listening(steps))
     again = Listening()
     path = quantized(made, "llama", recipe, again)
-    assert path.read_bytes() == whole.read_bytes()
+    assert path.read_bytes() == usual("llama").read_bytes()
     assert again.begun[0][1] > 0 or steps == 1
-    assert {one.name for one in tmp_path.iterdir()} == {"whole.gguf", "out.gguf"}
+    assert [one.name for one in tmp_path.iterdir()] == ["out.gguf"]
 
 
 def together(folder: Path) -> list[Recipe]:
@@ -99,36 +94,48 @@ def together(folder: Path) -> list[Recipe]:
     ]
 
 
-@pytest.mark.parametrize(("family", "where"), [("llama", "memory"), ("qwen3_moe", "disk")])
+@pytest.fixture(scope="module")
+def at_once(made: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Several outputs of one run, uninterrupted."""
+    return quantized_together(made, "llama", together(tmp_path_factory.mktemp("at once")))
+
+
 def test_outputs_of_one_run_have_the_bytes_of_each_alone(
-    family: str, where: str, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Any, usual: Any, at_once: list[Path], tmp_path: Path
 ):
-    """Though the original runs once for them, with its activations in memory or on the disk."""
+    """Though the original runs once for them."""
+    alone = [quantized(made, "llama", one) for one in together(tmp_path)[1:]]
+    for own, other in zip(at_once, [usual("llama"), *alone], strict=True):
+        assert own.read_bytes() == other.read_bytes()
+
+
+def test_the_same_with_activations_on_the_disk(
+    made: Any, usual: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from qconvert.forward import passage
 
-    count = 4 if where == "memory" else 2
-    alone = [quantized(made, family, one) for one in together(tmp_path / "alone")[:count]]
-    if where == "disk":
-        monkeypatch.setattr(passage, "WAITING", 0)
-    paths = quantized_together(made, family, together(tmp_path / "at once")[:count])
+    family = "qwen3_moe"
+    alone = [usual(family), quantized(made, family, together(tmp_path / "alone")[1])]
+    monkeypatch.setattr(passage, "WAITING", 0)
+    paths = quantized_together(made, family, together(tmp_path / "at once")[:2])
     for own, other in zip(paths, alone, strict=True):
         assert own.read_bytes() == other.read_bytes()
 
 
-def test_outputs_of_one_run_are_taken_up_together(made: Any, tmp_path: Path):
-    whole = quantized_together(made, "llama", together(tmp_path / "whole"))
+def test_outputs_of_one_run_are_taken_up_together(made: Any, at_once: list[Path], tmp_path: Path):
     recipes = together(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         quantized_together(made, "llama", recipes, Listening(2))
     again = Listening()
     paths = quantized_together(made, "llama", recipes, again)
     assert again.begun[0][1] > 0
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in whole]
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in at_once]
 
 
-def test_one_output_that_is_ahead_of_another_is_made_anew_with_it(made: Any, tmp_path: Path):
+def test_one_output_that_is_ahead_of_another_is_made_anew_with_it(
+    made: Any, at_once: list[Path], tmp_path: Path
+):
     """Hidden states of the original are there for one place in the model."""
-    whole = quantized_together(made, "llama", together(tmp_path / "whole"))
     recipes = together(tmp_path / "out")
     for count, steps in ((4, 1), (1, 3)):
         with pytest.raises(KeyboardInterrupt):
@@ -136,7 +143,7 @@ def test_one_output_that_is_ahead_of_another_is_made_anew_with_it(made: Any, tmp
     again = Listening()
     paths = quantized_together(made, "llama", recipes, again)
     assert again.begun[0][1] == 0
-    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in whole]
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in at_once]
 
 
 def test_a_file_that_is_up_to_date_is_left(made: Any, tmp_path: Path):

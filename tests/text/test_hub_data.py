@@ -15,11 +15,12 @@ from hub_server import Hub, Repo, running
 
 READ = """
 import json, sys
-from qconvert.text.hub_data import read_dataset
+from qconvert.text.hub_data import read_dataset, read_here
 from qconvert.errors import QconvertError
-for arguments in json.loads(sys.argv[1]):
+for apart, *arguments in json.loads(sys.argv[1]):
+    name = "/".join(filter(None, arguments[:2]))
     try:
-        text = read_dataset(*arguments, 0)
+        text = read_dataset(*arguments, 0) if apart else read_here(name, *arguments, 0)
     except QconvertError as error:
         print(json.dumps({"error": type(error).__name__ + ": " + error.message}))
     else:
@@ -77,12 +78,13 @@ def hub():
         yield server
 
 
-def read(hub: Hub, home: Path, *arguments: tuple, **extra: str) -> list[dict]:
+def read(hub: Hub, home: Path, *arguments: tuple, apart: bool = False, **extra: str) -> list[dict]:
+    """What a process finds, which has another one read or reads itself."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     proxies = {k: "" for k in keep if k.lower().endswith("_proxy")}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", READ, json.dumps(arguments)],
+        [sys.executable, "-c", READ, json.dumps([[apart, *one] for one in arguments])],
         env={**keep, **proxies, **settings, **extra},
         cwd=home,
         capture_output=True,
@@ -170,3 +172,18 @@ def test_what_cannot_be_had_is_explained(answers, arguments):
 def test_a_hub_out_of_reach_is_an_error(hub, tmp_path, settings):
     (answer,) = read(hub, tmp_path, ("org/parquet", "", "", "", 1000), **settings)
     assert "HubError: the data set org/parquet: the hub cannot be reached" in answer["error"]
+
+
+def test_parquet_that_damages_its_reader_is_an_error(hub, tmp_path):
+    """What pyarrow makes of it must not end the program: another process reads."""
+    whole = parquet("damaged", 500)
+    hub.repos["datasets/org/damaged"] = Repo({"main": {"train.parquet": damaged(whole)}})
+    intact, broken = read(hub, tmp_path, LARGE, ("org/damaged", "", "", "", 500), apart=True)
+    assert len(intact["texts"]) > 20
+    assert broken["error"].startswith(("HubError", "CheckpointError"))
+
+
+def damaged(parquet_: bytes) -> bytes:
+    """Its pages are something else, its end is as it was."""
+    footer = int.from_bytes(parquet_[-8:-4], "little") + 8
+    return parquet_[:4] + bytes(len(parquet_) - footer - 4) + parquet_[-footer:]

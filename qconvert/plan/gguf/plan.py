@@ -46,7 +46,7 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         PlanError: a tensor has no place, a pattern matches nothing, the importance belongs to
             another model, or a fallback is needed and the recipe refuses it.
     """
-    _check_leftovers(model, recipe.ignore)
+    check_leftovers(model.left_out, model.unknown, model.architecture, recipe.ignore)
     checkpoint = model.checkpoint
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
     importance, warnings = statistics.importance, list[str]()
@@ -62,13 +62,13 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         elsewhere=lambda: names_elsewhere(model),
     )
     tensors = tuple(
-        with_algorithm(_plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
+        with_algorithm(plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
     behind = without_algorithm(tensors, statistics)
     words = recipe.budget | made_with(tensors, statistics.sample)
-    made_by = {
-        **_made_by(model, recipe, importance),
+    header = {
+        **made_by(checkpoint.source, model.fingerprint, recipe, importance),
         **{key: text(value) for key, value in words.items()},
     }
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
@@ -79,39 +79,51 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         tensors,
         GgufFiles(
             recipe.path(model.checkpoint.source),
-            {**model.metadata, **made_by},
+            {**model.metadata, **header},
             slots,
             recipe.split_max_size,
         ),
-        file_size(model.pairs_size + len(pairs_bytes(made_by)), slots),
+        file_size(model.pairs_size + len(pairs_bytes(header)), slots),
         (*model.notices, *grown, *statistics.notices, *behind, *warnings),
         sample=statistics.sample,
     )
 
 
-def _check_leftovers(model: Model, ignore: Sequence[str]) -> None:
-    """Refuse to leave out what nothing is known of, where the user does not say so."""
+def check_leftovers(
+    left_out: Sequence[str], unknown: Sequence[str], architecture: str, ignore: Sequence[str]
+) -> None:
+    """Refuse to leave out what nothing is known of, where the user does not say so.
+
+    Args:
+        unknown: those of `left_out` of which nothing is known.
+        architecture: of the file.
+        ignore: patterns of what may be left out.
+
+    Raises:
+        PlanError: there are others, or a pattern matches nothing.
+    """
     patterns = [(pattern, matcher(pattern)) for pattern in ignore]
     for pattern, matches in patterns:
-        if not any(map(matches, model.left_out)):
+        if not any(map(matches, left_out)):
             raise PlanError(f"--ignore {pattern} matches no tensor that would be left out")
-    unknown = [name for name in model.unknown if not any(matches(name) for _, matches in patterns)]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    rest = [name for name in unknown if not any(matches(name) for _, matches in patterns)]
+    if rest:
+        more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
         raise PlanError(
-            f"{unknown[0]}{more} cannot be placed in a {model.architecture} file",
+            f"{rest[0]}{more} cannot be placed in a {architecture} file",
             "the checkpoint has more than its family, or more than config.json says; if the model "
             "does without, leave such tensors out with --ignore PATTERN",
         )
 
 
-def _plan_tensor(
+def plan_tensor(
     map_: TensorMap,
     choice: Choice,
     dtype: str,
     importance: Importance | None,
     checkpoint: Checkpoint,
 ) -> TensorPlan:
+    """A tensor of a file, with what it becomes."""
     values = importance.values.get(map_.name) if importance else None
     means = importance.means.get(map_.name) if importance else None
     several = values is not None and len(values) > 1
@@ -177,15 +189,17 @@ def _rounded_to(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInf
     return dtypes.pop() if plain and dtypes <= {"F16", "BF16"} else "F32"
 
 
-def _made_by(model: Model, recipe: Recipe, importance: Importance | None) -> Metadata:
+def made_by(
+    source: str, fingerprint: str, recipe: Recipe, importance: Importance | None
+) -> Metadata:
     """What a later reader needs to know how the file came to be."""
     keys = {
         "general.file_type": u32(recipe.file_type.ftype),
         "general.quantization_version": u32(QUANTIZATION_VERSION),
         "general.quantized_by": text(f"qconvert {__version__}"),
         "qconvert.version": text(__version__),
-        "qconvert.source": text(model.checkpoint.source),
-        "qconvert.source.fingerprint": text(model.fingerprint),
+        "qconvert.source": text(source),
+        "qconvert.source.fingerprint": text(fingerprint),
         "qconvert.file_type": text(recipe.file_type.name),
     }
     if importance is None:

@@ -6,13 +6,14 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 from common import convert_model
-from packages import write_smollm2
+from packages import write_short_smollm2
 from safetensors.numpy import load_file, save_file
 from speaking_models import PROSE, save_speaking_model
 
 from qconvert.evaluation.divergence.evaluate import Choices, evaluate
 from qconvert.evaluation.runtimes import torch_blocks as torch_runtime
 
+BLOCKS = 8
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 
 
@@ -43,7 +44,7 @@ def leave_the_grid(model: Path) -> None:
             weights[name] = values[stream]
         else:
             weights[name] = values[:, stream]
-    for layer in range(30):
+    for layer in range(BLOCKS):
         at = f"model.layers.{layer}."
         neurons, inside = rng.permutation(1536), rng.permutation(64)
         for part in ("gate", "up"):
@@ -65,7 +66,7 @@ def cache(tmp_path, monkeypatch):
 def test_of_smollm2(tmp_path, monkeypatch):
     """The weights alone: inputs are rounded to 8 bits, which no type of the ladder is about."""
     monkeypatch.setattr(torch_runtime, "llama_inputs", lambda checkpoint: None)
-    write_smollm2(tmp_path / "model")
+    write_short_smollm2(tmp_path / "model", BLOCKS)
     leave_the_grid(tmp_path / "model")
     text = "\n".join(topics.values())
     climb(tmp_path / "model", tmp_path, text, Choices(tokens=1024, backend="torch"))

@@ -1,0 +1,70 @@
+"""Vision towers with their projectors, one file each: what llama.cpp's mtmd takes beside a language
+model (--mmproj).
+
+A new projector is a file here and a line in `PROJECTORS`.
+"""
+
+from collections.abc import Mapping
+
+from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.types import Config
+from qconvert.model.vision.gemma3 import GEMMA3
+from qconvert.model.vision.gemma4 import GEMMA4
+from qconvert.model.vision.idefics3 import IDEFICS3
+from qconvert.model.vision.pixtral import PIXTRAL
+from qconvert.model.vision.qwen2_vl import QWEN2_5_VL, QWEN2_VL
+from qconvert.model.vision.qwen3_vl import QWEN3_VL
+from qconvert.model.vision.types import Projector
+
+PROJECTORS = (QWEN3_VL, QWEN2_5_VL, QWEN2_VL, GEMMA3, GEMMA4, PIXTRAL, IDEFICS3)
+
+BY_CLASS = {name: projector for projector in PROJECTORS for name in projector.classes}
+
+HEARING = frozenset(
+    (
+        *("Qwen2AudioForConditionalGeneration", "UltravoxModel", "VoxtralForConditionalGeneration"),
+        *("GlmAsrForConditionalGeneration", "GraniteSpeechForConditionalGeneration"),
+        *("Qwen3ASRForConditionalGeneration", "WhisperForConditionalGeneration"),
+        *("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
+        *("Qwen3OmniMoeForConditionalGeneration", "Gemma3nForConditionalGeneration"),
+        *("Gemma4UnifiedForConditionalGeneration", "Phi4MultimodalForCausalLM"),
+    )
+)
+"""Classes that hear, some of which see besides."""
+
+
+def reads_images(config: Config) -> bool:
+    """Whether a checkpoint has a vision part that is known here.
+
+    Args:
+        config: `config.json`.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        return False
+    return names[0] in BY_CLASS and isinstance(config.get("vision_config"), Mapping)
+
+
+def find_projector(config: Config) -> Projector:
+    """The projector of a checkpoint.
+
+    Args:
+        config: `config.json`.
+
+    Raises:
+        CheckpointError: it names no class.
+        UnsupportedError: no such projector here.
+    """
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise CheckpointError("config.json names no architecture")
+    if names[0] in HEARING:
+        raise UnsupportedError(
+            f"{names[0]} hears: audio towers are not converted",
+            "llama.cpp's own convert_hf_to_gguf.py --mmproj knows some of them",
+        )
+    if names[0] not in BY_CLASS:
+        raise UnsupportedError(
+            f"no vision tower of {names[0]:.80} is known", f"known: {', '.join(BY_CLASS)}"
+        )
+    return BY_CLASS[names[0]]
