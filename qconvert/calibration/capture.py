@@ -14,9 +14,10 @@ So the next run of the same command goes on with the block that was interrupted.
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -73,6 +74,28 @@ class Captured:
     seconds: float
 
 
+Visits = Callable[
+    [Walk, Collector, Callable[[int, int], None], Callable[[], None]],
+    Iterator[tuple[int, Mapping[str, int]]],
+]
+"""Takes the sample through the blocks, from the walk's first on: shows the collector what goes into
+their weights, and gives each block's number, and how many matrices its weights have, when its
+output is on the disk. Tells the third of a block's windows that are done; calls the fourth before
+hidden states of the block before are lost."""
+
+
+def visit_here(
+    walk: Walk,
+    collector: Collector,
+    advance: Callable[[int, int], None],
+    before_write: Callable[[], None],
+) -> Iterator[tuple[int, Mapping[str, int]]]:
+    """One block after the other, in this process."""
+    for block in walk:
+        block.run(collector.observe, partial(advance, block.index), before_write)
+        yield block.index, block.matrices
+
+
 def capture(
     checkpoint: Checkpoint,
     sample: Sample,
@@ -82,6 +105,7 @@ def capture(
     dtype: str = "auto",
     threads: int = 1,
     batch: int | None = None,
+    visits: Visits = visit_here,
     watcher: Watcher,
 ) -> Captured:
     """Make a calibration file.
@@ -92,6 +116,7 @@ def capture(
         dtype: of matrix products: "auto", "bf16", "f32" or "f16".
         threads: on the CPU.
         batch: windows at once; None chooses.
+        visits: how the sample gets through the blocks.
 
     Raises:
         UnsupportedError: transformers or this program does not know the family.
@@ -110,7 +135,7 @@ def capture(
         walk.begin = len(done)
         watcher.begin(len(walk) * sample.tokens.size, len(done) * sample.tokens.size)
         with Collector(threads) as collector, ThreadPoolExecutor(1) as saver:
-            done.extend(_run(walk, folder, collector, saver, watcher))
+            done.extend(_run(walk, folder, visits, collector, saver, watcher))
             walk.finish(collector.observe)
             rest = collector.take({})
         inputs = {one.weights[0]: one for found in (*done, rest) for one in found}
@@ -131,20 +156,27 @@ def capture(
 
 
 def _run(
-    walk: Walk, folder: Path, collector: Collector, saver: ThreadPoolExecutor, watcher: Watcher
+    walk: Walk,
+    folder: Path,
+    visits: Visits,
+    collector: Collector,
+    saver: ThreadPoolExecutor,
+    watcher: Watcher,
 ) -> Iterator[list[InputStatistics]]:
     """Block by block; statistics are saved while the next block begins."""
     saving: Future[None] | None = None
     window = walk.tokens.shape[1]
-    for block in walk:
-        where = f"block {block.index + 1} of {len(walk)}"
 
-        def advance(windows: int, where: str = where) -> None:
-            watcher.advance(windows * window, where)
+    def advance(block: int, windows: int) -> None:
+        watcher.advance(windows * window, f"block {block + 1} of {len(walk)}")
 
-        block.run(collector.observe, advance, saving.result if saving else None)
-        found = collector.take(block.matrices)
-        saving = saver.submit(_save, walk, folder, block.index, found)
+    def before_write() -> None:
+        if saving:
+            saving.result()
+
+    for index, matrices in visits(walk, collector, advance, before_write):
+        found = collector.take(matrices)
+        saving = saver.submit(_save, walk, folder, index, found)
         yield found
     if saving:
         saving.result()

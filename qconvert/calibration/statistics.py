@@ -5,10 +5,10 @@ are added up in float64 in the order of the rows, so the result does not depend 
 threads. On other devices torch does the same sums.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,42 @@ MANTISSA, BIAS = 23, 127
 
 SHIFTS = (MANTISSA - (PER_OCTAVE.bit_length() - 1), MANTISSA - (PEAKS_PER_OCTAVE.bit_length() - 1))
 FIRST = ((BIAS + LOWEST) * PER_OCTAVE, (BIAS + LOWEST) * PEAKS_PER_OCTAVE)
+
+
+class Piece(NamedTuple):
+    """Of some rows, in their order: at most `PIECE`.
+
+    Attributes:
+        rows: how many.
+        part: float32 [4, columns]: sum of squares, sum, minimum, maximum.
+        histogram, peaks, energies: as in `Totals`.
+    """
+
+    rows: int
+    part: np.ndarray
+    histogram: np.ndarray
+    peaks: np.ndarray
+    energies: np.ndarray
+
+
+class Glimpse(NamedTuple):
+    """What an observer was shown once, as it is added up: it may have been somewhere else."""
+
+    weights: tuple[str, ...]
+    matrix: int
+    columns: int
+    pieces: list[Piece]
+
+
+def glimpse(
+    weights: tuple[str, ...], x: Any, matrix: int, mapped: Callable[..., Any] = map
+) -> Glimpse:
+    """Of rows [tokens, columns], which are on the CPU or come there; `mapped` may work on several
+    pieces at a time."""
+    bits = _bits(x.cpu())
+    parts = [bits[start : start + PIECE] for start in range(0, len(bits), PIECE)]
+    made = map(_piece, parts) if len(parts) == 1 else mapped(_piece, parts)
+    return Glimpse(weights, matrix, x.shape[1], list(made))
 
 
 @dataclass
@@ -58,6 +94,12 @@ class Totals:
         np.minimum(self.minimum, part[2], out=self.minimum)
         np.maximum(self.maximum, part[3], out=self.maximum)
 
+    def add_piece(self, piece: Piece) -> None:
+        self.add(piece.rows, piece.part)
+        self.histogram += piece.histogram
+        self.peaks += piece.peaks
+        self.energies += piece.energies
+
 
 class Collector:
     """Sums up what an observer of a walk is shown.
@@ -78,13 +120,16 @@ class Collector:
 
     def observe(self, weights: tuple[str, ...], x: Any, matrix: int) -> None:
         """Add rows [tokens, columns] of one input. See `qconvert.forward.walk`."""
-        matrices = self._totals.setdefault(weights, {})
-        if matrix not in matrices:
-            matrices[matrix] = Totals(x.shape[1])
         if x.device.type == "cpu":
-            self._add_on_cpu(matrices[matrix], x)
+            self.add(glimpse(weights, x, matrix, self._pool.map))
         else:
-            add_on_device(matrices[matrix], x)
+            add_on_device(self._of(weights, matrix, x.shape[1]), x)
+
+    def add(self, seen: Glimpse) -> None:
+        """Add what was seen somewhere else, or here."""
+        totals = self._of(seen.weights, seen.matrix, seen.columns)
+        for piece in seen.pieces:
+            totals.add_piece(piece)
 
     def take(self, matrices: Mapping[str, int]) -> list[InputStatistics]:
         """The statistics since the last call, in the order in which inputs came.
@@ -102,18 +147,8 @@ class Collector:
         self._totals = {}
         return found
 
-    def _add_on_cpu(self, totals: Totals, x: Any) -> None:
-        bits = _bits(x)
-        starts = range(0, len(bits), PIECE)
-        if len(starts) == 1:
-            results = [_piece(bits)]
-        else:
-            results = list(self._pool.map(_piece, (bits[i : i + PIECE] for i in starts)))
-        for start, (part, histogram, peaks, energies) in zip(starts, results, strict=True):
-            totals.add(min(PIECE, len(bits) - start), part)
-            totals.histogram += histogram
-            totals.peaks += peaks
-            totals.energies += energies
+    def _of(self, weights: tuple[str, ...], matrix: int, columns: int) -> Totals:
+        return self._totals.setdefault(weights, {}).setdefault(matrix, Totals(columns))
 
 
 def _bits(x: Any) -> np.ndarray:
@@ -128,12 +163,13 @@ def _bits(x: Any) -> np.ndarray:
     return wide.view(np.uint32)
 
 
-def _piece(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _piece(bits: np.ndarray) -> Piece:
     from qconvert.kernels.statistics import collect
 
     histogram = np.zeros((2, BINS), np.int64)
     peaks, energies = np.zeros(PEAK_BINS, np.int64), np.zeros(PEAK_BINS, np.float64)
-    return collect(bits, SHIFTS, FIRST, histogram, peaks, energies), histogram, peaks, energies
+    part = collect(bits, SHIFTS, FIRST, histogram, peaks, energies)
+    return Piece(len(bits), part, histogram, peaks, energies)
 
 
 def add_on_device(totals: Totals, x: Any) -> None:

@@ -71,6 +71,8 @@ TENSORS = (
 )
 """Patterns of tensors' names that no model in full has."""
 
+NO_DIGITS = {ord(digit): None for digit in "0123456789"}
+
 WHOLE = ("state_dict", "model_state_dict", "model", "module", "weights")
 """Under which names trainers keep the weights in what they save."""
 
@@ -102,9 +104,12 @@ def foreign_state(state: Mapping[Any, Any]) -> tuple[str, str] | None:
 
 def foreign_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     """What tensors of these names are, and what to do; None where nothing is known."""
-    held = list(names)
+    # One name of each kind: experts' are many thousands, and no pattern has a digit.
+    kinds: dict[str, str] = {}
+    for name in names:
+        kinds.setdefault(name.translate(NO_DIGITS), name)
     for pattern, what, hint in TENSORS:
-        found = next((name for name in held if fnmatchcase(name, pattern)), None)
+        found = next((name for kind, name in kinds.items() if fnmatchcase(kind, pattern)), None)
         if found is not None:
             return f"{what}: tensor {found!r:.200}", hint
     return None

@@ -15,6 +15,9 @@ from qconvert.checkpoint.files import check_tensor, file_size, parse_json, read_
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
 
+ENTRY = {"dtype", "shape", "data_offsets"}
+"""What a header says of a tensor."""
+
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 32
 # Types that safetensors knows and no weight of a language model comes in.
@@ -73,29 +76,37 @@ def _check_metadata(path: Path, metadata: Any) -> None:
 
 
 def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
-    where = f"{path}: tensor {name!r:.200}"
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where} does not have just a dtype, a shape and data_offsets")
+    if not isinstance(entry, dict) or entry.keys() != ENTRY:
+        raise CheckpointError(
+            f"{_where(path, name)} does not have just a dtype, a shape and data_offsets"
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in PLAIN:
         error = UnsupportedError if dtype in FOREIGN else CheckpointError
-        raise error(f"{where} has a dtype that is not known: {dtype!r:.40}")
+        raise error(f"{_where(path, name)} has a dtype that is not known: {dtype!r:.40}")
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
-        raise CheckpointError(f"{where} has an impossible shape: {shape!r:.80}")
+        raise CheckpointError(f"{_where(path, name)} has an impossible shape: {shape!r:.80}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where} has impossible data_offsets: {offsets!r:.80}")
+        raise CheckpointError(f"{_where(path, name)} has impossible data_offsets: {offsets!r:.80}")
     begin, end = offsets
     if prod(shape) * PLAIN[dtype] != end - begin:
         raise CheckpointError(
-            f"{where}: shape {shape!r:.80} of {dtype} does not fill its {end - begin} bytes"
+            f"{_where(path, name)}: shape {shape!r:.80} of {dtype} does not fill its "
+            f"{end - begin} bytes"
         )
     check_tensor(path, name, shape)
     return TensorInfo(name, tuple(shape), dtype, path, data + begin, end - begin)
 
 
+def _where(path: Path, name: str) -> str:
+    return f"{path}: tensor {name!r:.200}"
+
+
 def _naturals(values: Any) -> bool:
     # bool is an int to isinstance, and sizes that no file has would overflow further on.
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) < 1 << 63)
 
 
 def _check_cover(path: Path, tensors: list[TensorInfo], data: int, size: int) -> None:

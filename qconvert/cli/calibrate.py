@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
     from qconvert.checkpoint import Checkpoint
     from qconvert.plan.recipe import Recipe
+    from qconvert.run.crew import Crew
     from qconvert.text.types import Sample
 
 
@@ -53,6 +54,9 @@ def calibrate(
         typer.Option(metavar="TYPE", help="auto, bf16, f32 or f16, of matrix products."),
     ] = "auto",
     threads: options.Cores = None,
+    executor: options.Executor = "threads",
+    workers: options.RayWorkers = None,
+    address: options.Address = None,
     adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     as_json: options.Json = False,
@@ -73,11 +77,12 @@ def calibrate(
     from qconvert.checkpoint import open_checkpoint
     from qconvert.forward.device import choose_device, choose_dtype
     from qconvert.plan.recipe import calibration_path
-    from qconvert.run.executor import default_threads
+    from qconvert.run.crew import crew_of
 
+    crew = crew_of(executor, threads, workers, address)
     if output is not None:
         check_output(output)
-    place = choose_device(device)
+    place = choose_device(crew.device(device))
     choose_dtype(dtype, place)
     checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)
     path = output or calibration_path(checkpoint.source)
@@ -85,7 +90,7 @@ def calibrate(
         raise UsageError(f"{path} is the source itself", "name another file with -o")
     wanted = Wanted(tuple(data or ()), tokens, window, seed, place)
     sample = draw(checkpoint, path, wanted, quiet=quiet)
-    made = run(checkpoint, path, sample, place, dtype, threads or default_threads(), quiet=quiet)
+    made = run(checkpoint, path, sample, place, dtype, crew, quiet=quiet)
     show(made, as_json=as_json, quiet=quiet)
 
 
@@ -140,21 +145,23 @@ def run(
     sample: "Sample",
     device: str,
     dtype: str,
-    threads: int,
+    crew: "Crew",
     *,
     quiet: bool,
 ) -> "Captured":
     """Run the model over a sample, and write the calibration."""
-    from qconvert.calibration.capture import capture
+    from qconvert.calibration.capture import capture, visit_here
+    from qconvert.run.visiting import visits_over
 
-    with render.watching(quiet, "tokens") as watcher:
+    with render.watching(quiet, "tokens") as watcher, crew.at_work(watcher) as workers:
         return capture(
             checkpoint,
             sample,
             path,
             device=device,
             dtype=dtype,
-            threads=threads,
+            threads=crew.cores,
+            visits=visit_here if isinstance(workers, int) else visits_over(workers, crew.cores),
             watcher=watcher,
         )
 
@@ -164,6 +171,7 @@ def with_calibration(
     asked: tuple["Recipe", ...],
     data: list[str],
     device: str,
+    crew: "Crew",
     *,
     dry_run: bool,
     quiet: bool,
@@ -182,12 +190,18 @@ def with_calibration(
             render.say(f"would calibrate first: {path}; types may need it, and it may change some")
         return asked
     if not dry_run:
-        _ensure(checkpoint, path, tuple(data), device, quiet=quiet)
+        _ensure(checkpoint, path, tuple(data), device, crew, quiet=quiet)
     return tuple(replace(one, calibration=path) for one in asked)
 
 
 def _ensure(
-    checkpoint: "Checkpoint", path: Path, data: tuple[str, ...], device: str, *, quiet: bool
+    checkpoint: "Checkpoint",
+    path: Path,
+    data: tuple[str, ...],
+    device: str,
+    crew: "Crew",
+    *,
+    quiet: bool,
 ) -> None:
     """Have a calibration at a path: the one that is there, if it is of this model and sample."""
     import numpy as np
@@ -195,7 +209,6 @@ def _ensure(
     from qconvert.containers.place import check_place
     from qconvert.forward.device import choose_device
     from qconvert.model.open import open_model
-    from qconvert.run.executor import default_threads
     from qconvert.text.sample import WRITTEN
 
     place = choose_device(device)
@@ -209,7 +222,7 @@ def _ensure(
         sample = draw(checkpoint, path, wanted, quiet=quiet)
         is_there = found is not None and np.array_equal(found.tokens, sample.tokens)
     if not is_there:
-        run(checkpoint, path, sample, place, "auto", default_threads(), quiet=quiet)
+        run(checkpoint, path, sample, place, "auto", crew, quiet=quiet)
     elif not quiet:
         render.say(f"up to date: {path}")
 

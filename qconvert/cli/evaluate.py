@@ -2,6 +2,8 @@
 
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +62,9 @@ def evaluate(
         typer.Option(metavar="TYPE", help="f32, bf16 or f16, of torch's products; auto is f32."),
     ] = "auto",
     threads: options.Cores = None,
+    executor: options.Executor = "threads",
+    workers: options.RayWorkers = None,
+    address: options.Address = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure speed and memory too, in the file's runtime.")
     ] = False,
@@ -120,7 +125,9 @@ def evaluate(
     from qconvert.evaluation.gates.gates import judge, make_gates
     from qconvert.evaluation.runtimes.settings import Settings
     from qconvert.evaluation.runtimes.subject import BACKENDS
+    from qconvert.run.crew import crew_of
     from qconvert.run.executor import default_threads
+    from qconvert.run.visiting import go_through
 
     started = time.monotonic()
     increase = options.parse_share("--max-perplexity-increase", max_perplexity_increase)
@@ -130,11 +137,21 @@ def evaluate(
     for path in (junit, summary):
         if path is not None:
             check_output(path)
-    settings = Settings(device, dtype, threads)
-    choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
+    crew = crew_of(executor, threads, workers, address)
+    device = crew.device(device)
+    if executor != "threads" and backend not in ("auto", "torch"):
+        raise UsageError(f"workers compute with torch, not {backend}", "leave --backend out")
     asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
     check_extras(files, asked)
-    with render.watching(quiet, "tokens", render.ANEW) as watcher:
+    with (
+        render.watching(quiet, "tokens", render.ANEW) as watcher,
+        crew.at_work(watcher) as at_work,
+    ):
+        settings = Settings(device, dtype, threads)
+        choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
+        if not isinstance(at_work, int):
+            settings = replace(settings, through=partial(go_through, at_work, crew.cores))
+            choices = replace(choices, backend="torch", settings=settings)
         evaluation = run(reference, data, files, choices, watcher)
     with render.watching(quiet, "files", render.ANEW) as watcher:
         extras = measure_extras(files, asked, watcher.note)

@@ -188,6 +188,7 @@ def _is_adapter(path: Path) -> bool:
 def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
     """Hugging Face to GGUF: what `quantize` does with a float type."""
     from qconvert.machine.watcher import Silent
+    from qconvert.run.crew import Crew
     from qconvert.run.quantize import float_type, plan_outputs
     from qconvert.run.types import Run
 
@@ -201,7 +202,8 @@ def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **f
             )
     name = float_type(checkpoint.tensors.values()) if recipe.type == AUTO else recipe.type
     asked = replace(recipe, type=name)
-    outcome.write(plan_outputs(checkpoint, [asked], Run(1, Silent())), threads, **flags)
+    planned = plan_outputs(checkpoint, [asked], Run(1, Silent()))
+    outcome.write(planned, Crew(threads=threads), **flags)
 
 
 def to_directory(

@@ -35,7 +35,9 @@ def to_mmproj(
 ) -> None:
     """Write the vision part as llama.cpp takes it beside the language model's file."""
     from qconvert.plan.recipe import model_name
+    from qconvert.run.crew import Crew
     from qconvert.run.mmproj import plan_mmproj
 
     path = recipe.output or Path(f"mmproj-{model_name(checkpoint.source)}.gguf")
-    outcome.write([plan_mmproj(checkpoint, replace(recipe, output=path))], threads, **flags)
+    planned = plan_mmproj(checkpoint, replace(recipe, output=path))
+    outcome.write([planned], Crew(threads=threads), **flags)

@@ -60,6 +60,31 @@ Threads = Annotated[
 Cores = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Cores to use; all by default.")
 ]
+Executor = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="threads of this process, or ray: the workers of a Ray cluster. The bytes do not "
+        "change.",
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="ray: processes, each with the cores of --threads (1 by default); by default as many "
+        "as there are cores for.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="ray: a cluster that runs, auto for one on this machine; by default one is started "
+        "on the spot.",
+    ),
+]
 Window = Annotated[int, typer.Option(min=2, metavar="N", help="Tokens of each window, with BOS.")]
 Calibration = Annotated[
     Path | None,

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
     from qconvert.plan.types import Plan
     from qconvert.run.clustered import Clustered
+    from qconvert.run.crew import Crew
     from qconvert.run.stream import Result
 
 
 def write(
     planned: "Sequence[Plan]",
-    threads: int | None,
+    crew: "Crew",
     *,
     device: str = "auto",
     hub: options.Hub = options.NOWHERE,
@@ -30,6 +31,7 @@ def write(
 ) -> None:
     """Say what will be done, do it, and say what was done."""
     from qconvert.plan.algorithms import by_sample, cost
+    from qconvert.plan.effort import effort_line
 
     if not quiet:
         for one in planned:
@@ -41,13 +43,13 @@ def write(
         if not quiet:
             for numbers in by_sample(planned):
                 render.say(cost([planned[number] for number in numbers]))
+            render.say(effort_line(planned, crew.workers or 1, crew.cores))
         show_plans(planned, as_json)
         return
-    from qconvert.run.executor import default_threads
     from qconvert.run.outputs import write_stale
 
-    with render.watching(quiet) as watcher:
-        results = write_stale(planned, threads or default_threads(), watcher, device, force=force)
+    with render.watching(quiet) as watcher, crew.at_work(watcher) as workers:
+        results = write_stale(planned, workers, watcher, device, force=force)
     paths = [one.target.path for one in planned]
     upload(
         hub, [result.paths for result in results], paths, planned[0].checkpoint.source, quiet=quiet

@@ -161,6 +161,9 @@ def quantize(
     device: options.Device = "auto",
     allow_nan: options.AllowNan = False,
     threads: options.Threads = None,
+    executor: options.Executor = "threads",
+    workers: options.RayWorkers = None,
+    address: options.Address = None,
     adapter: options.Adapter = None,
     cache_dir: options.CacheDir = None,
     push: options.Push = None,
@@ -227,10 +230,13 @@ def quantize(
 
     asked = placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
+    from qconvert.run.crew import crew_of
     from qconvert.run.executor import default_threads
     from qconvert.run.quantize import plan_outputs
     from qconvert.run.types import Run
 
+    crew = crew_of(executor, threads, workers, address)
+    device = crew.device(device)
     checkpoint = open_checkpoint(
         model,
         progress=False if quiet else None,
@@ -240,7 +246,9 @@ def quantize(
     if calibrate:
         from qconvert.cli.calibrate import with_calibration
 
-        asked = with_calibration(checkpoint, asked, calibrate, device, dry_run=dry_run, quiet=quiet)
+        asked = with_calibration(
+            checkpoint, asked, calibrate, device, crew, dry_run=dry_run, quiet=quiet
+        )
     with render.watching(quiet) as watcher:
         run = Run(threads or default_threads(), watcher, device, dry_run, force)
         planned = plan_outputs(checkpoint, asked, run)
@@ -248,7 +256,7 @@ def quantize(
         made = [one.recipe for one in planned]
         _save(made, save_recipe, checkpoint.source, quiet=quiet)
     flags: dict[str, Any] = {"force": force, "dry_run": dry_run, "as_json": as_json, "quiet": quiet}
-    outcome.write(planned, threads, device=device, hub=hub, **flags)
+    outcome.write(planned, crew, device=device, hub=hub, **flags)
 
 
 ANY = "q8_0"

@@ -158,7 +158,7 @@ class Block:
                 out = self.passage.finish(number, hidden)
             else:
                 out = self.forward(hidden, observe)
-            _check_finite(self, out)
+            check_finite(self, out)
             if before_write and not start:
                 before_write()
             self.walk.states.write(self.index + 1, start, out)
@@ -255,7 +255,12 @@ def _experts_forward(
     return run_experts(module, names, block.see_experts, hidden, chosen, weights, inputs, give)
 
 
-def _check_finite(block: Block, out: Any) -> None:
+def check_finite(block: Block, out: Any) -> None:
+    """Refuse an output of a block.
+
+    Raises:
+        WeightError: it has NaN or infinity.
+    """
     import torch
 
     if not torch.isfinite(out.sum(dtype=torch.float32)):

@@ -145,7 +145,6 @@ class Walk:
             self.embed()
         for index in range(self.begin, len(self)):
             block = self.load(index)
-            advise(self.source, self._parameters(index + 1))
             yield block
             if not block.is_done:
                 block.run()
@@ -208,7 +207,8 @@ class Walk:
         return self._arguments[windows][index]
 
     def load(self, index: int) -> "Block":
-        """A block with its weights; `unload` it before the next one."""
+        """A block with its weights, while the next one's are read ahead; `unload` it before that
+        one."""
         module = self.skeleton.blocks[index]
         prefix = f"{self.skeleton.blocks_name}.{index}."
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
@@ -221,6 +221,7 @@ class Walk:
                 values = read_parameter(self.source, prefix + name, tuple(buffer.shape), "float32")
                 buffer.copy_(values)
         check_unchanged(self.model.checkpoint)  # before anything is made of what was read
+        advise(self.source, self._parameters(index + 1))
         module.to(self.device)
         linears = find_linears(self.source, prefix, module)
         return Block(self, index, module, linears, find_absorbed(self.source, prefix, module))

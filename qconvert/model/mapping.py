@@ -95,12 +95,15 @@ def _tie_output(sources: dict[str, TensorInfo], rules: Sequence[Rule]) -> None:
 def tied_name(family: Family, config: Config, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Where a tied model has the embedding under the name of the output projection alone: that
     name -> the embedding's own."""
-    settings, sources = text_config(family, config), _sources(tensors)
+    settings = text_config(family, config)
+    if settings.get("tie_word_embeddings") is not True:
+        return {}
+    sources = _sources(tensors)
     names = {rule.gguf: bare_name(rule.hf) for rule in reversed(family.rules(settings))}
     if EMBEDDING not in names:  # of a class that has no table
         return {}
     stored = sources.get(names[EMBEDDING])
-    if settings.get("tie_word_embeddings") is not True or (stored is not None and stored.elements):
+    if stored is not None and stored.elements:
         return {}
     norm = names.get("output_norm.weight", "")
     root = sources[norm].name.removesuffix(norm) if norm in sources else "model."
@@ -162,13 +165,14 @@ def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
     if "{e}" not in rule.hf:
         info = sources.get(bare_name(rule.hf))
         return [info] if info else []
-    names = [rule.hf.replace("{e}", str(expert)) for expert in range(experts)]
-    if not names or bare_name(names[0]) not in sources:
+    bare = bare_name(rule.hf)
+    found = [sources.get(bare.replace("{e}", str(expert))) for expert in range(experts)]
+    if not found or found[0] is None:
         return []
-    for name in names:
-        if bare_name(name) not in sources:
-            raise _missing(name)
-    return [sources[bare_name(name)] for name in names]
+    infos = [info for info in found if info is not None]
+    if len(infos) < experts:
+        raise _missing(rule.hf.replace("{e}", str(found.index(None))))
+    return infos
 
 
 def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:

@@ -4,6 +4,7 @@
 import re
 
 WRAPPER = re.compile(r"^(model\.)?(language|text)_model\.(model\.)?")
+WRAPPERS = tuple(f"{root}{kind}_model." for root in ("", "model.") for kind in ("language", "text"))
 ROOTS = (
     "model.backbone.",
     "backbone.",
@@ -19,7 +20,8 @@ ROOTS = (
 
 def bare_name(name: str) -> str:
     """The name without wrapper and root."""
-    name = WRAPPER.sub("", name)
+    if name.startswith(WRAPPERS):  # most do not, and an expression takes longer
+        name = WRAPPER.sub("", name)
     for root in ROOTS:
         if name.startswith(root):
             return name[len(root) :]

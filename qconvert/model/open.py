@@ -48,6 +48,9 @@ FILE_KEYS = (
 )
 """How the keys begin that describe a file and not the model in it."""
 
+UNREAD = "0" * 64
+"""A sketch's fingerprint."""
+
 NO_TOKENIZER = "the source has no tokenizer: the output will have none"
 
 
@@ -60,6 +63,7 @@ class Model:
         architecture: `general.architecture`.
         tensors: how each GGUF tensor is made.
         left_out: tensors of the checkpoint that GGUF has no place for.
+        is_sketch: nothing is read but headers; what is made of it may be looked at alone.
     """
 
     checkpoint: Checkpoint
@@ -67,6 +71,7 @@ class Model:
     tensors: tuple[TensorMap, ...]
     left_out: tuple[str, ...] = ()
     _family: Family | None = field(default=None, repr=False)
+    is_sketch: bool = False
 
     @cached_property
     def description(self) -> Description:
@@ -106,12 +111,12 @@ class Model:
 
     @property
     def family(self) -> Family:
-        return self.description.family
+        return self._family or self.description.family
 
     @property
     def config(self) -> Mapping[str, Any]:
         """`config.json`, or what stands for it."""
-        return self.description.config
+        return self.description.config if self._family is None else dict(self.checkpoint.config)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -212,8 +217,8 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What identifies the weights and the configuration."""
-        return fingerprint(self.checkpoint)
+        """What identifies the weights and the configuration; of a sketch something as long."""
+        return UNREAD if self.is_sketch else fingerprint(self.checkpoint)
 
     @cached_property
     def parameters(self) -> int:
@@ -227,8 +232,11 @@ class Model:
         return self.checkpoint.tensors[tensor.parts[0].source].dtype
 
 
-def open_model(checkpoint: Checkpoint) -> Model:
+def open_model(checkpoint: Checkpoint, *, is_sketch: bool = False) -> Model:
     """What a checkpoint means.
+
+    Args:
+        is_sketch: read nothing but headers: samples of each tensor take longer than all the rest.
 
     Raises:
         UnsupportedError: an unknown family, or a GGUF file with tensors that hold nothing.
@@ -245,7 +253,8 @@ def open_model(checkpoint: Checkpoint) -> Model:
             TensorMap(info.name, info.shape or (1,), (Rows(info.name, 0, info.rows),))
             for info in checkpoint.tensors.values()
         )
-        return Model(checkpoint, architecture_of_file(checkpoint), tensors)
+        architecture = architecture_of_file(checkpoint)
+        return Model(checkpoint, architecture, tensors, is_sketch=is_sketch)
     family = find_family(checkpoint.config)
     if is_reranker(family, checkpoint) and has_tokenizer(checkpoint.path):
         tokens = read_tokenizer(checkpoint.path, checkpoint.config, family.name).metadata
@@ -253,7 +262,7 @@ def open_model(checkpoint: Checkpoint) -> Model:
     tensors, left_out = map_tensors(family, checkpoint.config, checkpoint.tensors)
     settings = text_config(family, checkpoint.config)
     tensors = (*tensors, *dense_tensors(checkpoint.path, family, settings))
-    return Model(checkpoint, family.name, tensors, left_out, family)
+    return Model(checkpoint, family.name, tensors, left_out, family, is_sketch)
 
 
 def _notice_left_out(names: tuple[str, ...], sees: bool) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from qconvert.machine.watcher import Watcher
 from qconvert.model.open import Model
 from qconvert.plan.algorithms import factors_of, order_of
 from qconvert.plan.types import TensorPlan
-from qconvert.run.executor import Threads
+from qconvert.run.executor import Workers, at_work
 from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
 from qconvert.run.observation import Pair, observe, side_by_side
 from qconvert.run.smoothing import TOKENS, divisors, joint_of, multiplied
@@ -112,7 +112,7 @@ def in_order(tokens: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def quantize_by_block(
-    walks: Walks, jobs: Sequence[Job], watcher: Watcher, threads: int = 1
+    walks: Walks, jobs: Sequence[Job], watcher: Watcher, workers: Workers = 1
 ) -> list[dict[str, float]]:
     """Walk to the end; all that is made is in the stores then.
 
@@ -122,7 +122,7 @@ def quantize_by_block(
 
     Args:
         walks: one for each job, with its hidden states in the store's folder.
-        threads: rows that are quantized at once.
+        workers: rows are quantized by.
 
     Raises:
         OutputError: no room.
@@ -136,7 +136,7 @@ def quantize_by_block(
     walks.begin_at(max(done.pop() - 1, 0))
     size = walks.original.tokens.size * len(jobs)
     watcher.begin(len(walks) * size, walks.original.begin * size)
-    with Threads(threads) as executor:
+    with at_work(workers) as executor:
         bench = Bench(walks.original.model, executor)
         for blocks, beside in walks:
             with side_by_side(blocks, beside) as pairs:

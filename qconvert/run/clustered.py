@@ -16,7 +16,7 @@ from qconvert.checkpoint.files import read_bytes_at
 from qconvert.containers.target import File, Slot
 from qconvert.plan.safetensors.clustered import is_clustered, packed_bytes
 from qconvert.plan.types import Plan
-from qconvert.run.executor import Threads
+from qconvert.run.executor import Workers, at_work
 
 LEVEL = 1
 PIECE = 1 << 22
@@ -53,7 +53,7 @@ class _Piece:
     rows: int
 
 
-def clustered(plan: Plan, threads: int) -> Clustered | None:
+def clustered(plan: Plan, workers: Workers) -> Clustered | None:
     """What a written output came to; None where nothing of it is clustered.
 
     Raises:
@@ -63,7 +63,7 @@ def clustered(plan: Plan, threads: int) -> Clustered | None:
     if not rows:
         return None
     pieces = [piece for file in plan.target.weight_files for piece in _pieces(file, rows)]
-    with Threads(threads) as executor:
+    with at_work(workers) as executor:
         found = list(executor.map(_measured, pieces))
     values = max(count for count, _ in found)
     heads = sum(len(file.header()) for file in plan.target.weight_files)

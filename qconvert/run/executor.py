@@ -1,9 +1,11 @@
-"""Who runs jobs: on threads of this process today."""
+"""Who runs jobs: threads of this process. `qconvert.run.cluster` has processes of a Ray cluster."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -22,10 +24,12 @@ class Executor(Protocol):
         where nobody asks for more.
 
         Args:
-            job: called with each item, perhaps elsewhere and several at a time.
+            job: called with each item, perhaps elsewhere, several at a time, and twice with the
+                same: what it gives may depend on nothing else. It, the items and the results can
+                be pickled.
             items: taken as they are needed, in the caller's thread.
-            ahead: how many may be under way or wait to be asked for; None leaves it to the
-                executor.
+            ahead: at most so many are under way or wait to be asked for; None leaves it to the
+                executor. So an item may depend on the result that is so many before it.
         """
 
 
@@ -51,16 +55,26 @@ class Threads:
     ) -> Iterator[Out]:
         """See `Executor`; `ahead` is twice the threads where it is not given."""
         waiting: deque[Future[Out]] = deque()
+        source = iter(items)
         try:
-            for item in items:
-                if len(waiting) == (ahead or 2 * self._count):
-                    yield waiting.popleft().result()
-                waiting.append(self._pool.submit(job, item))
-            while waiting:
+            while True:
+                room = (ahead or 2 * self._count) - len(waiting)
+                waiting.extend(self._pool.submit(job, item) for item in islice(source, room))
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
+
+
+Workers = int | Executor
+"""So many threads, or an executor that is open for longer."""
+
+
+def at_work(workers: Workers) -> AbstractContextManager[Executor]:
+    """Workers that jobs can be given to; threads are there until the context is left."""
+    return Threads(workers) if isinstance(workers, int) else nullcontext(workers)
 
 
 def library_threads() -> int:

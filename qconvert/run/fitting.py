@@ -11,7 +11,8 @@ a library adds up may depend on its threads, and the bytes of a weight may not.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from qconvert.formats.types import Arrays, Format, Seen, Weights
 from qconvert.model.assemble import assemble
 from qconvert.model.open import Model
 from qconvert.plan.algorithms import FEEDBACK, factors_of
-from qconvert.plan.types import TensorPlan
+from qconvert.plan.types import Coding, TensorPlan
 from qconvert.run.executor import Executor
 
 NEAREST = "nearest"
@@ -84,6 +85,13 @@ class About:
     drift: Drift | None
     unseen: Seen
     unseen_drift: Drift | None
+
+
+class Some(NamedTuple):
+    """Rows of a matrix, from `first` on."""
+
+    first: int
+    rows: Weights
 
 
 @dataclass(frozen=True)
@@ -193,16 +201,12 @@ def _helps(
     peak: float,
 ) -> bool:
     """Whether what an algorithm has made beats what streaming would write, by some of the rows."""
-
     step = _step(task.format, len(x))
-
-    def some(first: int) -> Weights:
-        return task.tensor.coding.read_back(x[first : first + step], start + first, peak)
-
     slabs = -(-len(x) // step)
     firsts = step * spread(slabs, max(slabs // JUDGED, 2))
     rows = np.concatenate([np.arange(first, min(first + step, len(x))) for first in firsts])
-    base = np.concatenate(_jobs(bench, some, firsts))
+    read_back = partial(_some_read_back, task.tensor.coding, start, peak)
+    base = np.concatenate(_jobs(bench, read_back, x, firsts, step))
     own = task.format.dequantize(made)[rows]
     return helps(own - x[rows], base - x[rows], unseen, None if wanted is None else wanted[rows])
 
@@ -242,13 +246,9 @@ def _target(x: Weights, about: About, wanted: Any) -> Weights:
 
 def _streamed(bench: Bench, task: Task, x: Weights, start: int, peak: float) -> Arrays:
     """What streaming would write."""
-
     step = _step(task.format, len(x))
-
-    def some(first: int) -> Arrays:
-        return task.tensor.coding.make(x[first : first + step], start + first, peak)
-
-    made = _jobs(bench, some, range(0, len(x), step))
+    job = partial(_some_streamed, task.tensor.coding, start, peak)
+    made = _jobs(bench, job, x, range(0, len(x), step), step)
     return stacked(task.format, made, (len(x), x.shape[1]), step)
 
 
@@ -257,13 +257,10 @@ def _made(
 ) -> Arrays:
     """What an algorithm makes."""
     shape = (len(x), x.shape[1])
-    parts, step = format_.parts(shape), _step(format_, len(x))
-
-    def some(start: int) -> Arrays:
-        made = quantize(format_, x[start : start + step], seen, peak, algorithm)
-        return slab_of(made, parts, shape, start == 0)
-
-    return stacked(format_, _jobs(bench, some, range(0, len(x), step)), shape, step)
+    step = _step(format_, len(x))
+    lean = seen._replace(hessian=None)  # which no algorithm looks at, and may have to travel
+    job = partial(_some_made, format_, shape, lean, peak, algorithm)
+    return stacked(format_, _jobs(bench, job, x, range(0, len(x), step), step), shape, step)
 
 
 def _step(format_: Format, rows: int) -> int:
@@ -271,10 +268,42 @@ def _step(format_: Format, rows: int) -> int:
     return ROWS if format_.row_step <= ROWS else max(rows, 1)
 
 
-def _jobs(bench: Bench, job: Callable[[int], Made], firsts: Iterable[int]) -> list[Made]:
-    """What a job makes of the rows from each of these on."""
+def _some_read_back(coding: Coding, start: int, peak: float, some: Some) -> Weights:
+    return coding.read_back(some.rows, start + some.first, peak)
+
+
+def _some_streamed(coding: Coding, start: int, peak: float, some: Some) -> Arrays:
+    return coding.make(some.rows, start + some.first, peak)
+
+
+def _some_made(
+    format_: Format,
+    shape: tuple[int, int],
+    seen: Seen,
+    peak: float | None,
+    algorithm: Algorithm,
+    some: Some,
+) -> Arrays:
+    alone()
+    made = quantize(format_, some.rows, seen, peak, algorithm)
+    return slab_of(made, format_.parts(shape), shape, some.first == 0)
+
+
+def _jobs(
+    bench: Bench, job: Callable[[Some], Made], x: Weights, firsts: Iterable[int], step: int
+) -> list[Made]:
+    """What a job makes of so many rows from each of these on."""
+    items = [Some(int(first), x[first : first + step]) for first in firsts]
     with linear_algebra_on(1):
-        return list(bench.executor.map(job, firsts))
+        return list(bench.executor.map(job, items))
+
+
+def alone() -> None:
+    """One thread for torch: of a job, which may be in another process than who has it run."""
+    import torch
+
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @contextmanager

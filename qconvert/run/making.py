@@ -4,18 +4,19 @@ Weights may be no numbers, or lie beyond what a format can hold: scales are F16 
 formats, and a block whose scale overflows reads back as infinite, or far too small.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from qconvert.checkpoint import TensorInfo
 from qconvert.checkpoint.dtypes import decode
 from qconvert.errors import WeightError
 from qconvert.formats.floats import measure
 from qconvert.formats.safetensors.scales import LARGEST
 from qconvert.formats.types import Arrays
 from qconvert.model.assemble import assemble, assemble_bytes
-from qconvert.model.types import Rows
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.types import Coding, Plan
 from qconvert.run.slabs import Slab
@@ -51,16 +52,37 @@ class Made(NamedTuple):
         yield self.vanished, f"weights are too small for {format_}: they are zeros now"
 
 
-def make(job: tuple[Plan, Slab, float]) -> Made:
+@dataclass(frozen=True)
+class SlabJob:
+    """All that a slab is made of but the bytes: no more of the plan, for it may travel.
+
+    Attributes:
+        sources: the checkpoint's tensors that the slab's has rows of, by name.
+        allow_nan: as the recipe has it.
+        peak: the largest absolute value of the tensor's peers; 0 without any.
+    """
+
+    slab: Slab
+    sources: Mapping[str, TensorInfo]
+    allow_nan: bool
+    peak: float = 0.0
+
+
+def job_of(plan: Plan, slab: Slab, peak: float = 0.0) -> SlabJob:
+    tensors = plan.checkpoint.tensors
+    sources = {part.source: tensors[part.source] for part in slab.tensor.map.parts}
+    return SlabJob(slab, sources, plan.recipe.allow_nan, peak)
+
+
+def make(job: SlabJob) -> Made:
     """What is written for a slab.
 
     Raises:
         WeightError: weights are NaN, infinite or too large for the format, and the recipe does
             not allow it.
     """
-    plan, slab, peak = job
-    tensor, coding, sources = slab.tensor, slab.tensor.coding, plan.checkpoint.tensors
-    name, allowed = tensor.name, plan.recipe.allow_nan
+    slab, sources, peak, allowed = job.slab, job.sources, job.peak, job.allow_nan
+    tensor, coding, name = slab.tensor, slab.tensor.coding, slab.tensor.name
     if not slab.weights:
         return Made((np.empty(0, np.uint8),) * len(tensor.slots))
     stored = None
@@ -78,7 +100,7 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
         )
     if stored is not None:
         return Made(
-            (stored,), nonfinite, exact=any(_is_codes(part, plan) for part in tensor.map.parts)
+            (stored,), nonfinite, exact=any(info.codes is not None for info in sources.values())
         )
     if nonfinite and not coding.holds_nan:
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
@@ -102,15 +124,10 @@ def make(job: tuple[Plan, Slab, float]) -> Made:
     return Made(pieces, nonfinite, clipped, vanished, exact)
 
 
-def _is_codes(part: Rows, plan: Plan) -> bool:
-    """Whether rows are codes of another library's, whose numbers a type of ggml's has too."""
-    return plan.checkpoint.tensors[part.source].codes is not None
-
-
-def largest_weight(job: tuple[Plan, Slab]) -> float:
+def largest_weight(job: SlabJob) -> float:
     """The largest finite absolute value of a slab, as it is quantized."""
-    plan, slab = job
-    rows = assemble(slab.tensor.map, plan.checkpoint.tensors, slab.start, slab.stop)
+    slab = job.slab
+    rows = assemble(slab.tensor.map, job.sources, slab.start, slab.stop)
     return measure(np.ascontiguousarray(slab.tensor.coding.prepare(rows, slab.start)))[1]
 
 

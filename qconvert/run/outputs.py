@@ -12,17 +12,18 @@ from qconvert.errors import CheckpointError, OutputError, shorten
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan
 from qconvert.run.clustered import clustered
+from qconvert.run.executor import Workers
 from qconvert.run.sampled import with_sampled
 from qconvert.run.stream import Result, write_files
 
 
 def write_outputs(
-    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str = "auto"
+    plans: Sequence[Plan], workers: Workers, watcher: Watcher, device: str = "auto"
 ) -> list[Result]:
     """Write what is planned of one checkpoint; a result for each plan.
 
     Args:
-        threads: how many slabs are worked on at once.
+        workers: slabs are made by, several at once.
         device: where the model runs, if that is needed: "auto", "cpu", "cuda" or "mps".
 
     Raises:
@@ -31,9 +32,9 @@ def write_outputs(
         WeightError: a weight is NaN, infinite or beyond its format, and that is not allowed.
     """
     with ExitStack() as stack:
-        made = stack.enter_context(with_sampled(plans, threads, watcher, device))
+        made = stack.enter_context(with_sampled(plans, workers, watcher, device))
         works = [(plan, stack.enter_context(plan.target.making())) for plan in made]
-        results = write_files(works, threads, watcher)
+        results = write_files(works, workers, watcher)
     for plan in plans:
         for folder in plan.works:
             shutil.rmtree(folder, ignore_errors=True)
@@ -43,7 +44,7 @@ def write_outputs(
             paths=paths_of(plan.target),
             nbytes=result.nbytes + sum(map(len, plan.target.small_files.values())),
             helped=plan.helped,
-            clustered=clustered(plan, threads),
+            clustered=clustered(plan, workers),
         )
         for plan, result in zip(made, results, strict=True)
     ]
@@ -51,7 +52,7 @@ def write_outputs(
 
 def write_stale(
     plans: Sequence[Plan],
-    threads: int,
+    workers: Workers,
     watcher: Watcher,
     device: str = "auto",
     *,
@@ -77,7 +78,7 @@ def write_stale(
         watcher.note(f"left as it is, and not what this command makes: {taken[0]}")
     for plan in stale:
         plan.target.clear()
-    made = iter(write_outputs(stale, threads, watcher, device) if stale else ())
+    made = iter(write_outputs(stale, workers, watcher, device) if stale else ())
     if taken:
         raise in_the_way(taken)
     return [next(made) if any(plan is one for one in stale) else found(plan) for plan in plans]

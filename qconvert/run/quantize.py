@@ -51,7 +51,7 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     check_places(checkpoint, recipes)
     named = {path for one in recipes for path in (one.calibration, one.importance) if path}
     measured = {path: read_statistics(path, checkpoint) for path in sorted(named)}
-    model = _open(checkpoint, recipes)
+    model = _open(checkpoint, recipes, run)
     _check_vocabulary(model, recipes)
     plans = []
     for recipe in recipes:
@@ -67,11 +67,12 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
     return plans
 
 
-def _open(checkpoint: Checkpoint, recipes: Sequence[Recipe]) -> Model:
+def _open(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) -> Model:
     """What the source means. For directories of safetensors alone a class needs no family."""
     alone = all(is_scheme(recipe.type) and not is_mlx(recipe.type) for recipe in recipes)
     if checkpoint.container == "gguf" or not alone or has_family(checkpoint.config):
-        return open_model(checkpoint)
+        is_read = any(one.has_budget or is_scheme(one.type) for one in recipes)
+        return open_model(checkpoint, is_sketch=run.dry and not is_read)
     return open_by_modules(checkpoint)
 
 

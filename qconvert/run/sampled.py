@@ -19,9 +19,9 @@ from qconvert.plan.algorithms import by_sample, cost, first_matrix, format_to_fi
 from qconvert.plan.blocks import Blocks
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.by_block import Job, Walks, open_walks, quantize_by_block
-from qconvert.run.executor import library_threads
+from qconvert.run.executor import Workers, library_threads
 from qconvert.run.fitting import Task, linear_algebra_on
-from qconvert.run.making import make
+from qconvert.run.making import job_of, make
 from qconvert.run.slabs import cut
 from qconvert.run.stored import with_made
 
@@ -31,7 +31,7 @@ NAMED = 4
 
 @contextmanager
 def with_sampled(
-    plans: Sequence[Plan], threads: int, watcher: Watcher, device: str
+    plans: Sequence[Plan], workers: Workers, watcher: Watcher, device: str
 ) -> Iterator[list[Plan]]:
     """The plans, with what their algorithms have made taken from stores; these go if there is no
     error.
@@ -46,7 +46,7 @@ def with_sampled(
     with ExitStack() as stack:
         for numbers in by_sample(plans):
             own = [plans[number] for number in numbers]
-            stores = _make(stack, own, threads, watcher, device)
+            stores = _make(stack, own, workers, watcher, device)
             for number, (store, helped) in zip(numbers, stores, strict=True):
                 made[number] = replace(with_made(plans[number], store), helped=helped)
                 stack.push(_deleting(store))
@@ -54,7 +54,7 @@ def with_sampled(
 
 
 def _make(
-    stack: ExitStack, plans: Sequence[Plan], threads: int, watcher: Watcher, device: str
+    stack: ExitStack, plans: Sequence[Plan], workers: Workers, watcher: Watcher, device: str
 ) -> list[tuple[Store, dict[str, float]]]:
     """Stores with all that is to be made of plans with one sample, and what helped."""
     for plan in plans:
@@ -76,7 +76,7 @@ def _make(
         for plan, store in zip(plans, stores, strict=True)
     ]
     with linear_algebra_on(cores):
-        helped = quantize_by_block(walks, jobs, watcher, threads)
+        helped = quantize_by_block(walks, jobs, watcher, workers)
     for plan, found in zip(plans, helped, strict=True):
         for line in about(found, walks):
             watcher.note(f"{plan.target.path.name}: {line}")
@@ -119,7 +119,7 @@ def without_exact(plan: Plan) -> Plan:
 def _is_exact(plan: Plan, tensor: TensorPlan) -> bool:
     if not isinstance(tensor.coding, Blocks) or not tensor.coding.rounded_to:
         return False
-    return all(make((plan, slab, 0.0)).exact for slab in cut(tensor))
+    return all(make(job_of(plan, slab)).exact for slab in cut(tensor))
 
 
 def tasks_of(plan: Plan) -> dict[str, list[Task]]:

@@ -15,6 +15,7 @@ Sources: G. Xiao et al., "SmoothQuant", arXiv 2211.10438; J. Lin et al., "AWQ", 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from qconvert.algorithms import ALGORITHMS
 from qconvert.containers.store import Store
 from qconvert.formats.ggml.inputs import input_type, round_input
 from qconvert.formats.quantize import quantize
+from qconvert.formats.types import Format, Seen
 from qconvert.model.folding import folds
 from qconvert.model.open import Model
 from qconvert.plan.blocks import Blocks, Factors
@@ -31,6 +33,7 @@ from qconvert.run.fitting import (
     About,
     Bench,
     Task,
+    alone,
     linear_algebra_on,
     prepared,
     seen_divided,
@@ -156,23 +159,43 @@ def _best(
     tried = [(one / np.exp(np.log(one).mean())).astype(np.float32) for one in tried]
     weights = [_some_rows(bench, task) for task in tasks]
     x = x.float()
-
-    def error(divisor: np.ndarray) -> float:
-        """Of the outputs, relative to them, summed over the weights."""
-        y = round_input(x / torch.from_numpy(divisor), joint.rounded)
-        own = seen_divided(about.seen, divisor)
-        total = 0.0
-        for task, w, wanted in zip(tasks, weights, outputs, strict=True):
-            made = quantize(task.format, w * divisor, own, None, ALGORITHMS[task.algorithm])
-            off = y @ torch.from_numpy(task.format.dequantize(made).T) - wanted
-            total += float(off.square().mean() / (wanted.square().mean() + TINY))
-        return total
-
     with linear_algebra_on(1):
-        outputs = [x @ torch.from_numpy(w.T) for w in weights]
+        trials = [
+            _Trial(task.format, task.algorithm, w, x @ torch.from_numpy(w.T))
+            for task, w in zip(tasks, weights, strict=True)
+        ]
+        lean = about.seen._replace(hessian=None)  # which no algorithm looks at
+        error = partial(_error, joint.rounded, x, lean, trials)
         errors = list(bench.executor.map(error, tried))
     best = int(np.argmin(errors))
     return tried[best] if errors[best] < GAIN * errors[0] else None
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Some rows of a weight, how they are quantized, and what they give, [tokens, rows]."""
+
+    format: Format
+    algorithm: str
+    rows: np.ndarray
+    wanted: Any
+
+
+def _error(
+    rounded: str, x: Any, seen: Seen, trials: Sequence[_Trial], divisor: np.ndarray
+) -> float:
+    """Of the outputs, relative to them, summed over the weights."""
+    import torch
+
+    alone()
+    y = round_input(x / torch.from_numpy(divisor), rounded)
+    own = seen_divided(seen, divisor)
+    total = 0.0
+    for trial in trials:
+        made = quantize(trial.format, trial.rows * divisor, own, None, ALGORITHMS[trial.algorithm])
+        off = y @ torch.from_numpy(trial.format.dequantize(made).T) - trial.wanted
+        total += float(off.square().mean() / (trial.wanted.square().mean() + TINY))
+    return total
 
 
 def _some_rows(bench: Bench, task: Task) -> np.ndarray:

@@ -31,8 +31,8 @@ from qconvert.kernels import are_kept
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.types import Plan, TensorPlan
 from qconvert.run.clustered import Clustered
-from qconvert.run.executor import Executor, Threads
-from qconvert.run.making import largest_weight, make
+from qconvert.run.executor import Executor, Workers, at_work
+from qconvert.run.making import job_of, largest_weight, make
 from qconvert.run.slabs import cut
 
 
@@ -81,13 +81,13 @@ class Step:
 
 
 def write_files(
-    works: Sequence[tuple[Plan, Sequence[File]]], threads: int, watcher: Watcher
+    works: Sequence[tuple[Plan, Sequence[File]]], workers: Workers, watcher: Watcher
 ) -> list[Result]:
     """Write files of one checkpoint, whatever their container; a result for each plan.
 
     Args:
         works: plans, each with its files of weights where they are until all is done.
-        threads: how many slabs are worked on at once.
+        workers: slabs are made by.
 
     Raises:
         WeightError: a weight is NaN, infinite or beyond its format, and the recipe does not
@@ -100,7 +100,7 @@ def write_files(
     check_room([file for _, files in works for file in files])
     _compile_kernels([plan for plan, _ in works], watcher)
     with ExitStack() as stack:
-        executor = stack.enter_context(Threads(threads))
+        executor = stack.enter_context(at_work(workers))
         headers = [[(file, file.header()) for file in files] for _, files in works]
         lines = [
             [
@@ -145,7 +145,7 @@ def _write(
     watcher.begin(total, total - sum(s.tensor.map.elements for s in todo if s.part == 0))
     streamed = [(s, slab) for s in todo if s.part == 0 for slab in cut(s.tensor)]
     peaks: dict[tuple[str, ...], float] = {}
-    jobs = ((s.writing.plan, slab, _peak(s, peaks, executor)) for s, slab in streamed)
+    jobs = (job_of(s.writing.plan, slab, _peak(s, peaks, executor)) for s, slab in streamed)
     made = executor.map(make, jobs)
     losses: Counter[tuple[str, str]] = Counter()
     exact: dict[tuple[int, str], bool] = {}
@@ -192,10 +192,10 @@ def _made_again(
     """A held piece that an earlier run took with it when it was interrupted."""
     plan, peak = step.writing.plan, _peak(step, peaks, executor)
     slabs = list(cut(step.tensor))
-    first = make((plan, slabs[0], peak)).pieces[step.part]
+    first = make(job_of(plan, slabs[0], peak)).pieces[step.part]
     if first.nbytes == step.place.nbytes:
         return [first]
-    jobs = ((plan, slab, peak) for slab in slabs)
+    jobs = [job_of(plan, slab, peak) for slab in slabs]
     return [slab.pieces[step.part] for slab in executor.map(make, jobs)]
 
 
@@ -242,7 +242,7 @@ def _peak(step: Step, known: dict[tuple[str, ...], float], executor: Executor) -
         return 0.0
     key = tuple(peer.name for peer in peers)
     if key not in known:
-        jobs = ((plan, slab) for peer in peers for slab in cut(peer))
+        jobs = [job_of(plan, slab) for peer in peers for slab in cut(peer)]
         known[key] = max(executor.map(largest_weight, jobs))
     return known[key]
 

@@ -17,6 +17,8 @@ class Settings:
         folder: for torch's hidden states; None takes the system's place for temporary files.
         progress: called with how many blocks of a model are done and how many there are, where
             it is run block by block.
+        through: what takes a sample through the blocks, of `go_through`'s last arguments
+            (`qconvert.run.visiting`); None does it in this process.
     """
 
     device: str = "auto"
@@ -24,6 +26,7 @@ class Settings:
     threads: int | None = None
     folder: Path | None = None
     progress: Callable[[int, int], None] | None = None
+    through: Callable[..., None] | None = None
 
     @property
     def exact_dtype(self) -> str:

@@ -5,7 +5,7 @@ and makes the logits of one window after the other. Memory holds one block, or t
 a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,10 +92,15 @@ class TorchRuntime:
         return Place(Path(folder), settings.device, settings.exact_dtype, settings.threads)
 
     def _through(self, walk: Walk) -> None:
+        through = self.settings.through or _here
         try:
-            for block in walk:
-                block.run()
-                if self.settings.progress:
-                    self.settings.progress(block.index + 1, len(walk))
+            through(walk, llama_inputs, self.settings.progress)
         except WeightError as error:
             raise WeightError(f"{self.checkpoint.source}: {error.message}", error.hint) from error
+
+
+def _here(walk: Walk, _: object, progress: Callable[[int, int], None] | None) -> None:
+    for block in walk:
+        block.run()
+        if progress:
+            progress(block.index + 1, len(walk))
