@@ -73,6 +73,7 @@ WEIGHTS = {
     "w8a8": ("int8, a scale for each row", "int8, a scale for each token or (static) one"),
     "fp8": ("float8, a scale for each row, tensor or block", "float8, the same"),
     "nvfp4a16": ("float4 in groups of 16", ""),
+    "nvfp4a4": ("float4 in groups of 16", "float4 in groups of 16 within a stored range"),
     "mxfp4a16": ("float4 in groups of 32, scales powers of two", ""),
     **{
         f"gptq{bits}": (f"int{bits} in groups of 128, laid out as GPTQ", "")

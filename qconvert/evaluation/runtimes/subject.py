@@ -153,7 +153,8 @@ def _quantized(
             f"{path} is a directory for MLX, which is not run here",
             "mlx_lm.generate runs it; mlx_lm.perplexity and mlx_lm.evaluate measure it",
         )
-    rounds = any(layer.inputs is not None for layer in found.layers)
+    cached = found.config.get("kv_cache_scheme") is not None
+    rounds = cached or any(layer.inputs is not None for layer in found.layers)
     checkpoint, why = _try_open(source, place, found)
     _refuse_encoder(checkpoint)
     if why is not None and backend == "torch":
