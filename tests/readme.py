@@ -32,6 +32,7 @@ LOADS = {
     "IQ1_S IQ1_M": "the same; for what must fit at any price",
     "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
     "MXFP4": "the same; for models trained with such experts",
+    "NVFP4": "the same since March 2026; fast on Blackwell GPUs",
 }
 
 FROM_GGUF = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
