@@ -8,9 +8,13 @@ import pytest
 
 @pytest.fixture(scope="module")
 def found(qconvert, model, tmp_path_factory) -> dict:
-    """What is said of this machine and a model, where vllm is broken."""
+    """What is said of this machine and a model, where vllm lacks what it needs."""
     folder = tmp_path_factory.mktemp("shadow")
     (folder / "vllm.py").write_text("raise ImportError('libcudart.so.13: not found')")
+    about = folder / "vllm-0.99.dist-info"
+    about.mkdir()
+    needs = "Requires-Dist: numpy<1\nRequires-Dist: nothing; extra == 'all'\n"
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: 0.99\n{needs}")
     result = qconvert("doctor", model, "--json", PYTHONPATH=str(folder))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
@@ -18,8 +22,10 @@ def found(qconvert, model, tmp_path_factory) -> dict:
 
 def test_the_runtimes_of_this_environment_load(found):
     states = {one["name"]: one for one in found["runtimes"]}
-    for name in ("torch", "transformers", "compressed-tensors", "numba", "matplotlib"):
+    for name in ("torch", "numba", "matplotlib"):
         assert states[name]["state"] == "loads", states[name]
+    for name in ("transformers", "compressed-tensors"):
+        assert states[name]["state"] == "installed", states[name]
         assert states[name]["version"]
     assert found["broken"] == []
 
@@ -27,7 +33,7 @@ def test_the_runtimes_of_this_environment_load(found):
 def test_a_broken_runtime_says_why_and_is_no_failure(found):
     states = {one["name"]: one for one in found["runtimes"]}
     assert states["vllm"]["state"] == "broken"
-    assert states["vllm"]["detail"] == "ImportError: libcudart.so.13: not found"
+    assert states["vllm"]["detail"].startswith("it needs numpy<1, and ")
 
 
 def test_the_machine_is_described(found):
@@ -65,3 +71,22 @@ def test_a_model_that_is_not_there_is_an_error(qconvert, tmp_path):
     result = qconvert("doctor", tmp_path / "no")
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
+
+
+def test_a_device_gets_what_fits_it_and_nothing_here_is_loaded(qconvert, model):
+    result = qconvert("doctor", model, "--for", "Phone", "--context", "64", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["processor"]["architecture"] == "arm64"
+    assert told["runtimes"] == []
+    assert "q4_0" in {one["type"] for one in told["suits"]}
+    assert told["model"]["take"] == "q8_0"
+    more = json.loads(qconvert("doctor", model, "--for", "phone", "--json").stdout)
+    grown = zip(told["model"]["types"], more["model"]["types"], strict=True)
+    assert all(few["needs_bytes"] <= many["needs_bytes"] for few, many in grown)
+
+
+def test_a_device_that_is_not_known_is_answered_with_those_that_are(qconvert, model):
+    result = qconvert("doctor", model, "--for", "toaster")
+    assert result.returncode == 2
+    assert "phone, pi, laptop-8gb" in result.stderr

@@ -16,12 +16,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from qconvert.errors import PlanError
-from qconvert.formats.safetensors.fp4 import Fp4
+from qconvert.formats.safetensors.fp4 import SCALE_TOP, TOP, Fp4
 from qconvert.formats.safetensors.types import Estimator, Params, WeightFormat
 from qconvert.formats.types import Arrays, Coded, Grid, Part, Seen, Units, Weights
 
 BLOCK, BYTES = 64, 36
 GROUP = 16
+
+VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def _scales() -> np.ndarray:
+    """What bytes of scales stand for, float32 [256]: their signs are passed over, and what is no
+    number in e4m3 is zero."""
+    low, high = np.arange(256) & 7, np.arange(256) >> 3 & 15
+    values = np.where(high == 0, low / 512, (1 + low / 8) * np.exp2(high - 7.0))
+    values[0x7F] = 0
+    return np.asarray(values, np.float32)
+
+
+SCALES = _scales()
+
+LEAST = -100.0
+"""The exponent of the float32, and with the other sign the largest."""
 
 CODES = Fp4(WeightFormat("nvfp4-pack-quantized", "float", 4, "group", GROUP), Estimator(), "F32")
 """How weights become codes and scales, whatever they lie in."""
@@ -49,7 +66,8 @@ class Nvfp4:
         return self.codes.span(columns)
 
     def fit(self, x: Weights, seen: Seen | None, peak: float | None = None) -> Params:
-        return self.codes.fit(x, seen, peak)
+        """Without a `peak`, the largest of these rows counts."""
+        return self.codes.fit(x, seen, _bound(np.abs(x).max(initial=0) if peak is None else peak))
 
     def join(self, params: Sequence[Params]) -> Params:
         return self.codes.join(params)
@@ -79,20 +97,31 @@ class Nvfp4:
 
     def unpack(self, arrays: Arrays) -> Coded:
         """Where the blocks are alone, they are multiplied with 1."""
-        blocks = arrays[0].reshape(len(arrays[0]), -1, BYTES)
-        pairs = blocks[..., 4:].reshape(*blocks.shape[:2], BLOCK // GROUP, GROUP // 2)
-        codes = np.stack([pairs & 15, pairs >> 4], axis=-2).reshape(len(blocks), -1)
-        scale = np.ascontiguousarray(blocks[..., :4]).reshape(len(blocks), -1)
-        times = arrays[1].reshape(-1)[:1] if len(arrays) > 1 else np.ones(1, np.float32)
-        packed = codes[:, 0::2] | codes[:, 1::2] << 4
-        return self.codes.unpack((packed, scale, (1 / times).astype(np.float32)))
+        codes, scale = _apart(arrays[0])
+        times = arrays[1].reshape(-1)[0] if len(arrays) > 1 else np.float32(1)
+        shape = (codes.shape[0], codes.shape[1])
+        return Coded(codes, Params(shape, SCALES[scale], None, np.float32(1 / times)))
 
     def dequantize(self, arrays: Arrays) -> Weights:
-        codes, params = self.unpack(arrays[:1])
-        plain = self.codes.dequantize(self.codes.pack(codes, params))
-        if len(arrays) == 1:
-            return plain
-        return np.asarray(plain * arrays[1].reshape(-1)[0], np.float32)
+        codes, scale = _apart(arrays[0])
+        values = VALUES[codes] * np.repeat(SCALES[scale], GROUP, axis=1)
+        return values if len(arrays) == 1 else np.asarray(values * arrays[1].reshape(-1)[0])
+
+
+def _apart(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes, uint8 [rows, columns], and the bytes of their scales, [rows, groups]."""
+    blocks = raw.reshape(len(raw), -1, BYTES)
+    pairs = blocks[..., 4:].reshape(*blocks.shape[:2], BLOCK // GROUP, GROUP // 2)
+    codes = np.stack([pairs & 15, pairs >> 4], axis=-2).reshape(len(blocks), -1)
+    return codes, blocks[..., :4].reshape(len(blocks), -1)
+
+
+def _bound(peak: float) -> float:
+    """The least value from `peak` on that makes the float32 a power of two, by which numbers are
+    multiplied without a change, before a product or behind it."""
+    largest = float(SCALE_TOP * TOP)
+    exponent = np.ceil(np.log2(peak / largest)) if peak > 0 else LEAST
+    return float(largest * 2.0 ** np.clip(exponent, LEAST, -LEAST))
 
 
 NVFP4 = Nvfp4()

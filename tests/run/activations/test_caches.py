@@ -97,7 +97,7 @@ def test_transformers_rounds_keys_and_values_by_them(kv: str, folder: Path, tmp_
 
     made = plan(folder, tmp_path / "out", "w8a16", calibration=folder / "calib", kv=kv)
     write_plan(made, tmp_path / "out")
-    plain = plan(folder, tmp_path / "plain", "w8a16")
+    plain = plan(folder, tmp_path / "plain", "w8a16", calibration=folder / "calib")
     write_plan(plain, tmp_path / "plain")
     stored = load_all(tmp_path / "out")
     args = QuantizationArgs(**config_of(made)["quantization_config"]["kv_cache_scheme"])
@@ -129,7 +129,7 @@ def test_an_interrupted_run_does_not_look_again(folder: Path, tmp_path: Path) ->
     when = (kept / "caches.json").stat().st_mtime_ns
     again = plan(folder, tmp_path / "out", "w8a16", calibration=folder / "calib", kv="fp8")
     assert (kept / "caches.json").stat().st_mtime_ns == when
-    assert again.target.header == first.target.header
+    assert again.target.metadata == first.target.metadata
 
 
 def test_the_bytes_are_known_before_anybody_looks(folder: Path, tmp_path: Path) -> None:
