@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 LOADS = {
     "F32 F16 BF16": "llama.cpp and all that builds on it",
-    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
+    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same; Q4_0 and Q8_0 in OpenVINO GenAI 2026.4 too",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
     "IQ3_XXS IQ3_S IQ2_XXS IQ2_XS IQ2_S": "the same; fewest bits, with a calibration",
@@ -160,7 +160,12 @@ def loads_table() -> str:
         f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
         "without stretched positions; others it refuses, or computes something else. It loads the",
         "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin",
-        "that is installed apart.",
+        "that is installed apart, on GPUs alone (`pip install vllm-gguf-plugin`).",
+        "",
+        "`--kv fp8` (or int8) stores scales for keys and values: transformers rounds by them; vLLM",
+        "and SGLang read those of fp8 (by layout). NVFP4 is written where llama.cpp multiplies with",
+        "the number beside it, in Llama, Mistral, Mixtral, Qwen3, Qwen3-MoE and Cohere2; Q8_0 takes",
+        "its place elsewhere, and that is said.",
     ]
     return "\n".join(lines) + "\n"
 
