@@ -162,10 +162,10 @@ def loads_table() -> str:
         "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin",
         "that is installed apart, on GPUs alone (`pip install vllm-gguf-plugin`).",
         "",
-        "`--kv fp8` (or int8) stores scales for keys and values: transformers rounds by them; vLLM",
-        "and SGLang read those of fp8 (by layout). NVFP4 is written where llama.cpp multiplies with",
-        "the number beside it, in Llama, Mistral, Mixtral, Qwen3, Qwen3-MoE and Cohere2; Q8_0 takes",
-        "its place elsewhere, and that is said.",
+        "`--kv fp8` (or int8) stores scales for keys and values: transformers rounds by them, and",
+        "vLLM and SGLang read those of fp8 (by layout). NVFP4 is written where llama.cpp",
+        "multiplies with the number beside it: in Llama, Mistral, Mixtral, Qwen3, Qwen3-MoE and",
+        "Cohere2. Else Q8_0 takes its place, and that is said.",
     ]
     return "\n".join(lines) + "\n"
 
