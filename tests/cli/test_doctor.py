@@ -6,6 +6,11 @@ import os
 import pytest
 
 
+def before(folder) -> str:
+    """Where modules are looked for, this folder first."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 @pytest.fixture(scope="module")
 def found(qconvert, model, tmp_path_factory) -> dict:
     """What is said of this machine and a model, where vllm lacks what it needs."""
@@ -15,7 +20,7 @@ def found(qconvert, model, tmp_path_factory) -> dict:
     about.mkdir()
     needs = "Requires-Dist: numpy<1\nRequires-Dist: nothing; extra == 'all'\n"
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: 0.99\n{needs}")
-    result = qconvert("doctor", model, "--json", PYTHONPATH=str(folder))
+    result = qconvert("doctor", model, "--json", PYTHONPATH=before(folder))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -59,7 +64,7 @@ def test_every_type_of_a_model_is_weighed_as_it_is_planned(found, qconvert, mode
 
 def test_what_qconvert_needs_and_does_not_get_is_named(qconvert, tmp_path):
     (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: wrong ELF class')")
-    result = qconvert("doctor", PYTHONPATH=str(tmp_path))
+    result = qconvert("doctor", PYTHONPATH=before(tmp_path))
     assert result.returncode == 1
     assert "qconvert needs torch, which does not load: OSError: libtorch.so" in result.stderr
     assert "BROKEN" in result.stdout

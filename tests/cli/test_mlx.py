@@ -80,10 +80,9 @@ def test_inspect_tells_what_it_is(qconvert, directory):
 @pytest.mark.parametrize(
     "words",
     [
-        ["evaluate", "{out}", "--reference", "{model}", "--data", "{text}"],
+        ["evaluate", "{out}", "--data", "{text}", "--backend", "transformers"],
         ["compare", "{out}", "--reference", "{model}"],
         ["report", "{model}", "-t", "mlx4", "--data", "{text}"],
-        ["quantize", "{out}", "-t", "q4_k_m"],
     ],
 )
 def test_what_does_not_read_it_says_so(qconvert, model, directory, words, tmp_path):
