@@ -112,7 +112,9 @@ def test_a_report_measures_it_and_evaluate_agrees(qconvert, model, directory, tm
     alone = qconvert("evaluate", path, "--reference", model, "--data", text, "--json")
     assert alone.returncode == 0, alone.stderr
     (found,) = json.loads(alone.stdout)["files"]
-    assert found["divergence"]["mean"] == rows["mlx4"]["divergence"]["mean"] > 0
+    reported = rows["mlx4"]["kl_divergence"]["mean"]
+    assert found["kl_divergence"]["mean"] == pytest.approx(reported, rel=1e-3)
+    assert rows["Q8_0"]["kl_divergence"]["mean"] < reported
 
 
 def test_it_writes_no_answers_here(directory):
