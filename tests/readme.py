@@ -25,13 +25,14 @@ BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 LOADS = {
     "F32 F16 BF16": "llama.cpp and all that builds on it",
-    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same",
+    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same; Q4_0 and Q8_0 in OpenVINO GenAI 2026.4 too",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
     "IQ3_XXS IQ3_S IQ2_XXS IQ2_XS IQ2_S": "the same; fewest bits, with a calibration",
     "IQ1_S IQ1_M": "the same; for what must fit at any price",
     "TQ1_0 TQ2_0": "the same; for models trained with ternary weights",
     "MXFP4": "the same; for models trained with such experts",
+    "NVFP4": "the same since March 2026; fast on Blackwell GPUs",
 }
 
 FROM_GGUF = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -73,6 +74,7 @@ WEIGHTS = {
     "w8a8": ("int8, a scale for each row", "int8, a scale for each token or (static) one"),
     "fp8": ("float8, a scale for each row, tensor or block", "float8, the same"),
     "nvfp4a16": ("float4 in groups of 16", ""),
+    "nvfp4a4": ("float4 in groups of 16", "float4 in groups of 16 within a stored range"),
     "mxfp4a16": ("float4 in groups of 32, scales powers of two", ""),
     **{
         f"gptq{bits}": (f"int{bits} in groups of 128, laid out as GPTQ", "")
@@ -165,7 +167,12 @@ def loads_table() -> str:
         f"transformers 5.23 reads GGUF files by itself (`gguf_file=`) as they are of {known},",
         "without stretched positions; others it refuses, or computes something else. It loads the",
         "directory that `qconvert export` makes of a GGUF file. vLLM reads GGUF files by a plugin",
-        "that is installed apart.",
+        "that is installed apart, on GPUs alone (`pip install vllm-gguf-plugin`).",
+        "",
+        "`--kv fp8` (or int8) stores scales for keys and values: transformers rounds by them, and",
+        "vLLM and SGLang read those of fp8 (by layout). NVFP4 is written where llama.cpp",
+        "multiplies with the number beside it: in Llama, Mistral, Mixtral, Qwen3, Qwen3-MoE and",
+        "Cohere2. Else Q8_0 takes its place, and that is said.",
     ]
     return "\n".join(lines) + "\n"
 

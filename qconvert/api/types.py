@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     strict_static: bool
     lm_head: bool
     embeddings: bool
+    kv: Literal["fp8", "int8"]
     max_shard_size: Size
     under: Size
     bits: float

@@ -56,10 +56,6 @@ def check_method(quantization: Any) -> None:
     method = quantization.get("quant_method")
     if method in FLOAT_METHODS or has_codes(quantization) or method_of(quantization):
         return
-    if method is None and {"bits", "group_size"} <= quantization.keys():
-        raise UnsupportedError(
-            "the checkpoint is quantized for MLX, and that is not read", ORIGINAL
-        )
     layout = quantization.get("format")
     kind = f"{method!r:.60}" + (f", {layout!r:.60}" if isinstance(layout, str) else "")
     raise UnsupportedError(

@@ -11,6 +11,7 @@ Source: the GGUF specification (ggml/docs/gguf.md), versions 2 and 3. A file may
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def open_gguf(path: Path, source: str) -> Checkpoint:
         tensors = _read_shards(path, metadata, tensors, count.value)
     # What is read is the whole, in however many files it was stored.
     metadata = {key: field for key, field in metadata.items() if not key.startswith("split.")}
-    return Checkpoint("gguf", source, path, metadata=metadata, tensors=tensors)
+    return Checkpoint("gguf", source, path, metadata=metadata, tensors=with_scales(tensors))
 
 
 def read_gguf(path: Path) -> tuple[Metadata, dict[str, TensorInfo]]:
@@ -91,6 +92,25 @@ def _parse(path: Path, cursor: Cursor) -> tuple[Metadata, dict[str, TensorInfo]]
         tensors[name] = TensorInfo(name, shape, dtype.name, path, data + offset, nbytes)
     _check_extents(path, tensors, cursor.size)
     return metadata, tensors
+
+
+def with_scales(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """NVFP4 tensors with the float32 that lies beside them, and what is told of their inputs left
+    out."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        stem = name.removesuffix(".weight")
+        scale = tensors.get(f"{stem}.scale")
+        if tensor.dtype != "NVFP4" or scale is None or scale.dtype != "F32":
+            continue
+        matrix = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+        if scale.elements * matrix != tensor.rows:
+            raise CheckpointError(f"{tensor.path}: {scale.name!r:.80} does not fit its tensor")
+        alone = replace(scale, shape=(scale.elements, 1))
+        found[name] = replace(tensor, scale=alone, block=(matrix, tensor.columns))
+        del found[scale.name]
+        found.pop(f"{stem}.input_scale", None)
+    return found
 
 
 def _read_start(path: Path, cursor: Cursor) -> tuple[int, int]:

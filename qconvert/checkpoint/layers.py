@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "tensor": "tensor",
     "channel": "channel",
     "group": "group",
+    "tensor_group": "group",
     "block": "block",
     "token": "token",
 }
@@ -208,7 +209,8 @@ def _inputs(form: WeightFormat, groups: list[Group]) -> ActivationFormat | None:
 def _activation(inputs: Mapping[str, Any] | None) -> ActivationFormat | None:
     if inputs is None:
         return None
-    bits, dynamic = inputs.get("num_bits"), bool(inputs.get("dynamic"))
+    bits, said = inputs.get("num_bits"), inputs.get("dynamic")
+    dynamic: bool | Literal["local"] = "local" if said == "local" else bool(said)
     strategy = STRATEGIES.get(str(inputs.get("strategy")), "token" if dynamic else "tensor")
     return ActivationFormat(
         "float" if inputs.get("type") == "float" else "int",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qconvert.cli import render
+from qconvert.cli.devices import CONTEXT
 from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -15,14 +16,8 @@ if TYPE_CHECKING:
     from qconvert.machine.advice import Fit, Size, Suited
     from qconvert.machine.types import Gpu, Machine, Processor
 
-CONTEXT = 4096
-"""Tokens whose keys and values have to fit beside the weights, where the model takes as many."""
-
 NEEDS = "needs the importance"
 """What the plan says of types that cannot be made without a calibration."""
-
-CACHED_BYTES = 2
-"""Of a number in the cache of keys and values: F16."""
 
 
 def doctor(
@@ -33,6 +28,21 @@ def doctor(
             help="A directory, a hub id or a GGUF file: say which types of it fit here.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="DEVICE", help="Of a phone, a pi or a laptop-8gb in place of this one."
+        ),
+    ] = None,
+    context: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Tokens whose keys and values have to fit beside the weights."
+        ),
+    ] = CONTEXT,
+    load: Annotated[
+        bool, typer.Option("--load", help="Import the packages that take seconds, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Show what this machine's processor, memory, GPUs and runtimes can do, and what suits it.
@@ -43,9 +53,12 @@ def doctor(
     Examples:
       qconvert doctor
       qconvert doctor org/name
+      qconvert doctor org/name --for phone --context 8192
       qconvert doctor --json | jq .broken
     """
-    from qconvert.machine.advice import fits, suited_types
+    from qconvert.cli.devices import find_device
+    from qconvert.machine.advice import SMALL, fits, suited_types
+    from qconvert.machine.devices import machine_of
     from qconvert.machine.look import look
 
     checkpoint = None
@@ -53,18 +66,28 @@ def doctor(
         from qconvert.checkpoint.open import locate, open_path
 
         checkpoint = open_path(*locate(model, headers_only=True))
-    with render.waiting("loading what is installed"):
-        machine = look(_places(), *_kernel_folders())
+    target = None if device is None else find_device(device)
+    if target is None:
+        with render.waiting("loading what is installed"):
+            machine = look(_places(), *_kernel_folders(), every=load)
+    else:
+        machine = machine_of(target)
     suited = suited_types(machine)
     fitting: tuple[Fit, ...] | None = None
     left_out: list[str] = []
     if checkpoint is not None:
-        sizes, weights, cache, left_out = _sizes(checkpoint)
-        fitting = fits(machine, sizes, weights, cache)
+        sizes, weights, cache, left_out = _sizes(checkpoint, context)
+        ladder: tuple[str, ...] = ()
+        if target is not None:
+            ladder = target.small_ladder if weights < SMALL else target.ladder
+        fitting = fits(machine, sizes, weights, cache, ladder)
     if as_json:
         render.print_json(_as_data(machine, suited, checkpoint, fitting, left_out))
     else:
-        _show(machine, suited)
+        if target is None:
+            _show(machine, suited)
+        else:
+            _show_device(machine, suited)
         if checkpoint is not None and fitting is not None:
             _show_fitting(machine, checkpoint, fitting, left_out)
     for runtime in machine.broken:
@@ -97,14 +120,14 @@ def _kernel_folders() -> tuple[Path, Path]:
     return sources, Path(os.environ.get("NUMBA_CACHE_DIR") or sources / "__pycache__")
 
 
-def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]":
+def _sizes(checkpoint: "Checkpoint", context: int) -> "tuple[list[Size], int, int, list[str]]":
     """Of every type that can be planned from headers: sizes, weights, bytes of a context's keys
     and values, and what is left out."""
     from qconvert.errors import QconvertError
     from qconvert.inspection import look_at
     from qconvert.machine.advice import Size
     from qconvert.model.open import open_model
-    from qconvert.model.shapes import read_sizes
+    from qconvert.model.shapes import cache_bytes
     from qconvert.plan.make import make_plan
     from qconvert.plan.recipe import Recipe
     from qconvert.plan.safetensors.schemes import LUT, SCHEMES
@@ -122,9 +145,7 @@ def _sizes(checkpoint: "Checkpoint") -> "tuple[list[Size], int, int, list[str]]"
             left_out.append(f"{scheme}: {error.message}")
     if not found.plans:
         return sizes, found.parameters, 0, left_out
-    model = read_sizes(found.architecture, found.metadata)
-    tokens = min(CONTEXT, model["context"] or CONTEXT)
-    cache = 2 * CACHED_BYTES * model["blocks"] * model["key"] * tokens
+    cache = cache_bytes(found.architecture, found.metadata, context)
     return sizes, found.parameters, cache, left_out
 
 
@@ -167,7 +188,12 @@ def _fit_as_data(fit: "Fit") -> dict[str, Any]:
 
 def _show(machine: "Machine", suited: "Sequence[Suited]") -> None:
     render.print_table(("machine", ""), _machine_rows(machine).items())
-    states = {"loads": "loads", "broken": "BROKEN", "missing": "not installed"}
+    states = {
+        "loads": "loads",
+        "installed": "installed",
+        "broken": "BROKEN",
+        "missing": "not installed",
+    }
     render.print_table(
         ("runtime", "version", "state", ""),
         [
@@ -178,6 +204,19 @@ def _show(machine: "Machine", suited: "Sequence[Suited]") -> None:
     render.print_table(
         ("suits", "runtime", "on", "because"),
         [(kind.type, kind.runtime, kind.place, kind.reason) for kind in suited],
+    )
+
+
+def _show_device(machine: "Machine", suited: "Sequence[Suited]") -> None:
+    memory = machine.memory
+    told = {
+        "device": machine.system,
+        "memory": f"{human_bytes(memory.available)} for programs, of {human_bytes(memory.total)}",
+        "has": ", ".join(machine.processor.features),
+    }
+    render.print_table(("device", ""), told.items())
+    render.print_table(
+        ("suits", "runtime", "because"), [(kind.type, kind.runtime, kind.reason) for kind in suited]
     )
 
 
@@ -244,7 +283,7 @@ def _show_fitting(
     if taken:
         render.show(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}")
     elif fitting:
-        render.show(f"no type of {checkpoint.source} fits into this machine")
+        render.show(f"no type of {checkpoint.source} fits: a smaller model, or a smaller --context")
     for line in _grouped(left_out):
         render.say(line)
 

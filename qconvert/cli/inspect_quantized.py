@@ -174,6 +174,7 @@ def inputs_text(inputs: "ActivationFormat | None") -> str:
     if inputs is None:
         return "as they are"
     kind = "dynamic" if inputs.dynamic else "static"
+    kind += " within a stored range," if inputs.dynamic == "local" else ""
     points = "" if inputs.symmetric else ", zero points"
     return f"{inputs.type}{inputs.bits}, {kind} per {inputs.strategy}{points}"
 

@@ -133,6 +133,13 @@ def quantize(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Safetensors: quantize the embeddings too.")
     ] = False,
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Safetensors: scales for keys and values in fp8 (or int8), from the calibration.",
+        ),
+    ] = None,
     max_shard_size: options.MaxShardSize = None,
     under: Annotated[
         str | None,
@@ -218,6 +225,7 @@ def quantize(
         "strict_static": strict_static or None,
         "lm_head": lm_head or None,
         "embeddings": embeddings or None,
+        "kv": _one_of("--kv", kv, ("fp8", "int8")),
         "max_shard_size": parse_size(max_shard_size, "--max-shard-size"),
         "under": parse_size(under, "--under"),
         "bits": bits,

@@ -69,7 +69,9 @@ def report(
     under: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Name the file nearest to the original of at most this size: 4GB."
+            metavar="SIZE",
+            help="Name the file nearest to the original of at most this size: 4GB; or a device "
+            "that it has to fit: phone, pi or laptop-8gb.",
         ),
     ] = None,
     within: Annotated[
@@ -113,7 +115,7 @@ def report(
       qconvert report ./smaller --reference ./model -c smaller.calib.safetensors --data wiki.txt
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
-    from qconvert.containers.sizes import parse_size
+    from qconvert.cli.devices import size_or_device
     from qconvert.evaluation.runtimes.subject import BACKENDS
     from qconvert.report.building import build
     from qconvert.report.request import Asked
@@ -121,7 +123,8 @@ def report(
     from qconvert.report.writing import write_report
     from qconvert.run.executor import default_threads
 
-    wish = Wish(parse_size(under, "--under"), options.parse_share("--within", within))
+    room = size_or_device(under, "--under", model)
+    wish = Wish(room, options.parse_share("--within", within))
     if backend not in BACKENDS:
         raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
     if ways and calibration is None:

@@ -12,6 +12,7 @@ from qconvert.formats.ggml.iq3 import IQ3_S, IQ3_XXS
 from qconvert.formats.ggml.k_quants import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from qconvert.formats.ggml.legacy import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 from qconvert.formats.ggml.mxfp4 import MXFP4
+from qconvert.formats.ggml.nvfp4 import NVFP4
 from qconvert.formats.ggml.ternary import TQ1_0, TQ2_0
 from qconvert.formats.types import Format
 
@@ -41,6 +42,7 @@ FORMATS: dict[str, Format] = {
     "TQ1_0": TQ1_0,
     "TQ2_0": TQ2_0,
     "MXFP4": MXFP4,
+    "NVFP4": NVFP4,
 }
 
 

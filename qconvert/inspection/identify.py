@@ -10,6 +10,7 @@ from qconvert.checkpoint.fp8 import FLOAT_METHODS
 from qconvert.checkpoint.gguf import read_gguf
 from qconvert.checkpoint.huggingface import quantization_of, read_config
 from qconvert.checkpoint.quantized.join import method_of
+from qconvert.checkpoint.quantized.mlx import is_mlx
 from qconvert.checkpoint.safetensors import read_metadata
 
 Kind = Literal["checkpoint", "quantized", "calibration", "importance", "tensors"]
@@ -46,6 +47,8 @@ def _is_quantized(directory: Path) -> bool:
     if not (directory / "config.json").exists():
         return False
     quantization = quantization_of(read_config(directory))
-    if not isinstance(quantization, dict) or method_of(quantization) is not None:
+    if not isinstance(quantization, dict):
         return False
+    if method_of(quantization) is not None:
+        return is_mlx(quantization)
     return quantization.get("quant_method") not in FLOAT_METHODS

@@ -131,13 +131,20 @@ class Fit:
     reason: str = ""
 
 
-def fits(machine: Machine, sizes: Sequence[Size], weights: int, cache: int) -> tuple[Fit, ...]:
+def fits(
+    machine: Machine,
+    sizes: Sequence[Size],
+    weights: int,
+    cache: int,
+    ladder: Sequence[str] = (),
+) -> tuple[Fit, ...]:
     """Which types fit, the largest first, and which one to take.
 
     Args:
         sizes: of the types.
         weights: of the model, counted.
         cache: bytes that keys and values of a context take.
+        ladder: GGUF types, the one to take first; by default those for such a model on a CPU.
     """
     room = machine.memory.available * CPU_SHARE
     free = max((gpu.free for gpu in machine.gpus), default=0) * GPU_SHARE
@@ -145,14 +152,21 @@ def fits(machine: Machine, sizes: Sequence[Size], weights: int, cache: int) -> t
     for size in sorted(sizes, key=lambda size: -size.nbytes):
         needs = size.nbytes + cache + WORKSPACE
         found.append(Fit(size, needs, needs <= room, needs <= free if machine.gpus else None))
-    choice, reason = choose(machine, found, weights)
+    choice, reason = choose(machine, found, weights, ladder)
     return tuple(
         Fit(fit.size, fit.needs, fit.memory, fit.gpu, True, reason) if fit is choice else fit
         for fit in found
     )
 
 
-def choose(machine: Machine, found: Sequence[Fit], weights: int) -> tuple[Fit | None, str]:
+def room_for_files(machine: Machine, cache: int) -> int:
+    """The largest file that fits into memory, in bytes; below 1 for none."""
+    return int(machine.memory.available * CPU_SHARE) - cache - WORKSPACE
+
+
+def choose(
+    machine: Machine, found: Sequence[Fit], weights: int, ladder: Sequence[str] = ()
+) -> tuple[Fit | None, str]:
     """The type to take: of those that suit the GPU the first that fits into it, else the first of
     a ladder for the CPU."""
     by_type = {fit.size.type: fit for fit in found}
@@ -161,14 +175,21 @@ def choose(machine: Machine, found: Sequence[Fit], weights: int) -> tuple[Fit | 
         if suited.place != "CPU" and fit and fit.gpu:
             return fit, f"{suited.reason} ({suited.runtime} on {suited.place})"
     first = next((suited for suited in suited_types(machine) if suited.place == "CPU"), None)
-    ladder = SMALL_LADDER if weights < SMALL else LADDER
+    given = bool(ladder)
+    ladder = ladder or (SMALL_LADDER if weights < SMALL else LADDER)
     if first and first.type not in ladder:
         ladder = (first.type, *ladder)
     for name in ladder:
         fit = by_type.get(name)
         if fit and fit.memory:
-            return fit, _why(name, ladder, weights)
+            fast = _reason(machine, name) if given and weights >= SMALL else ""
+            return fit, fast or _why(name, ladder, weights)
     return None, ""
+
+
+def _reason(machine: Machine, type_: str) -> str:
+    """Why a type suits the CPU."""
+    return next((one.reason for one in suited_types(machine) if one.type == type_), "")
 
 
 def _why(name: str, ladder: Sequence[str], weights: int) -> str:

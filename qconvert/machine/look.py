@@ -12,16 +12,19 @@ from qconvert.machine.runtimes import read_runtimes
 from qconvert.machine.types import Kernels, Machine
 
 
-def look(places: Mapping[str, Path], kernels: Path, kernel_cache: Path) -> Machine:
+def look(
+    places: Mapping[str, Path], kernels: Path, kernel_cache: Path, *, every: bool = False
+) -> Machine:
     """This machine.
 
     Args:
         places: folders whose disks matter, by what they are for.
         kernels: the folder with the kernels' sources.
         kernel_cache: where they are kept once they are compiled.
+        every: load packages that take seconds, too.
     """
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(read_runtimes)
+        loading = pool.submit(read_runtimes, every=every)
         limits = read_limits()
         cores, memory = read_cores(limits), read_memory(limits)
         disks = tuple(read_disk(purpose, path) for purpose, path in places.items())

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qconvert.machine.probe import MARK
-from qconvert.machine.types import Runtime
+from qconvert.machine.requirements import unmet
+from qconvert.machine.types import Runtime, State
 
 TIMEOUT = 60.0
 """Seconds that a child may take."""
@@ -29,26 +30,28 @@ class Package:
         module: as one imports it.
         needed: this program does not work without it.
         group: those of one group are imported by one process, one after the other.
+        slow: importing it takes seconds: unless that is asked for, only what it needs is looked at.
     """
 
     name: str
     module: str
     needed: bool
     group: str
+    slow: bool = False
 
 
 # What stands on torch shares its import, which is the longest of all.
 PACKAGES = (
     Package("torch", "torch", True, "torch"),
-    Package("transformers", "transformers", True, "torch"),
-    Package("compressed-tensors", "compressed_tensors", True, "torch"),
+    Package("transformers", "transformers", True, "torch", slow=True),
+    Package("compressed-tensors", "compressed_tensors", True, "torch", slow=True),
     Package("numba", "numba", True, "small"),
     Package("matplotlib", "matplotlib", True, "small"),
     Package("xllamacpp", "xllamacpp", False, "xllamacpp"),
     Package("llama-cpp-python", "llama_cpp", False, "llama"),
-    Package("vllm", "vllm", False, "vllm"),
-    Package("sglang", "sglang", False, "sglang"),
-    Package("lm-eval", "lm_eval", False, "lm-eval"),
+    Package("vllm", "vllm", False, "vllm", slow=True),
+    Package("sglang", "sglang", False, "sglang", slow=True),
+    Package("lm-eval", "lm_eval", False, "lm-eval", slow=True),
 )
 
 
@@ -62,22 +65,31 @@ class Report:
 
 
 def read_runtimes(
-    packages: Sequence[Package] = PACKAGES, timeout: float = TIMEOUT
+    packages: Sequence[Package] = PACKAGES, timeout: float = TIMEOUT, *, every: bool = False
 ) -> tuple[tuple[Runtime, ...], dict[str, dict[str, Any]]]:
     """Look for packages and load them.
+
+    Args:
+        every: slow ones too.
 
     Returns:
         What holds for each, and the facts that each module told of itself.
     """
     found = [package for package in packages if is_installed(package.module)]
     groups = [
-        [package.module for package in found if package.group == group]
+        [one.module for one in found if one.group == group and (every or not one.slow)]
         for group in dict.fromkeys(package.group for package in found)
     ]
+    groups = [group for group in groups if group]
     with ThreadPoolExecutor(max(len(groups), 1)) as pool:
         answers = list(pool.map(lambda modules: load_all(modules, timeout), groups))
     reports = {name: report for answer in answers for name, report in answer.items()}
-    runtimes = tuple(_runtime(package, reports.get(package.module)) for package in packages)
+    runtimes = tuple(
+        _as_installed(package)
+        if package in found and package.module not in reports
+        else _runtime(package, reports.get(package.module))
+        for package in packages
+    )
     return runtimes, {name: report.facts for name, report in reports.items()}
 
 
@@ -140,6 +152,13 @@ def _answers(output: bytes) -> dict[str, Report]:
             if "error" in value:
                 found[value["name"]] = Report(value["error"], value["seconds"], value["facts"])
     return found
+
+
+def _as_installed(package: Package) -> Runtime:
+    """One that is not loaded."""
+    fault = unmet(package.name)
+    state: State = "broken" if fault else "installed"
+    return Runtime(package.name, _version(package.name), state, package.needed, fault)
 
 
 def _runtime(package: Package, report: Report | None) -> Runtime:

@@ -97,7 +97,9 @@ class Gpu:
     numbers: tuple[str, ...] = ()
 
 
-State = Literal["loads", "broken", "missing"]
+State = Literal["loads", "installed", "broken", "missing"]
+
+THERE: tuple[State, ...] = ("loads", "installed")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Runtime:
     Attributes:
         name: as one installs it.
         version: empty where it is not installed.
-        state: whether importing it works.
+        state: whether importing it works; "installed" where that was not tried, and what it needs
+            is there.
         needed: this program does not work without it.
         detail: what it says of itself, or why it does not load: one line.
         seconds: that loading took; counted from what was loaded before it.
@@ -152,10 +155,10 @@ class Machine:
     kernels: Kernels
 
     def loads(self, name: str) -> bool:
-        """Whether a runtime is there and works."""
-        return any(one.name == name and one.state == "loads" for one in self.runtimes)
+        """Whether a runtime is there and works, as far as was looked."""
+        return any(one.name == name and one.state in THERE for one in self.runtimes)
 
     @property
     def broken(self) -> tuple[Runtime, ...]:
         """What this program needs and does not get."""
-        return tuple(one for one in self.runtimes if one.needed and one.state != "loads")
+        return tuple(one for one in self.runtimes if one.needed and one.state not in THERE)

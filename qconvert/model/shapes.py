@@ -95,6 +95,21 @@ def sizes_by_block(architecture: str, metadata: Mapping[str, Field]) -> Sizes:
     return cache(partial(read_sizes, architecture, metadata))
 
 
+CACHED_BYTES = 2
+"""Of a number in the cache of keys and values: F16."""
+
+
+def cache_bytes(architecture: str, metadata: Mapping[str, Field], tokens: int) -> int:
+    """What the keys and values of so many tokens take, or of as many as the model knows.
+
+    Args:
+        architecture, metadata: GGUF's.
+    """
+    sizes = read_sizes(architecture, metadata)
+    tokens = min(tokens, sizes["context"] or tokens)
+    return 2 * CACHED_BYTES * sizes["blocks"] * sizes["key"] * tokens
+
+
 def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0) -> dict[str, int]:
     """The sizes that a block's shapes are made of, from `{architecture}.*` keys, some of which
     may have a value for each block."""

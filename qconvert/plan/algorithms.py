@@ -117,6 +117,8 @@ def format_to_fit(tensor: TensorPlan) -> Format | None:
         return coding.format if coding.weight.quantizable else None
     if not isinstance(coding, Blocks) or coding.moved or block_sizes(coding.format)[0] == 1:
         return None
+    if coding.scales > 1:  # one for all experts, which are made one by one
+        return None
     return FORMATS[coding.format] if coding.factors is None else None
 
 

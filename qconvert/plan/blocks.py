@@ -53,6 +53,8 @@ class Blocks:
         rounded_to: the dtype that the rows were rounded to, "F32", "F16" or "BF16": blocks that lie
             on the format's grid keep their weights to the last bit. Empty where that is not looked
             for.
+        scales: how many float32 there are beside it, one for each matrix, all of them alike; 0
+            where the format has none.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Blocks:
     means: np.ndarray | None = None
     factors: Factors | None = None
     rounded_to: str = ""
+    scales: int = 0
 
     row_step = 1
 
@@ -78,10 +81,18 @@ class Blocks:
         return rows if self.factors is None else self.factors.apply(rows, start)
 
     def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
-        """uint8 [rows, row bytes]."""
+        """uint8 [rows, row bytes], and where the format has one the scale of all of it."""
+        made = self._made(rows, start, peak)
+        if len(made) == 1:
+            return made
+        scales = np.repeat(made[1], self.scales) if start == 0 else made[1][:0]
+        return made[0], scales
+
+    def _made(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
         seen, algorithm = self._seen(start), "balance" if self.means is not None else "nearest"
         weights = np.ascontiguousarray(rows)
-        made = quantize(FORMATS[self.format], weights, seen, algorithm=ALGORITHMS[algorithm])
+        format_ = FORMATS[self.format]
+        made = quantize(format_, weights, seen, peak or None, ALGORITHMS[algorithm])
         exact = exact_blocks(self.format, weights, self.rounded_to) if self._may_keep else None
         if exact is not None:
             made[0].reshape(exact.blocks.shape)[exact.mask] = exact.blocks[exact.mask]
@@ -101,7 +112,7 @@ class Blocks:
         return bool(self.rounded_to) and self.factors is None
 
     def read_back(self, rows: np.ndarray, start: int, peak: float) -> np.ndarray:
-        return FORMATS[self.format].dequantize(self.make(rows, start, peak))
+        return FORMATS[self.format].dequantize(self._made(rows, start, peak))
 
     def _seen(self, start: int) -> Seen | None:
         """What is known of the inputs of the matrix that these rows belong to."""

@@ -114,6 +114,7 @@ class Settings(BaseModel):
     strict_static: bool = False
     lm_head: bool = False
     embeddings: bool = False
+    kv: Literal["fp8", "int8"] | None = None
     max_shard_size: SizeField | None = None
     under: SizeField | None = None
     bits: float | None = Field(default=None, gt=0, le=32)

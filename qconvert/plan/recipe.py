@@ -57,6 +57,7 @@ class Recipe:
         strict_static: w8a8, fp8: static ranges even where they lose much.
         lm_head: safetensors: quantize the output projection too.
         embeddings: safetensors: quantize the token embeddings too.
+        kv: safetensors: what keys and values are kept in, with scales from the calibration.
         max_shard_size: safetensors: bytes that a shard may have.
 
         under: GGUF, wNa16, MLX: bytes that the output may have; each tensor's type is chosen for
@@ -97,6 +98,7 @@ class Recipe:
     strict_static: bool = False
     lm_head: bool = False
     embeddings: bool = False
+    kv: Literal["fp8", "int8"] | None = None
     max_shard_size: int | None = None
 
     under: int | None = None
@@ -183,6 +185,7 @@ CONCERNS: dict[str, tuple[Kind, ...]] = {
     "strict_static": ("int8", "fp8"),
     "lm_head": (*SAFETENSORS, "lut"),
     "embeddings": (*SAFETENSORS, "lut"),
+    "kv": SAFETENSORS,
     "max_shard_size": (*SAFETENSORS, *OLDER, "lut", *OF_MLX),
     "under": BUDGET,
     "bits": BUDGET,
@@ -195,7 +198,7 @@ SPOKEN: dict[Kind, str] = {
     "int8": "w8a8",
     "fp8": "fp8",
     "weight-only": "wNa16",
-    "fp4": "nvfp4a16, mxfp4a16 and mxfp4a4",
+    "fp4": "nvfp4a16, nvfp4a4, mxfp4a16 and mxfp4a4",
     "w4a8": "w4a8 and w4afp8",
     "gptq": "gptqN",
     "awq": "awq4",

@@ -42,6 +42,14 @@ class Smoothing:
     rows: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Cache:
+    """The largest absolute keys and values of a block."""
+
+    keys: float
+    values: float
+
+
 Ranges = Mapping[str, Range | None]
 """By GGUF name; None makes a layer's inputs dynamic."""
 
@@ -55,6 +63,9 @@ class Statistics:
         ranges: of inputs, for static activations. Without any at all, what shall be static is
             planned so, its bytes being known all the same.
         smoothing: of weights, norms and biases.
+        peaks: float32 [matrices], the largest absolute values of inputs, by GGUF name. Without any
+            at all, scales that follow from them are planned, their bytes being known.
+        caches: by block; None where nobody has looked, the same.
         notices: what the user should know of it.
         sample: int [windows, window], its tokens; None where there are none.
     """
@@ -62,6 +73,8 @@ class Statistics:
     importance: Importance | None = None
     ranges: Ranges | None = None
     smoothing: Mapping[str, Smoothing] | None = None
+    peaks: Mapping[str, np.ndarray] | None = None
+    caches: Mapping[int, Cache] | None = None
     notices: tuple[str, ...] = ()
     sample: np.ndarray | None = None
 

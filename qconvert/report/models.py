@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from qconvert.containers.sizes import human_bytes
-from qconvert.errors import UsageError
 from qconvert.machine.watcher import Watcher
 from qconvert.plan.recipe import Recipe
-from qconvert.plan.safetensors.schemes import find_types, is_mlx, is_scheme
+from qconvert.plan.safetensors.schemes import find_types, is_scheme
 from qconvert.plan.types import Plan
 from qconvert.run.outputs import is_current, write_outputs
 
@@ -20,15 +19,9 @@ def outputs_of(types: Sequence[str], folder: Path, calibration: Path | None) -> 
     """The outputs that are asked for, each once.
 
     Raises:
-        UsageError: a type is not known, or its files are not measured here.
+        UsageError: a type is not known.
     """
     names = find_types(types or LADDER)
-    of_mlx = [name for name in names if is_mlx(name)]
-    if of_mlx:
-        raise UsageError(
-            f"{of_mlx[0]} makes a directory for mlx-lm, which is not measured here",
-            "make it with `qconvert quantize`; mlx_lm.evaluate and mlx_lm.perplexity measure it",
-        )
     return tuple(Recipe(name, folder=folder, calibration=calibration) for name in names)
 
 

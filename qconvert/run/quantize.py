@@ -59,10 +59,13 @@ def plan_outputs(checkpoint: Checkpoint, recipes: Sequence[Recipe], run: Run) ->
         statistics = Statistics(_importance(recipe, measured), notices=notices, sample=sample)
         if is_scheme(recipe.type) and not is_mlx(recipe.type):
             statistics = _with_activations(statistics, model, recipe, measured, run)
+            statistics = _with_peaks(statistics, recipe, measured)
+            statistics = _with_caches(statistics, model, recipe, measured, run)
         if recipe.has_budget:
             recipe = _within_budget(model, recipe, statistics, measured, run)
         plan = make_plan(model, recipe, statistics)
-        works = (smoothing_of(plan.target.path), budget_of(plan.target.path))
+        path = plan.target.path
+        works = (smoothing_of(path), budget_of(path), caches_of(path))
         plans.append(replace(plan, works=tuple(map(work_folder, works))))
     return plans
 
@@ -145,6 +148,69 @@ def _with_activations(
     )
 
 
+def _with_peaks(
+    statistics: Statistics, recipe: Recipe, measured: Mapping[Path, Measured]
+) -> Statistics:
+    """With the largest values of inputs, where what is stored of these follows from them.
+
+    Raises:
+        UsageError: other inputs are to be smoothed, which would change these.
+        PlanError: there is no calibration.
+    """
+    from qconvert.plan.safetensors.recipe import exceptions, scheme_of
+
+    asked = (scheme_of(recipe), *(scheme for _, scheme in exceptions(recipe)))
+    name = next((scheme.name for scheme in asked if scheme and scheme.is_local), "")
+    if not name:
+        return statistics
+    if recipe.smooth is not None:
+        raise UsageError(f"--smooth changes inputs whose scale {name} stores", "leave one out")
+    calibration = measured.get(recipe.calibration) if recipe.calibration else None
+    if not isinstance(calibration, Calibration):
+        raise PlanError(
+            f"{name} stores a scale of each layer's input, which a calibration of this model tells",
+            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
+        )
+    inputs = calibration.by_weight.items()
+    return replace(statistics, peaks={name: one.absmax.max(axis=1) for name, one in inputs})
+
+
+def _with_caches(
+    statistics: Statistics,
+    model: Model,
+    recipe: Recipe,
+    measured: Mapping[Path, Measured],
+    run: Run,
+) -> Statistics:
+    """With the largest keys and values of each block, where their scales are to be stored.
+
+    Raises:
+        PlanError: there is no calibration with tokens, or the model has no such cache.
+    """
+    if recipe.kv is None:
+        return statistics
+    from qconvert.forward.walk import Place
+    from qconvert.plan.safetensors.caches import cached
+    from qconvert.run.activations.caches import see_caches
+
+    blocks = tuple(cached(model))
+    calibration = measured.get(recipe.calibration) if recipe.calibration else None
+    if not isinstance(calibration, Calibration):
+        raise PlanError(
+            "--kv needs a calibration of this model, on whose tokens keys and values are seen",
+            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
+        )
+    if run.dry:
+        return statistics  # the bytes are known
+    make_plan(model, recipe, statistics)  # what cannot be made is said before the model works
+    path = recipe.path(model.checkpoint.source)
+    if not run.force:
+        check_directory(path)
+    tokens, place = calibration.sample.tokens, Place(path.parent, run.device, threads=run.threads)
+    seen = see_caches(model, tokens, blocks, place, caches_of(path), run.watcher)
+    return replace(statistics, caches=seen)
+
+
 def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Run) -> "Activations":
     """Smoothing and stored ranges; the model is run again where they ask for it."""
     from qconvert.algorithms.ranges import estimator
@@ -175,6 +241,11 @@ def _activations(model: Model, calibration: Calibration, recipe: Recipe, run: Ru
 def smoothing_of(path: Path) -> Path:
     """What the work of smoothing an output is called."""
     return path.with_name(f"{path.name}.smoothing")
+
+
+def caches_of(path: Path) -> Path:
+    """What the work of looking at an output's keys and values is called."""
+    return path.with_name(f"{path.name}.kv")
 
 
 def read_statistics(path: Path, checkpoint: Checkpoint) -> Measured:

@@ -6,20 +6,31 @@ import os
 import pytest
 
 
+def before(folder) -> str:
+    """Where modules are looked for, this folder first."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 @pytest.fixture(scope="module")
 def found(qconvert, model, tmp_path_factory) -> dict:
-    """What is said of this machine and a model, where vllm is broken."""
+    """What is said of this machine and a model, where vllm lacks what it needs."""
     folder = tmp_path_factory.mktemp("shadow")
     (folder / "vllm.py").write_text("raise ImportError('libcudart.so.13: not found')")
-    result = qconvert("doctor", model, "--json", PYTHONPATH=str(folder))
+    about = folder / "vllm-0.99.dist-info"
+    about.mkdir()
+    needs = "Requires-Dist: numpy<1\nRequires-Dist: nothing; extra == 'all'\n"
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: 0.99\n{needs}")
+    result = qconvert("doctor", model, "--json", PYTHONPATH=before(folder))
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
 def test_the_runtimes_of_this_environment_load(found):
     states = {one["name"]: one for one in found["runtimes"]}
-    for name in ("torch", "transformers", "compressed-tensors", "numba", "matplotlib"):
+    for name in ("torch", "numba", "matplotlib"):
         assert states[name]["state"] == "loads", states[name]
+    for name in ("transformers", "compressed-tensors"):
+        assert states[name]["state"] == "installed", states[name]
         assert states[name]["version"]
     assert found["broken"] == []
 
@@ -27,7 +38,7 @@ def test_the_runtimes_of_this_environment_load(found):
 def test_a_broken_runtime_says_why_and_is_no_failure(found):
     states = {one["name"]: one for one in found["runtimes"]}
     assert states["vllm"]["state"] == "broken"
-    assert states["vllm"]["detail"] == "ImportError: libcudart.so.13: not found"
+    assert states["vllm"]["detail"].startswith("it needs numpy<1, and ")
 
 
 def test_the_machine_is_described(found):
@@ -53,7 +64,7 @@ def test_every_type_of_a_model_is_weighed_as_it_is_planned(found, qconvert, mode
 
 def test_what_qconvert_needs_and_does_not_get_is_named(qconvert, tmp_path):
     (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: wrong ELF class')")
-    result = qconvert("doctor", PYTHONPATH=str(tmp_path))
+    result = qconvert("doctor", PYTHONPATH=before(tmp_path))
     assert result.returncode == 1
     assert "qconvert needs torch, which does not load: OSError: libtorch.so" in result.stderr
     assert "BROKEN" in result.stdout
@@ -65,3 +76,22 @@ def test_a_model_that_is_not_there_is_an_error(qconvert, tmp_path):
     result = qconvert("doctor", tmp_path / "no")
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
+
+
+def test_a_device_gets_what_fits_it_and_nothing_here_is_loaded(qconvert, model):
+    result = qconvert("doctor", model, "--for", "Phone", "--context", "64", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["processor"]["architecture"] == "arm64"
+    assert told["runtimes"] == []
+    assert "q4_0" in {one["type"] for one in told["suits"]}
+    assert told["model"]["take"] == "q8_0"
+    more = json.loads(qconvert("doctor", model, "--for", "phone", "--json").stdout)
+    grown = zip(told["model"]["types"], more["model"]["types"], strict=True)
+    assert all(few["needs_bytes"] <= many["needs_bytes"] for few, many in grown)
+
+
+def test_a_device_that_is_not_known_is_answered_with_those_that_are(qconvert, model):
+    result = qconvert("doctor", model, "--for", "toaster")
+    assert result.returncode == 2
+    assert "phone, pi, laptop-8gb" in result.stderr

@@ -1,10 +1,15 @@
 """Directories for MLX on the command line: how they are asked for, and what is said of them where
-they are not read."""
+they are not run."""
 
 import json
 from pathlib import Path
 
 import pytest
+
+from qconvert.errors import UsageError
+from qconvert.evaluation.answers.generators import runtime_of
+
+TEXT = ("--data", "{text}")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +85,8 @@ def test_inspect_tells_what_it_is(qconvert, directory):
 @pytest.mark.parametrize(
     "words",
     [
-        ["evaluate", "{out}", "--reference", "{model}", "--data", "{text}"],
+        ["evaluate", "{out}", "--reference", "{model}", "--backend", "transformers", *TEXT],
         ["compare", "{out}", "--reference", "{model}"],
-        ["report", "{model}", "-t", "mlx4", "--data", "{text}"],
-        ["quantize", "{out}", "-t", "q4_k_m"],
     ],
 )
 def test_what_does_not_read_it_says_so(qconvert, model, directory, words, tmp_path):
@@ -92,3 +95,28 @@ def test_what_does_not_read_it_says_so(qconvert, model, directory, words, tmp_pa
     done = qconvert(*[word.format(**places) for word in words])
     assert done.returncode in (1, 2)
     assert "MLX" in done.stderr or "mlx-lm" in done.stderr
+
+
+def test_a_report_measures_it_and_evaluate_agrees(qconvert, model, directory, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("words and other words " * 300)
+    plain = ["--no-speed", "--no-answers", "--no-sensitivity"]
+    types = ["-t", "mlx4", "-t", "q8_0"]
+    done = qconvert(
+        "report", model, *types, "--data", text, "-o", tmp_path / "report", *plain, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["files"]}
+    assert set(rows) == {"mlx4", "Q8_0"}
+    path = tmp_path / "report" / rows["mlx4"]["path"]
+    alone = qconvert("evaluate", path, "--reference", model, "--data", text, "--json")
+    assert alone.returncode == 0, alone.stderr
+    (found,) = json.loads(alone.stdout)["files"]
+    reported = rows["mlx4"]["kl_divergence"]["mean"]
+    assert found["kl_divergence"]["mean"] == pytest.approx(reported, rel=1e-3)
+    assert rows["Q8_0"]["kl_divergence"]["mean"] < reported
+
+
+def test_it_writes_no_answers_here(directory):
+    with pytest.raises(UsageError, match="is for MLX"):
+        runtime_of(directory)

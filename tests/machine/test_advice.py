@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qconvert.machine.advice import Size, fits, suited_types
+from qconvert.machine.devices import DEVICES, machine_of
 from qconvert.machine.gpus import make_gpu
 from qconvert.machine.processor import make_processor
 from qconvert.machine.types import Cores, Gpu, Kernels, Machine, Memory
@@ -124,3 +125,22 @@ def test_each_type_says_what_it_needs_and_whether_it_fits():
     assert by_type["q8_0"].needs > by_type["q8_0"].size.nbytes + CACHE
     busy = replace(machine(11), memory=Memory(11 * GB, 3 * GB))
     assert not any(fit.memory for fit in fits(busy, SIZES, WEIGHTS, CACHE))
+
+
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        ("phone", {7: "q2_k", 5: "q4_0", 1: "q8_0"}),
+        ("pi", {8: "q4_0", 9: "q4_0", 20: None}),
+        ("laptop-8gb", {6: "q4_k_m", 8: "q2_k"}),
+    ],
+)
+def test_devices_take_what_their_kernels_like_and_their_memory_holds(name, types):
+    """By billions of weights; sizes are those of an 8B model, in proportion."""
+    device = DEVICES[name]
+    for billions, expected in types.items():
+        sizes = [replace(size, nbytes=size.nbytes * billions // 8) for size in SIZES]
+        ladder = device.small_ladder if billions < 2 else device.ladder
+        found = fits(machine_of(device), sizes, billions * GB, CACHE * billions // 8, ladder)
+        assert taken(found) == expected, billions
+    assert all(find_type(one) for one in (*device.ladder, *device.small_ladder))

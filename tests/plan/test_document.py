@@ -248,6 +248,7 @@ VALUES = {
     "types": st.lists(st.sampled_from(["q3_k", "iq4_xs", "w4a16", "mlx3"]), max_size=3).map(tuple),
     "activations": st.sampled_from(["dynamic", "static"]),
     "strategy": st.sampled_from(["tensor", "channel", "block"]),
+    "kv": st.sampled_from(["fp8", "int8"]),
     "group_size": st.sampled_from([32, 64, 128, "channel"]),
     "weight_range": st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     "activation_range": st.sampled_from(["minmax", "percentile", "mse", "entropy"]),

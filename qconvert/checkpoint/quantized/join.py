@@ -6,7 +6,7 @@ from typing import Any
 
 from qconvert.checkpoint.codes import CACHES, TURNED
 from qconvert.checkpoint.foreign import ORIGINAL
-from qconvert.checkpoint.quantized import awq, bitsandbytes, float4, gptq, modelopt
+from qconvert.checkpoint.quantized import awq, bitsandbytes, float4, gptq, mlx, modelopt
 from qconvert.checkpoint.quantized.parts import Parts
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, UnsupportedError
@@ -59,11 +59,16 @@ METHODS: Mapping[str, Method] = {
 }
 """By `quant_method` of config.json."""
 
+MLX = Method(mlx.ENDINGS, mlx.is_coded, mlx.join)
+"""Whose config.json names no method."""
+
 
 def method_of(quantization: Any) -> Method | None:
     """The method that a `quantization_config` names, where it is read here."""
     if not isinstance(quantization, dict):
         return None
+    if mlx.is_mlx(quantization):
+        return MLX
     return METHODS.get(str(quantization.get("quant_method")))
 
 

@@ -7,6 +7,7 @@
                    X.weight  X.SCB                                               X.weight
     mxfp4          X_blocks  X_scales                                            X
     modelopt       X.weight  X.weight_scale  X.weight_scale_2                    X.weight
+    (MLX)          X.weight  X.scales  X.biases                                  X.weight
 
 The module of each method has its byte layout and its source.
 """
@@ -117,4 +118,22 @@ class Nvfp4:
         return "modelopt nvfp4"
 
 
-Layout = Gptq | Awq | FourBit | EightBit | Mxfp4 | Nvfp4
+@dataclass(frozen=True)
+class Mlx:
+    """Integers or small floats in groups of a row, as MLX's `mode` has them."""
+
+    mode: str
+    bits: int
+    group_size: int
+
+    @property
+    def label(self) -> str:
+        kind = f"int{self.bits}" if self.mode == "affine" else self.mode
+        return f"{kind} g{self.group_size}"
+
+    @property
+    def dtype(self) -> str:
+        return f"mlx {self.label}"
+
+
+Layout = Gptq | Awq | FourBit | EightBit | Mxfp4 | Nvfp4 | Mlx

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.checkpoint.quantized import awq, bitsandbytes, float4, gptq
+from qconvert.checkpoint.quantized import awq, bitsandbytes, float4, gptq, mlx
 from qconvert.checkpoint.quantized.layouts import (
     Awq,
     EightBit,
     FourBit,
     Gptq,
     Layout,
+    Mlx,
     Mxfp4,
     Nvfp4,
 )
@@ -24,6 +25,7 @@ READERS: dict[type, Callable[..., np.ndarray]] = {
     EightBit: bitsandbytes.read_eight_bits,
     Mxfp4: float4.read_mxfp4,
     Nvfp4: float4.read_nvfp4,
+    Mlx: mlx.read,
 }
 AT_ONCE = 1 << 22
 """Weights that are decoded at once where they have to be turned."""

@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from qconvert.checkpoint.files import file_size, read_bytes_at
+from qconvert.checkpoint.huggingface import quantization_of, read_config
+from qconvert.checkpoint.quantized.mlx import is_mlx
 from qconvert.errors import CheckpointError, UsageError
 from qconvert.evaluation.runtimes.library import INSTALL, MISSING, has_llama
 
@@ -67,9 +69,11 @@ def runtime_of(path: Path) -> Name:
 
     Raises:
         CheckpointError: it is neither a GGUF file nor a directory.
-        UsageError: its runtime is not installed.
+        UsageError: its runtime is not installed, or none of this program's.
     """
     if path.is_dir():
+        if is_mlx(quantization_of(read_config(path))):
+            raise UsageError(f"{path.name} is for MLX: mlx_lm.generate runs it")
         return "transformers"
     if path.suffix != ".gguf" and read_bytes_at(path, 0, min(4, file_size(path))) != b"GGUF":
         raise CheckpointError(

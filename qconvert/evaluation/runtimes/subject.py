@@ -148,12 +148,13 @@ def _quantized(
     """A directory whose weights are codes."""
     _refuse_llama(source, backend)
     found = look_at_quantized(source, place)
-    if found.method == MLX:
-        raise UnsupportedError(
-            f"{path} is a directory for MLX, which is not run here",
-            "mlx_lm.generate runs it; mlx_lm.perplexity and mlx_lm.evaluate measure it",
+    if found.method == MLX and backend == "transformers":
+        raise UsageError(
+            f"{source} is a directory for MLX, which transformers does not run",
+            "use --backend torch, or mlx_lm.perplexity",
         )
-    rounds = any(layer.inputs is not None for layer in found.layers)
+    cached = found.config.get("kv_cache_scheme") is not None
+    rounds = cached or any(layer.inputs is not None for layer in found.layers)
     checkpoint, why = _try_open(source, place, found)
     _refuse_encoder(checkpoint)
     if why is not None and backend == "torch":
@@ -162,6 +163,8 @@ def _quantized(
     runtime: Runtime
     notices: tuple[str, ...] = ()
     wanted = rounds and not found.misfit
+    if found.method == MLX and why is not None:
+        raise why
     if backend == "transformers" or (backend == "auto" and (wanted or why is not None)):
         folder = place if place.is_dir() else place.parent
         if settings.dtype == "auto" and _has_float4(found):
@@ -243,6 +246,9 @@ def _name(checkpoint: Checkpoint) -> str:
 
 def _schemes(found: Quantized) -> str:
     """The schemes of a directory's layers, that of most bytes first: "w4a16 + fp8"."""
+    if found.method == MLX:
+        mode = found.config.get("mode", "affine")
+        return f"mlx{found.config.get('bits')}" if mode == "affine" else f"mlx-{mode}"
     names = dict.fromkeys(scheme_name(form, inputs) for form, inputs in found.kinds)
     return " + ".join(names) or found.method
 

@@ -58,13 +58,14 @@ class ActivationFormat:
     """How a linear layer's input is rounded before the product.
 
     Attributes:
-        dynamic: the scale is taken from the input itself, by token; else it is stored.
+        dynamic: the scale is taken from the input itself, by token or group; else it is stored.
+            "local": scales of groups are taken from the input, and one of the tensor is stored.
     """
 
     type: Literal["int", "float"]
     bits: int
     strategy: Strategy
-    dynamic: bool
+    dynamic: bool | Literal["local"]
     symmetric: bool = True
 
 

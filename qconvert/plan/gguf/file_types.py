@@ -59,6 +59,7 @@ FORMAT_NAMES = (
     "TQ1_0",
     "TQ2_0",
     "MXFP4",
+    "NVFP4",
 )
 
 _TYPES = (
@@ -78,6 +79,7 @@ _TYPES = (
     FileType("iq4_nl", LlamaFileType.MOSTLY_IQ4_NL, "IQ4_NL"),
     FileType("iq4_xs", LlamaFileType.MOSTLY_IQ4_XS, "IQ4_XS"),
     FileType("mxfp4_moe", LlamaFileType.MOSTLY_MXFP4_MOE, "MXFP4"),
+    FileType("nvfp4", LlamaFileType.MOSTLY_NVFP4, "NVFP4"),
     FileType("q3_k_l", LlamaFileType.MOSTLY_Q3_K_L, "Q3_K"),
     FileType("q3_k_m", LlamaFileType.MOSTLY_Q3_K_M, "Q3_K"),
     FileType("q3_k_s", LlamaFileType.MOSTLY_Q3_K_S, "Q3_K"),

@@ -8,7 +8,7 @@ where there the work fails.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qconvert.errors import PlanError
 from qconvert.formats.types import block_sizes
@@ -24,6 +24,7 @@ from qconvert.model.roles import (
 from qconvert.plan.gguf.facts import ModelFacts, facts_from_metadata
 from qconvert.plan.gguf.recipe import in_formats
 from qconvert.plan.gguf.rules import Place, has_coarse_output, mixture_format
+from qconvert.plan.gguf.scaled import FORMAT, STAND_IN, lost_scale
 from qconvert.plan.overrides import Names, match_last
 from qconvert.plan.recipe import Recipe
 
@@ -62,6 +63,7 @@ _FALLBACKS = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
+    "NVFP4": "Q4_0",
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S"), "IQ4_NL"),
     **dict.fromkeys(("IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
 }
@@ -126,6 +128,8 @@ def choose_formats(
         else:
             stays = _untouched_format(recipe, name, shape, dtype, from_gguf)
             choices.append(Choice(name, stays, stays))
+    every = {name for name, _, _ in tensors}
+    choices = [_scaled(choice, facts.architecture, every) for choice in choices]
     _check_fallbacks(recipe, choices)
     _check_importance(recipe, choices, importance_names)
     return tuple(choices)
@@ -142,6 +146,14 @@ def fit_to_rows(name: str, shape: tuple[int, ...], wanted: str, second: str = ""
     if columns % block_sizes(second)[0] != 0:
         second = "F16"
     return Choice(name, second, wanted, reason)
+
+
+def _scaled(choice: Choice, architecture: str, names: Collection[str]) -> Choice:
+    """A choice with another format where llama.cpp would leave out its scale."""
+    if choice.format != FORMAT:
+        return choice
+    reason = lost_scale(choice.name, architecture, names)
+    return replace(choice, format=STAND_IN, reason=reason) if reason else choice
 
 
 def _wanted_formats(

@@ -19,6 +19,7 @@ from qconvert.checkpoint.metadata import Metadata, text, u32
 from qconvert.containers.gguf import ALIGNMENT, GgufFiles, file_size, pairs_bytes
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
+from qconvert.formats import FORMATS
 from qconvert.formats.ggml.grids import FINDERS
 from qconvert.formats.types import block_sizes
 from qconvert.model.open import Model
@@ -62,7 +63,9 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
         elsewhere=lambda: names_elsewhere(model),
     )
     tensors = tuple(
-        with_algorithm(plan_tensor(map_, choice, dtype, importance, checkpoint), statistics)
+        with_algorithm(
+            _with_peers(plan_tensor(map_, choice, dtype, importance, checkpoint)), statistics
+        )
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )
     behind = without_algorithm(tensors, statistics)
@@ -133,12 +136,17 @@ def plan_tensor(
     if choice.fell_back:
         block, block_bytes = block_sizes(choice.wanted)
         extra = nbytes - round(map_.elements * block_bytes / block)
+    scales = map_.rows // map_.matrix_rows if has_scale(choice.format) else 0
+    slots = [Slot(map_.name, map_.shape, choice.format, nbytes, ALIGNMENT)]
+    if scales:
+        name = f"{map_.name.removesuffix('.weight')}.scale"
+        slots.append(Slot(name, (scales,), "F32", 4 * scales, ALIGNMENT))
     return TensorPlan(
         map_.name,
         map_.shape,
         dtype,
         map_,
-        (Slot(map_.name, map_.shape, choice.format, nbytes, ALIGNMENT),),
+        tuple(slots),
         Blocks(
             map_.name,
             choice.format,
@@ -147,6 +155,7 @@ def plan_tensor(
             values,
             means,
             rounded_to=_rounded_to(map_, choice.format, checkpoint.tensors),
+            scales=scales,
         ),
         choice.format,
         choice.wanted,
@@ -155,10 +164,20 @@ def plan_tensor(
     )
 
 
+def has_scale(format_: str) -> bool:
+    """Whether tensors of a format have a float32 beside them."""
+    return format_ in FORMATS and FORMATS[format_].needs_peak
+
+
+def _with_peers(tensor: TensorPlan) -> TensorPlan:
+    """A tensor whose scale is drawn from its largest weight asks for that."""
+    return replace(tensor, peers=[tensor]) if len(tensor.slots) > 1 else tensor
+
+
 def _can_be_moved(tensor: TensorMap, format_: str, sources: Mapping[str, TensorInfo]) -> bool:
     """Whether the stored blocks can stay as they are."""
     infos = [sources[part.source] for part in tensor.parts]
-    if any(info.delta is not None for info in infos):
+    if any(info.delta is not None or info.scale is not None for info in infos):
         return False
     turned = {info.codes is not None and info.codes.turned for info in infos}
     if turned != {tensor.transpose} or _is_computed(tensor, infos):

@@ -236,6 +236,8 @@ def mixture_format(kind: FileType, role: Role, name: str, place: Place, tied: bo
         return "Q8_0"
     if role is Role.OUTPUT or (tied and role is Role.EMBEDDING):
         return _output_format(kind, facts)
+    if kind.name == "nvfp4" and role is Role.EMBEDDING:
+        return "Q8_0"
     if kind.name == "mxfp4_moe":
         return "MXFP4" if _holds_experts(role, place) else "Q8_0"
     if kind.name in _LOWEST:
@@ -261,7 +263,7 @@ def _first(line: Line, kind: FileType, place: Place) -> str:
 
 
 def _output_format(kind: FileType, facts: ModelFacts) -> str:
-    if kind.name in ("q8_0", "mxfp4_moe") or facts.architecture == "falcon":
+    if kind.name in ("q8_0", "mxfp4_moe", "nvfp4") or facts.architecture == "falcon":
         return "Q8_0"
     return "Q5_K" if has_coarse_output(kind) else "Q6_K"
 

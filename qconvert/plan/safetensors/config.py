@@ -15,6 +15,7 @@ from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
+from qconvert.plan.safetensors.caches import CacheType, cache_args
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.schemes import Scheme
 
@@ -25,11 +26,14 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str, Any]:
+def config_json(
+    model: Model, choices: Sequence[Choice], dtype: str, kv: CacheType | None = None
+) -> dict[str, Any]:
     """`config.json` of the quantized model.
 
     Args:
         dtype: of the numbers that are not quantized: "F32", "F16" or "BF16".
+        kv: of keys and values.
     """
     config = {key: retyped(key, value, dtype) for key, value in model.config.items()}
     if "output.weight" in {weight.gguf for weight in model.weights}:
@@ -42,7 +46,10 @@ def config_json(model: Model, choices: Sequence[Choice], dtype: str) -> dict[str
         from qconvert.plan.safetensors.older_config import older_config
 
         return {**config, "quantization_config": older_config(model, choices)}
-    return {**config, "quantization_config": quantization_config(model, choices)}
+    made = quantization_config(model, choices)
+    if kv is not None:
+        made["kv_cache_scheme"] = cache_args(kv)
+    return {**config, "quantization_config": made}
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,6 +275,13 @@ def input_args(scheme: Scheme) -> dict[str, Any]:
     }
     if form.strategy == "group" and scheme.weights.block is not None:
         args["group_size"] = scheme.weights.block[1]
+    elif scheme.is_local:
+        args |= {
+            "strategy": "tensor_group",
+            "group_size": scheme.weights.group_size,
+            "scale_dtype": "torch.float8_e4m3fn",
+            "observer": "static_minmax",
+        }
     elif form.strategy == "group":
         args |= {"group_size": scheme.weights.group_size, "scale_dtype": "torch.uint8"}
     return args

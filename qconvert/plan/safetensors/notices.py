@@ -12,6 +12,7 @@ from qconvert.model.open import Model
 from qconvert.model.roles import Role
 from qconvert.model.types import Family
 from qconvert.model.weights import EXPERTS
+from qconvert.plan.safetensors.caches import CacheType
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.config import is_plain, schemes
 from qconvert.plan.safetensors.schemes import Scheme
@@ -22,9 +23,16 @@ DEQUANTIZE = "quantization_config=CompressedTensorsConfig(dequantize=True)"
 NO_POOLER = "a GGUF file has no pooler: transformers will draw one at random"
 
 
-def loads_in(model: Model, choices: Sequence[Choice]) -> tuple[str, ...]:
+def loads_in(
+    model: Model, choices: Sequence[Choice], kv: CacheType | None = None
+) -> tuple[str, ...]:
     """One line for transformers, and others where there is more to say."""
-    return (_transformers(model, choices), *_engines(choices), *_beside(model, choices))
+    cache = (KEPT_IN.format(kv=kv) + (INT8_CACHE if kv == "int8" else ""),) if kv else ()
+    return (_transformers(model, choices), *_engines(choices), *cache, *_beside(model, choices))
+
+
+KEPT_IN = "keys and values are kept in {kv}, with scales from the calibration"
+INT8_CACHE = ": transformers does so, while vLLM and SGLang read scales of fp8 alone"
 
 
 LOADING = """from transformers import {auto}, AutoTokenizer
@@ -217,7 +225,7 @@ def described(scheme: Scheme | None) -> str:
     if not form.symmetric:
         words.append("with zero points")
     if scheme.inputs is not None:
-        words.append("dynamic inputs" if scheme.inputs.dynamic else "static inputs")
+        words.append("static inputs" if scheme.is_static else "dynamic inputs")
         if not scheme.inputs.symmetric:
             words.append("with zero points")
     return " ".join(words)

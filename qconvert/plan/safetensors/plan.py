@@ -32,6 +32,7 @@ from qconvert.plan.blocks import Blocks, Factors
 from qconvert.plan.changes import larger, rounded
 from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors import clustered
+from qconvert.plan.safetensors.caches import cache_tensors
 from qconvert.plan.safetensors.choices import Choice, choose, peak_key
 from qconvert.plan.safetensors.config import DTYPES, config_json, is_plain, schemes
 from qconvert.plan.safetensors.directory import directory_plan
@@ -42,10 +43,11 @@ from qconvert.plan.safetensors.schemes import Scheme
 from qconvert.plan.safetensors.statistics import (
     column_importance,
     factors_of,
+    local_input,
     static_input,
     statistics_digest,
 )
-from qconvert.plan.safetensors.tensors import Quantized, StaticInput
+from qconvert.plan.safetensors.tensors import LocalInput, Quantized, StaticInput
 from qconvert.plan.statistics import NOTHING, Statistics
 from qconvert.plan.types import Coding, Plan, TensorPlan
 
@@ -99,6 +101,8 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         with_algorithm(tensor, statistics)
         for tensor in _with_peers(choices, tuple(map(maker.tensor, choices)))
     )
+    if recipe.kv is not None:
+        tensors = (*tensors, *cache_tensors(model, recipe.kv, statistics.caches, dtype))
     notices = (
         *model.description.notices,
         *_missing_pooler(model),
@@ -112,7 +116,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
         *warnings,
         *statistics.notices,
         *without_algorithm(tensors, statistics),
-        *loads_in(model, choices),
+        *loads_in(model, choices, recipe.kv),
         *rounded([tensor for tensor in tensors if isinstance(tensor.coding, Blocks)]),
         *larger(tensors, checkpoint.tensors),
     )
@@ -128,7 +132,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     }
 
     def files(plan: Plan) -> dict[str, bytes]:
-        config = config_json(model, choices, dtype)
+        config = config_json(model, choices, dtype, recipe.kv)
         use = uses(model, choices)
         return files_of(model, config, plan, dtype, importance, written=written, use=use)
 
@@ -212,8 +216,10 @@ class _Maker:
         is_narrow = weight.dtype in FLOATS or weight.dtype[0] in "IUB"
         return weight.dtype in PLAIN and is_narrow and info.is_plain
 
-    def _input(self, choice: Choice) -> StaticInput | None:
-        ranges = self.statistics.ranges
+    def _input(self, choice: Choice) -> StaticInput | LocalInput | None:
+        ranges, peaks = self.statistics.ranges, self.statistics.peaks
+        if choice.scheme is not None and choice.scheme.is_local:
+            return LocalInput(None) if peaks is None else local_input(choice, peaks)
         if choice.scheme is None or not choice.scheme.is_static:
             return None
         if ranges is None:  # the bytes are known all the same

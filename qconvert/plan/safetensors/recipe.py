@@ -78,5 +78,6 @@ def spelled(recipe: Recipe) -> str:
         "embeddings": recipe.embeddings,
         "estimator": weights and asdict(weights),
         "allow_nan": recipe.allow_nan,
+        **({"kv": recipe.kv} if recipe.kv else {}),
     }
     return json.dumps(said, sort_keys=True, separators=(",", ":"))

@@ -8,6 +8,7 @@ wNaM: weights of N bits, activations of M bits; 16 stands for the model's own nu
     w4a8           int4, not packed; inputs int8, by token
     w4afp8         int4, packed; inputs float8, by token
     nvfp4a16       float4, a float8 scale for 16 weights, a float32 scale for the tensor
+    nvfp4a4        the same; inputs alike, the scale of the tensor being stored
     mxfp4a16       float4, a power of two for 32 weights
     mxfp4a4        the same; inputs alike
     gptq2 - gptq8  the integers of wNa16 in the layout of GPTQ, awq4 in that of AWQ
@@ -27,7 +28,7 @@ from qconvert.plan.gguf.file_types import FILE_TYPES, nearest
 from qconvert.plan.mlx.types import AFFINE, MLX
 
 WEIGHT_ONLY = ("w8a16", "w7a16", "w6a16", "w5a16", "w4a16", "w3a16", "w2a16")
-FP4 = ("nvfp4a16", "mxfp4a16", "mxfp4a4")
+FP4 = ("nvfp4a16", "nvfp4a4", "mxfp4a16", "mxfp4a4")
 W4A8 = ("w4a8", "w4afp8")
 KEEP = "keep"
 """Stands for a scheme in an override: the weight stays as it is."""
@@ -77,8 +78,7 @@ ELSEWHERE = {
     "8bit": "try q8_0, w8a8 or mlx8",
     "fp16": "try f16",
     "fp32": "try f32",
-    "fp4": "try nvfp4a16, mxfp4a16, mxfp4a4 or mxfp4_moe",
-    "nvfp4": "try nvfp4a16 for compressed-tensors, mlx-nvfp4 for MLX",
+    "fp4": "try nvfp4a16, nvfp4a4, mxfp4a16, mxfp4a4; nvfp4 or mxfp4_moe for GGUF",
     "mxfp4": "try mxfp4_moe for GGUF, mxfp4a16 or mxfp4a4 for vLLM, mlx-mxfp4 for MLX",
     "mlx": "try mlx4 (mlx2 to mlx8), mlx-mxfp4, mlx-nvfp4",
     "gguf": "try q4_k_m, q8_0 or another; `qconvert inspect MODEL` lists them",
@@ -190,8 +190,13 @@ class Scheme:
 
     @property
     def is_static(self) -> bool:
-        """Whether it stores ranges of inputs."""
+        """Whether it stores ranges of inputs, and takes nothing from the inputs themselves."""
         return self.inputs is not None and not self.inputs.dynamic
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it stores the one scale of an input that those of its groups are divided by."""
+        return self.inputs is not None and self.inputs.dynamic == "local"
 
     @property
     def is_older(self) -> bool:
@@ -248,9 +253,11 @@ def make_scheme(
         layout = "int-quantized" if name == "w4a8" else "pack-quantized"
         packed = _packed(name, layout, 4, group_size or GROUP_SIZES[0], False)
         return replace(packed, inputs=_inputs("int" if name == "w4a8" else "float", False))
-    size = 16 if name == "nvfp4a16" else 32
+    is_nvidia = name.startswith("nv")
+    size = 16 if is_nvidia else 32
     layout = f"{name[:5]}-pack-quantized"
-    inputs = ActivationFormat("float", 4, "group", True) if name == "mxfp4a4" else None
+    own: Literal["local"] | bool = "local" if is_nvidia else True
+    inputs = ActivationFormat("float", 4, "group", own) if name.endswith("a4") else None
     return Scheme(name, WeightFormat(layout, "float", 4, "group", size), inputs)
 
 

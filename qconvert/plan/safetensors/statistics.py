@@ -12,7 +12,7 @@ from qconvert.errors import PlanError
 from qconvert.model.weights import Weight
 from qconvert.plan.blocks import Factors
 from qconvert.plan.safetensors.choices import Choice
-from qconvert.plan.safetensors.tensors import StaticInput
+from qconvert.plan.safetensors.tensors import LocalInput, StaticInput
 from qconvert.plan.statistics import Range, Smoothing, Statistics
 
 
@@ -84,6 +84,22 @@ def static_input(choice: Choice, found: Range | None) -> StaticInput:
     return StaticInput(float(found.scale[matrix]), zero)
 
 
+def local_input(choice: Choice, peaks: Mapping[str, np.ndarray]) -> LocalInput:
+    """The largest value of a weight's input. That of all experts of a layer is one, as engines
+    have it that multiply them together.
+
+    Raises:
+        PlanError: the calibration does not know this input.
+    """
+    found = peaks.get(choice.weight.gguf)
+    if found is None:
+        raise PlanError(
+            f"the calibration knows no input of {choice.weight.name}",
+            "the scale of its input needs a calibration of this model: qconvert calibrate",
+        )
+    return LocalInput(float(found.max()))
+
+
 def statistics_digest(importance: Importance | None, statistics: Statistics) -> dict[str, str]:
     """What identifies the statistics, and with them the output.
 
@@ -91,10 +107,12 @@ def statistics_digest(importance: Importance | None, statistics: Statistics) -> 
         importance: matched with the model.
     """
     values = importance.values if importance else None
-    given = (values, statistics.ranges, statistics.smoothing)
-    if all(one is None for one in given):
+    given = (values, statistics.ranges, statistics.smoothing, statistics.peaks)
+    if all(one is None for one in (*given, statistics.caches)):
         return {}
     digest = hashlib.sha256()
+    for block, cache in sorted((statistics.caches or {}).items()):
+        digest.update(f"{block} {cache.keys!r} {cache.values!r}\n".encode())
     for arrays in given:
         for name, value in sorted((arrays or {}).items()):
             digest.update(name.encode())

@@ -9,6 +9,7 @@ from qconvert.checkpoint.dtypes import PLAIN
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError
 from qconvert.formats.quantize import quantize, slab_of
+from qconvert.formats.safetensors.fp4 import global_scale
 from qconvert.formats.safetensors.layouts import format_of
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.formats.safetensors.types import Estimator, ScaleDtype
@@ -31,13 +32,24 @@ class StaticInput:
 
 
 @dataclass(frozen=True, eq=False)
+class LocalInput:
+    """The scale of one layer's input by which those of its groups are divided.
+
+    Attributes:
+        peak: the largest absolute value; None where only sizes are planned.
+    """
+
+    peak: float | None
+
+
+@dataclass(frozen=True, eq=False)
 class Quantized:
     """A weight and all that is stored for it: a `Coding`.
 
     Attributes:
         scale_dtype: of its scales.
         importance: float32 [columns], or None.
-        inputs: the range of its input, where one is stored.
+        inputs: what is stored of its input.
     """
 
     weight: Weight
@@ -46,7 +58,7 @@ class Quantized:
     estimator: Estimator
     importance: np.ndarray | None = None
     factors: Factors | None = None
-    inputs: StaticInput | None = None
+    inputs: StaticInput | LocalInput | None = None
 
     holds_nan = False
     moved = False
@@ -65,6 +77,8 @@ class Quantized:
         made = self.format.parts(self.shape)
         if self.inputs is None:
             return made
+        if isinstance(self.inputs, LocalInput):
+            return (*made, Part("input_global_scale", (1,), "F32", 4, False))
         size = PLAIN[self.scale_dtype]
         made = (*made, Part("input_scale", (1,), self.scale_dtype, size, False))
         if self.inputs.zero_point is None:
@@ -123,9 +137,12 @@ class Quantized:
         """What is stored of the input."""
         if self.inputs is None:
             return ()
-        if self.inputs.scale is None:
+        known = self.inputs.peak if isinstance(self.inputs, LocalInput) else self.inputs.scale
+        if known is None:
             raise PlanError(f"{self.weight.name} has no range for its input yet")
-        scale = np.array([self.inputs.scale], np.float32)
+        if isinstance(self.inputs, LocalInput):
+            return (np.array([global_scale(known)], np.float32),)
+        scale = np.array([known], np.float32)
         made = stored(rounded(scale, self.scale_dtype), self.scale_dtype)
         zero = self.inputs.zero_point
         return (made,) if zero is None else (made, np.array([zero], np.int8))

@@ -14,7 +14,7 @@ from qconvert.plan.safetensors.config import patterns
 from qconvert.plan.types import Plan
 
 PRESETS = {"w8a8": "W8A8", "w8a16": "W8A16", "w4a16": "W4A16", "fp8": "FP8_DYNAMIC"}
-PRESETS |= {"nvfp4a16": "NVFP4A16", "mxfp4a16": "MXFP4A16", "mxfp4a4": "MXFP4"}
+PRESETS |= {"nvfp4a16": "NVFP4A16", "nvfp4a4": "NVFP4", "mxfp4a16": "MXFP4A16", "mxfp4a4": "MXFP4"}
 PRESETS |= {"w4a8": "W4A8", "w4afp8": "W4AFP8"}
 
 

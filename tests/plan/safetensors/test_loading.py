@@ -34,7 +34,7 @@ EXPERTS = ("w8a16", "w4a16", "w3a16", "fp8", "fp8 tensor", "mxfp4a16")
 """Schemes whose experts transformers can fuse."""
 
 QUICK = (
-    *("w8a8", "w4a16", "w3a16", "fp8", "fp8 block", "nvfp4a16", "mxfp4a16"),
+    *("w8a8", "w4a16", "w3a16", "fp8", "fp8 block", "nvfp4a16", "nvfp4a4", "mxfp4a16"),
     *("w4a8", "w4afp8", "mxfp4a4", "mixtral", "llama"),
 )
 
