@@ -83,7 +83,7 @@ class Blocks:
     def make(self, rows: np.ndarray, start: int, peak: float) -> tuple[np.ndarray, ...]:
         """uint8 [rows, row bytes], and where the format has one the scale of all of it."""
         made = self._made(rows, start, peak)
-        if len(made) == 1:
+        if not self.scales:
             return made
         scales = np.repeat(made[1], self.scales) if start == 0 else made[1][:0]
         return made[0], scales

@@ -68,11 +68,13 @@ def within_budget(
             f"{human_bytes(largest(options) + what.fixed)}"
         )
     for _ in range(RETRIES):
-        made = what.recipe_of(allocate(options, max(room, smallest(options))))
+        chosen = allocate(options, max(room, smallest(options)))
+        made = what.recipe_of(chosen)
         excess = make_plan(model, made, statistics).nbytes - what.budget
         if excess <= 0:
             return made
-        room -= excess
+        # The header says more of some choices than of others.
+        room = min(room, sum(one.nbytes for one in chosen.values())) - excess
     raise _too_small(what, options)
 
 

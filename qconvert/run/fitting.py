@@ -258,8 +258,7 @@ def _made(
     """What an algorithm makes."""
     shape = (len(x), x.shape[1])
     step = _step(format_, len(x))
-    lean = seen._replace(hessian=None)  # which no algorithm looks at, and may have to travel
-    job = partial(_some_made, format_, shape, lean, peak, algorithm)
+    job = partial(_some_made, format_, shape, seen, peak, algorithm)
     return stacked(format_, _jobs(bench, job, x, range(0, len(x), step), step), shape, step)
 
 

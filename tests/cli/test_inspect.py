@@ -99,7 +99,7 @@ def test_each_type_and_scheme_can_be_asked_for_alone(qconvert, model, tmp_path, 
     if source == "file":
         assert qconvert("quantize", model, "-t", "q8_0", "-o", tmp_path / "x.gguf").returncode == 0
         model = tmp_path / "x.gguf"
-    names = ("q4_k_m", *DIRECTORIES)
+    names = ("q4_k_m", *(name for name in DIRECTORIES if name != "nvfp4a4"))  # needs a sample
     types = [word for name in names for word in ("-t", name)]
     planned = qconvert("quantize", model, *types, "-o", f"{tmp_path}/out/", "--dry-run", "--json")
     sizes = {one["file_type"]: one["bytes"] for one in json.loads(planned.stdout)["outputs"]}

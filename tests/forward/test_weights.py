@@ -156,9 +156,8 @@ def test_rows_of_the_embedding_are_read_alone(tmp_path: Path):
 
 
 def with_config(source: Parameters, config: dict) -> Parameters:
-    model = replace(source.model)
-    vars(model)["description"] = replace(source.model.description, config=config)
-    return replace(source, model=model)
+    checkpoint = replace(source.model.checkpoint, config=config)
+    return replace(source, model=replace(source.model, checkpoint=checkpoint))
 
 
 def test_building_a_model_takes_no_memory_for_its_weights(tmp_path: Path):

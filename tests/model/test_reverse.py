@@ -19,7 +19,9 @@ def info(name: str, *shape: int) -> TensorInfo:
 
 ONE_WAY = {
     *("deepseek2", "gemma4", "gpt-oss", "lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next"),
-    *("qwen2vl", "qwen3vl", "gptneox", "apertus", "t5encoder"),
+    *("qwen2vl", "qwen3vl", "qwen3vlmoe", "gptneox", "apertus", "t5encoder"),
+    *("nemotron_h", "nemotron_h_moe", "granitehybrid", "falcon-h1", "jamba", "mamba", "mamba2"),
+    *("llama4", "ernie4_5-moe", "deepseek32", "glm-dsa", "hy_v3", "laguna", "mimo2"),
 }
 """What is stored in turns, in llama.cpp's order of heads or absorbed, or has become a key; parts of
 larger models."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ class Notes(Silent):
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers on this machine; of a cluster that runs already where RAY_ADDRESS names one."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     made = Cluster(2, 1, os.environ.get("RAY_ADDRESS"), Notes())
     try:
         made.__enter__()
@@ -45,6 +48,7 @@ def cluster():
         pytest.skip(error.message)
     yield made
     made.__exit__()
+    patch.undo()
 
 
 def slower_first(item: int) -> int:
