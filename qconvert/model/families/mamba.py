@@ -16,7 +16,7 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts.lines import IGNORED
+from qconvert.model.families.parts.lines import DRAWN, IGNORED
 from qconvert.model.types import Config, Family, Rule
 
 NAME, NAME_OF_2 = "mamba", "mamba2"
@@ -134,6 +134,7 @@ MAMBA = Family(
     limits=limits,
     ignored=IGNORED,
     shapes=mamba1.SHAPES,
+    unpacked=DRAWN,
 )
 
 MAMBA2 = Family(
@@ -145,4 +146,5 @@ MAMBA2 = Family(
     limits=limits_of_2,
     ignored=IGNORED,
     shapes=mamba2.SHAPES,
+    unpacked=DRAWN,
 )

@@ -30,8 +30,6 @@ DEFAULTS = {
     "layer_norm_eps": 1e-12,
 }
 LAYER = "encoder.layer.{i}."
-DRAWN = "it draws weights of such classes before it loads them, and packed layers have none to draw"
-"""Of transformers, where it cannot load packed layers."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python")
 
 

@@ -16,7 +16,6 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, text, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.decoder.windows import KINDS
-from qconvert.model.families.encoders.bert import DRAWN
 from qconvert.model.families.parts.common import (
     MOST_BLOCKS,
     block_count,
@@ -27,6 +26,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.lines import DRAWN
 from qconvert.model.families.parts.ranking import (
     DENSE,
     LABELS,

@@ -6,7 +6,6 @@ between two tokens, by buckets of distances. T5 has the numbers in its first blo
 from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
-from qconvert.model.families.encoders.bert import DRAWN
 from qconvert.model.families.parts.common import (
     EPSILONS,
     decoder_metadata,
@@ -15,6 +14,7 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
+from qconvert.model.families.parts.lines import DRAWN
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "t5encoder"

@@ -74,3 +74,7 @@ def fused_experts(size: int) -> tuple[Rule, ...]:
         Rule("blk.{i}.ffn_up_exps.weight", source + "gate_up_proj", rows=(size, 2 * size)),
         Rule("blk.{i}.ffn_down_exps.weight", source + "down_proj"),
     )
+
+
+DRAWN = "it draws weights of such classes before it loads them, and packed layers have none to draw"
+"""Of transformers, where it cannot load packed layers."""
