@@ -148,7 +148,10 @@ class Collector:
         return found
 
     def _of(self, weights: tuple[str, ...], matrix: int, columns: int) -> Totals:
-        return self._totals.setdefault(weights, {}).setdefault(matrix, Totals(columns))
+        matrices = self._totals.setdefault(weights, {})
+        if matrix not in matrices:
+            matrices[matrix] = Totals(columns)
+        return matrices[matrix]
 
 
 def _bits(x: Any) -> np.ndarray:

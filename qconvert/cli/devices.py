@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 CONTEXT = 4096
 """Tokens whose keys and values have to fit beside the weights, where the model takes as many."""
 
-NAMES = ("phone", "pi", "laptop-8gb")
-
 
 def find_device(name: str) -> "Device":
     """The device of that name, in any case.
@@ -36,11 +34,12 @@ def size_or_device(text: str | None, option: str, model: str) -> int | None:
         UsageError: it is neither, or not even those fit the device.
         Also what opening the model raises.
     """
-    if text is None or text.lower() not in NAMES:
+    from qconvert.machine.devices import DEVICES, machine_of
+
+    if text is None or text.lower() not in DEVICES:
         return parse_size(text, option)
     from qconvert.checkpoint.open import locate, open_path
     from qconvert.machine.advice import room_for_files
-    from qconvert.machine.devices import machine_of
     from qconvert.model.open import open_model
     from qconvert.model.shapes import cache_bytes
 

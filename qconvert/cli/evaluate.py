@@ -2,7 +2,6 @@
 
 import os
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -147,11 +146,10 @@ def evaluate(
         render.watching(quiet, "tokens", render.ANEW) as watcher,
         crew.at_work(watcher) as at_work,
     ):
-        settings = Settings(device, dtype, threads)
-        choices = Choices(tokens, window, backend, exact, adapter, settings=settings)
-        if not isinstance(at_work, int):
-            settings = replace(settings, through=partial(go_through, at_work, crew.cores))
-            choices = replace(choices, backend="torch", settings=settings)
+        through = None if isinstance(at_work, int) else partial(go_through, at_work, crew.cores)
+        settings = Settings(device, dtype, threads, through=through)
+        runtime = "torch" if through else backend
+        choices = Choices(tokens, window, runtime, exact, adapter, settings=settings)
         evaluation = run(reference, data, files, choices, watcher)
     with render.watching(quiet, "files", render.ANEW) as watcher:
         extras = measure_extras(files, asked, watcher.note)

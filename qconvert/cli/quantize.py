@@ -199,6 +199,7 @@ def quantize(
     """
     from qconvert.algorithms.ranges import ESTIMATORS
     from qconvert.containers.sizes import parse_size
+    from qconvert.plan.recipe import CACHE_TYPES, placed
 
     given = {
         "calibration": calibration,
@@ -225,7 +226,7 @@ def quantize(
         "strict_static": strict_static or None,
         "lm_head": lm_head or None,
         "embeddings": embeddings or None,
-        "kv": _one_of("--kv", kv, ("fp8", "int8")),
+        "kv": _one_of("--kv", kv, CACHE_TYPES),
         "max_shard_size": parse_size(max_shard_size, "--max-shard-size"),
         "under": parse_size(under, "--under"),
         "bits": bits,
@@ -234,8 +235,6 @@ def quantize(
     output, hub = options.to_hub(output, push, public)
     said = {name: value for name, value in given.items() if value is not None}
     _check_budget(type_ or [], said)
-    from qconvert.plan.recipe import placed
-
     asked = placed(_asked(type_ or [], recipe, said), output)
     from qconvert.checkpoint import open_checkpoint
     from qconvert.run.crew import crew_of

@@ -31,7 +31,7 @@ from qconvert.errors import QconvertError, UsageError
 from qconvert.formats.safetensors.types import PERCENTILES, EstimatorName
 from qconvert.plan.gguf.file_types import find_format
 from qconvert.plan.overrides import matcher
-from qconvert.plan.recipe import CONCERNS, SPOKEN, Recipe, concerns
+from qconvert.plan.recipe import CONCERNS, SPOKEN, CacheType, Recipe, concerns
 from qconvert.plan.safetensors.schemes import (
     KEEP,
     find_mlx,
@@ -114,7 +114,7 @@ class Settings(BaseModel):
     strict_static: bool = False
     lm_head: bool = False
     embeddings: bool = False
-    kv: Literal["fp8", "int8"] | None = None
+    kv: CacheType | None = None
     max_shard_size: SizeField | None = None
     under: SizeField | None = None
     bits: float | None = Field(default=None, gt=0, le=32)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qconvert.containers.place import check_output
 from qconvert.containers.sizes import write_size
@@ -20,6 +20,11 @@ from qconvert.plan.safetensors.schemes import KEEP, KINDS, Kind, is_mlx, is_sche
 
 Overrides = tuple[tuple[str, str], ...]
 """Patterns and types."""
+
+CacheType = Literal["fp8", "int8"]
+"""What keys and values are kept in."""
+
+CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Recipe:
     strict_static: bool = False
     lm_head: bool = False
     embeddings: bool = False
-    kv: Literal["fp8", "int8"] | None = None
+    kv: CacheType | None = None
     max_shard_size: int | None = None
 
     under: int | None = None

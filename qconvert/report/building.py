@@ -112,11 +112,12 @@ def make(asked: Asked, watching: Watching) -> Made:
     """
     progress = False if asked.quiet else None
     checkpoint = open_checkpoint(asked.model, progress=progress)
-    reference = checkpoint
+    reference, made_of = checkpoint, fingerprint(checkpoint)
+    mark = made_of
     if asked.reference is not None:
         reference = open_checkpoint(asked.reference, progress=progress)
+        mark = fingerprint(reference)
     subject = open_subject(asked.reference or asked.model)
-    marks = fingerprint(checkpoint), fingerprint(reference)
     keep = Keep(asked.folder / MEASURED)
     outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
@@ -127,7 +128,7 @@ def make(asked: Asked, watching: Watching) -> Made:
             planned += planned_besides(checkpoint, planned, run)
     with watching("tokens") as watcher:
         windows = find_windows(
-            keep, reference, marks[1], asked.data, asked.tokens, asked.window, watcher.note
+            keep, reference, mark, asked.data, asked.tokens, asked.window, watcher.note
         )
     with watching("weights") as watcher:
         make_folder(asked.folder / MODELS)
@@ -139,7 +140,17 @@ def make(asked: Asked, watching: Watching) -> Made:
         Measured(target.path, content_digest(tuple(file.path for file in target.weight_files)))
         for target in targets
     ]
-    return Made(checkpoint, reference, marks, subject, tuple(planned), tuple(files), windows, keep)
+    return Made(
+        checkpoint,
+        reference,
+        made_of,
+        mark,
+        subject,
+        tuple(planned),
+        tuple(files),
+        windows,
+        keep,
+    )
 
 
 def planned_besides(checkpoint: Checkpoint, planned: Sequence[Plan], run: Run) -> list[Plan]:
@@ -173,7 +184,7 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
 
         library = "" if is_scheme(planned.recipe.type) else llama_name()
         text = (made.windows.digest, made.windows.first)
-        about = (made.marks[1], *text, backend, asked.device, library)
+        about = (made.fingerprint, *text, backend, asked.device, library)
         found.append(find_scores(made.keep, file, about, measure))
     return found
 
@@ -277,7 +288,7 @@ def _parts(
             return find_sensitivity(
                 made.keep,
                 made.checkpoint,
-                made.marks[0],
+                made.made_of,
                 file,
                 made.windows,
                 asked.threads,
@@ -363,7 +374,7 @@ def _original(asked: Asked, made: Made, perplexity: float, speeds: dict[Path, Sp
         bits_per_weight=subject.bits_per_weight,
         dtype=subject.kind,
         perplexity=perplexity,
-        fingerprint=made.marks[1],
+        fingerprint=made.fingerprint,
         speed=speeds.get(made.reference.path),
     )
 

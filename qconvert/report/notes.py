@@ -98,9 +98,9 @@ def notices(asked: Asked, made: Made) -> list[str]:
 
 def _made_of(made: Made) -> list[tuple[str, str]]:
     """Where the files are not made of the model that they are held against."""
-    if made.marks[0] == made.marks[1]:
+    if made.made_of == made.fingerprint:
         return []
-    return [("Files made of", f"{made.checkpoint.source}, SHA-256 {made.marks[0]}")]
+    return [("Files made of", f"{made.checkpoint.source}, SHA-256 {made.made_of}")]
 
 
 def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]:
@@ -114,7 +114,7 @@ def how(asked: Asked, made: Made, report: Report) -> tuple[tuple[str, str], ...]
     backends = ", ".join(dict.fromkeys(row.backend for row in report.rows))
     found = [
         ("Model", f"{made.reference.source}, {report.original.dtype}"),
-        ("Fingerprint", f"SHA-256 {made.marks[1]}"),
+        ("Fingerprint", f"SHA-256 {made.fingerprint}"),
         *_made_of(made),
         ("Calibration", str(asked.calibration.name) if asked.calibration else "none"),
         ("Text", made.windows.data),

@@ -67,7 +67,7 @@ class Made:
     Attributes:
         checkpoint: what the files are made of.
         reference: the original, which they are held against: mostly the same.
-        marks: the fingerprints of both.
+        made_of, fingerprint: what identifies the two, in this order.
         subject: the original, with what is told of its storage.
         planned: the files.
         files: the same, with digests.
@@ -77,7 +77,8 @@ class Made:
 
     checkpoint: Checkpoint
     reference: Checkpoint
-    marks: tuple[str, str]
+    made_of: str
+    fingerprint: str
     subject: Subject
     planned: tuple[Plan, ...]
     files: tuple[Measured, ...]
@@ -86,4 +87,4 @@ class Made:
 
     @property
     def original(self) -> Measured:
-        return Measured(self.reference.path, self.marks[1])
+        return Measured(self.reference.path, self.fingerprint)

@@ -100,14 +100,32 @@ def _within_budget(
     Raises:
         PlanError: there is no calibration with tokens, or the budget is too small.
     """
+    why = (
+        "a budget needs a calibration of this model with its tokens: what each tensor loses is "
+        "measured on them"
+    )
+    tokens = _calibration(recipe, measured, why).sample.tokens
+    return within_budget(model, recipe, statistics, tokens, run)
+
+
+MAKE_ONE = "add --calibrate, or make one with `qconvert calibrate` and give it with -c"
+
+
+def _calibration(
+    recipe: Recipe, measured: Mapping[Path, Measured], why: str, hint: str = MAKE_ONE
+) -> Calibration:
+    """The calibration that a recipe names.
+
+    Args:
+        why: it is needed.
+
+    Raises:
+        PlanError: there is none.
+    """
     found = measured.get(recipe.calibration) if recipe.calibration else None
     if not isinstance(found, Calibration):
-        raise PlanError(
-            "a budget needs a calibration of this model with its tokens: what each tensor loses is "
-            "measured on them",
-            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
-        )
-    return within_budget(model, recipe, statistics, found.sample.tokens, run)
+        raise PlanError(why, hint)
+    return found
 
 
 def _with_activations(
@@ -128,13 +146,9 @@ def _with_activations(
     inputs = scheme_of(recipe).inputs
     if inputs is None or (inputs.dynamic and recipe.smooth is None):
         return statistics
-    calibration = measured.get(recipe.calibration) if recipe.calibration else None
-    if not isinstance(calibration, Calibration):
-        what = "static activations need" if recipe.smooth is None else "--smooth needs"
-        raise PlanError(
-            f"{what} a calibration of this model",
-            "make one with `qconvert calibrate`, and give it with -c",
-        )
+    what = "static activations need" if recipe.smooth is None else "--smooth needs"
+    hint = "make one with `qconvert calibrate`, and give it with -c"
+    calibration = _calibration(recipe, measured, f"{what} a calibration of this model", hint)
     if run.dry and recipe.smooth is not None:
         return statistics  # sizes do not depend on what the model would have to be run for
     make_plan(model, recipe, statistics)
@@ -165,13 +179,8 @@ def _with_peaks(
         return statistics
     if recipe.smooth is not None:
         raise UsageError(f"--smooth changes inputs whose scale {name} stores", "leave one out")
-    calibration = measured.get(recipe.calibration) if recipe.calibration else None
-    if not isinstance(calibration, Calibration):
-        raise PlanError(
-            f"{name} stores a scale of each layer's input, which a calibration of this model tells",
-            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
-        )
-    inputs = calibration.by_weight.items()
+    why = f"{name} stores a scale of each layer's input, which a calibration of this model tells"
+    inputs = _calibration(recipe, measured, why).by_weight.items()
     return replace(statistics, peaks={name: one.absmax.max(axis=1) for name, one in inputs})
 
 
@@ -194,12 +203,8 @@ def _with_caches(
     from qconvert.run.activations.caches import see_caches
 
     blocks = tuple(cached(model))
-    calibration = measured.get(recipe.calibration) if recipe.calibration else None
-    if not isinstance(calibration, Calibration):
-        raise PlanError(
-            "--kv needs a calibration of this model, on whose tokens keys and values are seen",
-            "add --calibrate, or make one with `qconvert calibrate` and give it with -c",
-        )
+    why = "--kv needs a calibration of this model, on whose tokens keys and values are seen"
+    calibration = _calibration(recipe, measured, why)
     if run.dry:
         return statistics  # the bytes are known
     make_plan(model, recipe, statistics)  # what cannot be made is said before the model works

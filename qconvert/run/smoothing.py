@@ -164,8 +164,7 @@ def _best(
             _Trial(task.format, task.algorithm, w, x @ torch.from_numpy(w.T))
             for task, w in zip(tasks, weights, strict=True)
         ]
-        lean = about.seen._replace(hessian=None)  # which no algorithm looks at
-        error = partial(_error, joint.rounded, x, lean, trials)
+        error = partial(_error, joint.rounded, x, about.seen, trials)
         errors = list(bench.executor.map(error, tried))
     best = int(np.argmin(errors))
     return tried[best] if errors[best] < GAIN * errors[0] else None

@@ -21,6 +21,7 @@ from qconvert.calibration.capture import Visits
 from qconvert.calibration.statistics import Collector, Glimpse, glimpse
 from qconvert.checkpoint import Checkpoint
 from qconvert.forward.block import Block, check_finite
+from qconvert.forward.device import DTYPES
 from qconvert.forward.experts import Inputs
 from qconvert.forward.states import BITS
 from qconvert.forward.walk import Place, Walk
@@ -171,17 +172,13 @@ def visited(executor: Executor, walk: Walk, job: Visit) -> Iterator[tuple[Visite
 
 
 def _visit(walk: Walk, cores: int) -> Visit:
-    place = Place(Path(), walk.device, _named(walk.dtype), cores, walk.batch)
+    dtype = next(name for name, own in DTYPES.items() if own == walk.dtype)
+    place = Place(Path(), walk.device, dtype, cores, walk.batch)
     return Visit(walk.model.checkpoint, walk.tokens, place)
 
 
 def _write(walk: Walk, one: Visited) -> None:
     walk.states.write(one.block + 1, one.start, _numbers(one.hidden, walk.dtype))
-
-
-def _named(dtype: str) -> str:
-    """A type as `Place` has it."""
-    return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[dtype]
 
 
 def _bits(values: Any) -> np.ndarray:

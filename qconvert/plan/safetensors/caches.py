@@ -9,7 +9,7 @@ Source: the compressed-tensors package, quantization/lifecycle/apply and initial
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,11 @@ from qconvert.formats.safetensors.types import ScaleDtype
 from qconvert.model.open import Model
 from qconvert.model.types import TensorMap
 from qconvert.plan.blocks import Blocks
+from qconvert.plan.recipe import CacheType
 from qconvert.plan.statistics import Cache
 from qconvert.plan.types import TensorPlan
 
-CacheType = Literal["fp8", "int8"]
-
-CACHE_TYPES: tuple[CacheType, ...] = get_args(CacheType)
-
-REACH = {"fp8": 448.0, "int8": 127.5}
+REACH: Mapping[CacheType, float] = {"fp8": 448.0, "int8": 127.5}
 """What compressed-tensors divides the largest value by."""
 
 SMALLEST = 2.0**-24

@@ -15,7 +15,8 @@ from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.roles import Role
-from qconvert.plan.safetensors.caches import CacheType, cache_args
+from qconvert.plan.recipe import CacheType
+from qconvert.plan.safetensors.caches import cache_args
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.schemes import Scheme
 

@@ -12,7 +12,7 @@ from qconvert.model.open import Model
 from qconvert.model.roles import Role
 from qconvert.model.types import Family
 from qconvert.model.weights import EXPERTS
-from qconvert.plan.safetensors.caches import CacheType
+from qconvert.plan.recipe import CacheType
 from qconvert.plan.safetensors.choices import Choice
 from qconvert.plan.safetensors.config import is_plain, schemes
 from qconvert.plan.safetensors.schemes import Scheme
