@@ -16,6 +16,7 @@ Sources: E. Frantar et al., "GPTQ", arXiv 2210.17323; J. Chee et al., "QuIP", ar
 (LDLQ, which is the same).
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from qconvert.formats.quantize import nearest
 from qconvert.formats.types import Coded, Format, Grid, Seen, Weights
 
-PIECE = 128
+PIECE = 256
 """Columns that the kernel takes at a time; a product takes the error on to the others."""
 
 TRIES = 4
@@ -75,29 +76,29 @@ def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
     fitted again to what the columns had become, in the mean over all tries: each row keeps what
     gave it the least error.
     """
-    weights = own = span.w.cpu().contiguous().numpy()
-    best = weights
+    own = span.w.cpu().contiguous().numpy()
+    columns = span.w.T.contiguous()
+    weights, best = own, own.copy()
     least = np.full(len(own), np.inf, np.float32)
     become = np.zeros_like(own)
 
     def fitted(weights: Weights) -> tuple[Any, Grid | None]:
-        params = format_.fit(np.ascontiguousarray(weights), Seen(span.importance), span.peak)
+        params = format_.fit(weights, Seen(span.importance), span.peak)
         return params, format_.grid(params)
 
     for tried in range(1, TRIES + 1):
         params, grid = fitted(weights)
         if grid is None:
             return _round_together(format_, span, params)
-        _, errors, rounded = _round(span, grid)
-        error = _by_step(errors.square().sum(1).cpu().numpy(), format_.row_step)
-        is_better = (error < least)[:, None]
-        best = np.where(is_better, weights, best)
-        least = np.minimum(error, least)
-        become += rounded.cpu().numpy()
+        _, errors, rounded = _round(columns, span.factor, grid)
+        error = _by_step(errors.square().sum(0).cpu().numpy(), format_.row_step)
+        np.copyto(best, weights, where=(error < least)[:, None])
+        np.minimum(error, least, out=least)
+        become += rounded.T.cpu().numpy()
         weights = become / np.float32(tried)
     params, grid = fitted(best)
-    codes, errors, _ = _round(span, cast(Grid, grid))
-    return Coded(codes, params), errors
+    codes, errors, _ = _round(columns, span.factor, cast(Grid, grid))
+    return Coded(np.ascontiguousarray(codes.T), params), errors.T
 
 
 def _by_step(error: np.ndarray, step: int) -> np.ndarray:
@@ -107,47 +108,57 @@ def _by_step(error: np.ndarray, step: int) -> np.ndarray:
     return np.repeat(np.add.reduceat(error, firsts), step)[: len(error)]
 
 
-def _round(span: Span, grid: Grid) -> tuple[np.ndarray, Any, Any]:
-    """The codes of a span, its errors, and what each weight had become when it was rounded.
+def _round(columns: Any, factor: Any, grid: Grid) -> tuple[np.ndarray, Any, Any]:
+    """The codes of a span's columns, its errors, and what each weight had become when it was
+    rounded.
 
     Columns are rounded on the CPU; products are where the factor is.
+
+    Args:
+        columns: torch float32 [columns, rows]; so are the results.
     """
     import torch
 
     from qconvert.kernels.feedback import round_with_feedback
 
-    ascending, first = np.unique(grid.values, return_index=True)
-    is_finite = np.isfinite(ascending)
-    ascending, first = ascending[is_finite], first[is_finite] + grid.first
     kind = np.int8 if grid.first < 0 else np.uint8
-    places = first.astype(kind).view(np.uint8)
-    middles = (ascending[1:] + ascending[:-1]) / 2
-    if (np.diff(ascending) == 1).all():
-        middles = middles[:0]
+    levels = _levels(grid.values.tobytes(), grid.first, kind)
     steps = np.ascontiguousarray(grid.step.T), np.ascontiguousarray(grid.low.T)
-    w = span.w.T.clone(memory_format=torch.contiguous_format)
+    w = columns.clone()
     codes = np.empty(w.shape, np.uint8)
     errors = torch.empty_like(w)
     for begin in range(0, len(w), PIECE):
         piece = slice(begin, min(begin + PIECE, len(w)))
-        own = w[piece].cpu()
-        off = torch.empty_like(own)
+        own, off = w[piece].cpu(), errors[piece].cpu()
         round_with_feedback(
             own.numpy(),
-            span.factor[piece, piece].cpu().contiguous().numpy(),
+            factor[piece, piece].cpu().contiguous().numpy(),
             begin,
             grid.size,
             *steps,
-            ascending,
-            middles,
-            places,
+            *levels,
             codes[piece],
             off.numpy(),
         )
-        w[piece] = own
-        errors[piece] = off
-        w[piece.stop :] -= span.factor[piece, piece.stop :].T @ errors[piece]
-    return np.ascontiguousarray(codes.T).view(kind), errors.T, w.T
+        if piece.stop < len(w) or w.is_cuda:
+            w[piece], errors[piece] = own, off
+            w[piece.stop :] -= factor[piece, piece.stop :].T @ errors[piece]
+    return codes.view(kind), errors, w
+
+
+@lru_cache(maxsize=8)
+def _levels(
+    values: bytes, first: int, kind: type[np.int8 | np.uint8]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The finite ones of float32 values in ascending order, what lies between two of them, or
+    nothing where they are a step apart, and the code of each, where codes count from `first`."""
+    ascending, at = np.unique(np.frombuffer(values, np.float32), return_index=True)
+    is_finite = np.isfinite(ascending)
+    ascending, at = ascending[is_finite], at[is_finite] + first
+    middles = (ascending[1:] + ascending[:-1]) / 2
+    if (np.diff(ascending) == 1).all():
+        middles = middles[:0]
+    return ascending, middles, at.astype(kind).view(np.uint8)
 
 
 def _round_together(format_: Format, span: Span, params: Any) -> tuple[Coded, Any]:

@@ -15,7 +15,7 @@ importance a search makes the weighted squared error small; Q8_0, as in ggml, ha
 Source: ggml/src/ggml-common.h, ggml-quants.c.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from qconvert.formats.types import Seen, Weights, square_of
 BLOCK = 32
 
 
+@cache
 def trial_scales(zero: int, bits: int) -> np.ndarray:
     """float32 [64 or 48]: how many steps the block's widest reach is divided into, in trial.
 
@@ -47,6 +48,7 @@ def trial_scales(zero: int, bits: int) -> np.ndarray:
     return np.concatenate([near, far]).astype(np.float32)
 
 
+@cache
 def nudges() -> np.ndarray:
     """float32 [48]: factors on the scale, tried 16 at a time, ever closer."""
     steps = np.arange(-8, 8) / 8
