@@ -21,7 +21,8 @@ from qconvert.model.families.parts.lines import (
     LAYER,
     NORMS,
     OUTPUT,
-    fused_experts,
+    experts,
+    gated,
 )
 from qconvert.model.types import Config, Family, Rule
 
@@ -181,17 +182,12 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 def _experts(config: Config) -> tuple[Rule, ...]:
     source = LAYER + "mlp."
-    always, bias = source + "shared_experts.", source + "gate.e_score_correction_bias"
+    bias = source + "gate.e_score_correction_bias"
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", bias, optional=True),
-        Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_exps.weight", source + "experts.{e}.up_proj.weight"),
-        Rule("blk.{i}.ffn_down_exps.weight", source + "experts.{e}.down_proj.weight"),
-        *fused_experts(whole(config, "moe_intermediate_size")),
-        Rule("blk.{i}.ffn_gate_shexp.weight", always + "gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_shexp.weight", always + "up_proj.weight"),
-        Rule("blk.{i}.ffn_down_shexp.weight", always + "down_proj.weight"),
+        *experts(whole(config, "moe_intermediate_size")),
+        *gated(source + "shared_experts.", "_shexp"),
     )
 
 

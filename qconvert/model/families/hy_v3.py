@@ -18,7 +18,7 @@ from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Decoder,
 from qconvert.model.families.deepseek import further_layers
 from qconvert.model.families.parts.common import block_count, prefixed, real, whole
 from qconvert.model.families.parts.layers import blocks_with, dense_and_sparse
-from qconvert.model.families.parts.lines import LAYER
+from qconvert.model.families.parts.lines import LAYER, gated
 from qconvert.model.types import Config, Rule
 
 NAME = "hy_v3"
@@ -92,13 +92,9 @@ def rules(config: Config) -> tuple[Rule, ...]:
             for rule in usual
         ),
         *(
-            Rule(
-                f"blk.{{i}}.ffn_{part}_shexp.weight",
-                f"{LAYER}mlp.{name}.{part}_proj.weight",
-                blocks=sparse,
-            )
+            replace(rule, blocks=sparse)
             for name in ("shared_mlp", "shared_experts")
-            for part in ("gate", "up", "down")
+            for rule in gated(f"{LAYER}mlp.{name}.", "_shexp")
             if sparse
         ),
         norm,

@@ -19,7 +19,14 @@ from qconvert.model.families.parts.common import (
     prefixed,
     whole,
 )
-from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER, attention
+from qconvert.model.families.parts.lines import (
+    EMBEDDING,
+    IGNORED,
+    LAYER,
+    attention,
+    experts,
+    gated,
+)
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "jamba"
@@ -100,12 +107,13 @@ def rules(config: Config) -> tuple[Rule, ...]:
     attending, sparse = _each(config, "attn"), _sparse(config)
     recurrent = tuple(block for block in blocks if block not in attending)
     dense = tuple(block for block in blocks if block not in sparse)
-    taps = whole(config, "mamba_d_conv")
+    taps, source = whole(config, "mamba_d_conv"), LAYER + "feed_forward."
+    router = Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight")
     tables = (
         (attending, attention()),
         (recurrent, (*mamba1.layer(LAYER + "mamba.", _inner(config), taps), *_NORMS)),
-        (dense, _FEED_FORWARD),
-        (sparse, _experts(whole(config, "intermediate_size"))),
+        (dense, gated(source)),
+        (sparse, (router, *experts(whole(config, "intermediate_size"), source))),
     )
     return (
         *EMBEDDING,
@@ -121,27 +129,6 @@ _NORMS = tuple(
     Rule(f"blk.{{i}}.ssm_{part}_norm.weight", f"{LAYER}mamba.{part}_layernorm.weight")
     for part in ("dt", "b", "c")
 )
-
-_FEED_FORWARD = tuple(
-    Rule(f"blk.{{i}}.ffn_{part}.weight", f"{LAYER}feed_forward.{part}_proj.weight")
-    for part in ("gate", "up", "down")
-)
-
-
-def _experts(size: int) -> tuple[Rule, ...]:
-    source = LAYER + "feed_forward."
-    both, down = source + "experts.gate_up_proj", source + "experts.down_proj"
-    return (
-        Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in ("gate", "up", "down")
-        ),
-        Rule("blk.{i}.ffn_gate_exps.weight", both, rows=(0, size)),
-        Rule("blk.{i}.ffn_up_exps.weight", both, rows=(size, 2 * size)),
-        Rule("blk.{i}.ffn_down_exps.weight", down),
-    )
-
 
 JAMBA = Family(
     name=NAME,

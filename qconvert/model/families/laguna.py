@@ -38,7 +38,8 @@ from qconvert.model.families.parts.lines import (
     OUTPUT,
     QK_NORMS,
     attention,
-    fused_experts,
+    experts,
+    gated,
 )
 from qconvert.model.families.parts.rope import (
     OLDER_KEYS,
@@ -168,21 +169,14 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 
 def _experts(config: Config) -> tuple[Rule, ...]:
-    source, parts = LAYER + "mlp.", ("gate", "up", "down")
+    source = LAYER + "mlp."
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", source + "experts.e_score_correction_bias"),
         Rule("blk.{i}.exp_probs_b.bias", source + "gate.e_score_correction_bias"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in parts
-        ),
-        *fused_experts(whole(config, "moe_intermediate_size")),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_shexp.weight", f"{source}{name}.{part}_proj.weight")
-            for name in ("shared_expert", "shared_experts")
-            for part in parts
-        ),
+        *experts(whole(config, "moe_intermediate_size")),
+        *gated(source + "shared_expert.", "_shexp"),
+        *gated(source + "shared_experts.", "_shexp"),
     )
 
 

@@ -39,7 +39,7 @@ from qconvert.model.families.parts.lines import (
     OUTPUT,
     attention,
     attention_biases,
-    fused_experts,
+    experts,
 )
 from qconvert.model.families.parts.rope import (
     OLDER_KEYS,
@@ -182,11 +182,7 @@ def _experts(config: Config) -> tuple[Rule, ...]:
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", source + "gate.e_score_correction_bias"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in ("gate", "up", "down")
-        ),
-        *fused_experts(whole(config, "moe_intermediate_size")),
+        *experts(whole(config, "moe_intermediate_size")),
     )
 
 

@@ -24,7 +24,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.layers import FULL, RECURRENT, blocks_with, kinds_of_layers
-from qconvert.model.families.parts.lines import IGNORED, LAYER
+from qconvert.model.families.parts.lines import IGNORED, LAYER, attention
 from qconvert.model.types import Config, Family, Rule
 
 NAME, NAME_OF_EXPERTS = "nemotron_h", "nemotron_h_moe"
@@ -183,7 +183,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     mixer = mamba2.layer(source, sizes(config))
     parts = (
         (RECURRENT, mixer),
-        (FULL, _attention(source)),
+        (FULL, attention(source=source)),
         (DENSE, _dense(config, source)),
         (EXPERTS, _experts(config, source)),
     )
@@ -198,15 +198,6 @@ def rules(config: Config) -> tuple[Rule, ...]:
         ),
         Rule("output_norm.weight", "model.norm_f.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
-    )
-
-
-def _attention(source: str) -> tuple[Rule, ...]:
-    return (
-        Rule("blk.{i}.attn_q.weight", source + "q_proj.weight"),
-        Rule("blk.{i}.attn_k.weight", source + "k_proj.weight"),
-        Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
-        Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
     )
 
 

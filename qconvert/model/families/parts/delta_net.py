@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.families.parts import lines
 from qconvert.model.families.parts.common import block_count, head_size, prefixed, real, whole
-from qconvert.model.families.parts.lines import LAYER, fused_experts
+from qconvert.model.families.parts.lines import LAYER, attention, gated
 from qconvert.model.families.parts.rope import rope_parameters
 from qconvert.model.types import Config, Rule
 
@@ -167,10 +168,7 @@ def caveats(config: Config) -> tuple[str, ...]:
 def full_attention(source: str) -> tuple[Rule, ...]:
     """Of the other blocks: queries of double width, whose second half is a gate."""
     return (
-        Rule("blk.{i}.attn_q.weight", source + "q_proj.weight"),
-        Rule("blk.{i}.attn_k.weight", source + "k_proj.weight"),
-        Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
-        Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
+        *attention(source=source),
         Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight", add=1.0),
         Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight", add=1.0),
     )
@@ -192,12 +190,7 @@ def experts(config: Config) -> tuple[Rule, ...]:
     shared = source + "shared_expert"
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
-        Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_exps.weight", source + "experts.{e}.up_proj.weight"),
-        Rule("blk.{i}.ffn_down_exps.weight", source + "experts.{e}.down_proj.weight"),
-        *fused_experts(whole(config, "moe_intermediate_size")),
+        *lines.experts(whole(config, "moe_intermediate_size")),
         Rule("blk.{i}.ffn_gate_inp_shexp.weight", shared + "_gate.weight", stored=(1, hidden)),
-        Rule("blk.{i}.ffn_gate_shexp.weight", shared + ".gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_shexp.weight", shared + ".up_proj.weight"),
-        Rule("blk.{i}.ffn_down_shexp.weight", shared + ".down_proj.weight"),
+        *gated(shared + ".", "_shexp"),
     )
