@@ -13,7 +13,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts import latent
 from qconvert.model.families.parts.common import SILU, block_count, expect, prefixed, real, whole
-from qconvert.model.families.parts.layers import dense_and_sparse
+from qconvert.model.families.parts.layers import dense_and_sparse, leading_dense, only_in
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     FEED_FORWARD,
@@ -133,11 +133,7 @@ def _leading(config: Config) -> int:
     """
     count = block_count(config)
     if config.get("mlp_layer_types") is not None:
-        kinds = dense_and_sparse(config, 0)
-        dense = kinds.count("dense")
-        if "dense" in kinds[dense:]:
-            raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
-        return dense
+        return leading_dense(dense_and_sparse(config, 0))
     first: int = config.get("first_k_dense_replace", 0)
     if type(first) is int and 0 <= first <= count:
         return first
@@ -174,8 +170,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         *NORMS,
         *latent.attention(config),
-        *(replace(rule, blocks=tuple(range(leading))) for rule in FEED_FORWARD if leading),
-        *(replace(rule, blocks=tuple(range(leading, count))) for rule in _experts(config)),
+        *only_in(tuple(range(leading)), FEED_FORWARD),
+        *only_in(tuple(range(leading, count)), _experts(config)),
         *OUTPUT,
     )
 

@@ -93,7 +93,7 @@ def metadata(config: Config) -> Metadata:
 def limits(config: Config) -> None:
     own = sizes(config)
     mamba2.check(own)
-    mamba2.check_steps(config, "time_step_limit")
+    mamba2.check_steps(config)
     check_rope(config)
     expect(config, "hidden_act", SILU)
     expect(config, "mamba_d_head", ("auto", own.head))

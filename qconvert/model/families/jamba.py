@@ -4,7 +4,7 @@ attention without positions among so many, and experts in every nth layer.
 Files of this family go one way: they are not written back as directories.
 """
 
-from dataclasses import replace
+from itertools import chain
 
 from qconvert.checkpoint.metadata import Metadata, i32s, u32
 from qconvert.errors import CheckpointError
@@ -19,6 +19,7 @@ from qconvert.model.families.parts.common import (
     prefixed,
     whole,
 )
+from qconvert.model.families.parts.layers import only_in, other_blocks
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     IGNORED,
@@ -103,10 +104,8 @@ def limits(config: Config) -> None:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    blocks = range(block_count(config))
     attending, sparse = _each(config, "attn"), _sparse(config)
-    recurrent = tuple(block for block in blocks if block not in attending)
-    dense = tuple(block for block in blocks if block not in sparse)
+    recurrent, dense = other_blocks(config, attending), other_blocks(config, sparse)
     taps, source = whole(config, "mamba_d_conv"), LAYER + "feed_forward."
     router = Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight")
     tables = (
@@ -119,7 +118,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight"),
         Rule("blk.{i}.ffn_norm.weight", LAYER + "pre_ff_layernorm.weight"),
-        *(replace(rule, blocks=some) for some, table in tables if some for rule in table),
+        *chain.from_iterable(only_in(blocks, table) for blocks, table in tables),
         Rule("output_norm.weight", "model.final_layernorm.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
     )

@@ -20,7 +20,7 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts.layers import FULL, kinds_of_layers
+from qconvert.model.families.parts.layers import FULL, kinds_of_layers, only_in, other_blocks
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     IGNORED,
@@ -137,13 +137,12 @@ def _sparse(config: Config) -> tuple[int, ...]:
 def rules(config: Config) -> tuple[Rule, ...]:
     source = LAYER + "feed_forward."
     sparse = _sparse(config)
-    dense = tuple(block for block in range(block_count(config)) if block not in sparse)
     return (
         *EMBEDDING,
         *NORMS,
         *attention(),
-        *(replace(rule, blocks=dense) for rule in gated(source) if dense),
-        *(replace(rule, blocks=sparse) for rule in _experts(config, source) if sparse),
+        *only_in(other_blocks(config, sparse), gated(source)),
+        *only_in(sparse, _experts(config, source)),
         *OUTPUT,
     )
 
