@@ -16,11 +16,11 @@ from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts import lines
 from qconvert.model.families.parts.common import block_count, head_size, prefixed, real, whole
+from qconvert.model.families.parts.layers import FULL, RECURRENT
 from qconvert.model.families.parts.lines import LAYER, attention, gated
 from qconvert.model.families.parts.rope import rope_parameters
 from qconvert.model.types import Config, Rule
 
-LINEAR, FULL = "linear_attention", "full_attention"
 EPSILON = 1e-6
 """Of the norms of queries and keys in these layers, in transformers."""
 
@@ -137,9 +137,9 @@ def linear_layers(config: Config) -> list[bool]:
         return [(layer + 1) % interval != 0 for layer in range(count)]
     if not isinstance(kinds, list) or len(kinds) != count:
         raise CheckpointError(f"config.json: layer_types is no list of {count} names")
-    if any(kind not in (LINEAR, FULL) for kind in kinds):
-        raise UnsupportedError(f"config.json: layer_types knows {LINEAR} and {FULL} only")
-    return [kind == LINEAR for kind in kinds]
+    if any(kind not in (RECURRENT, FULL) for kind in kinds):
+        raise UnsupportedError(f"config.json: layer_types knows {RECURRENT} and {FULL} only")
+    return [kind == RECURRENT for kind in kinds]
 
 
 def blocks_of(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
