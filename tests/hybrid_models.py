@@ -1,17 +1,31 @@
 """Settings of tiny models with layers of state spaces, choices of tokens, and large mixtures."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from common import LLAMA3
 
 
-class Entry(NamedTuple):
-    """What `large_models.Large` is made of."""
+@dataclass(frozen=True)
+class Large:
+    """A class of transformers' and the settings of its tiny model.
+
+    Attributes:
+        wide: what makes it one whose rows K-types can pack.
+        zero_norms: the model adds one to the weights of its norms.
+    """
 
     model: str
     config: str
     settings: dict[str, Any]
     wide: dict[str, Any]
+    zero_norms: bool = False
+
+    @property
+    def experts(self) -> int:
+        """Of each layer."""
+        named = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+        return next((self.settings[name] for name in named if name in self.settings), 0)
 
 
 WIDE: dict[str, Any] = {
@@ -54,7 +68,7 @@ LATENT: dict[str, Any] = {
 }
 
 WIDE_LATENT = {
-    **{key: value for key, value in WIDE.items() if key != "head_dim"},
+    **WIDE_HEADLESS,
     "num_key_value_heads": 8,
     "moe_intermediate_size": 256,
     "kv_lora_rank": 256,
@@ -262,7 +276,7 @@ WIDE_STATES_AND_EXPERTS = WIDE_STATES | {
     "moe_latent_size": 256,
 }
 WIDE_GRANITE = {
-    **{key: value for key, value in WIDE.items() if key != "head_dim"},
+    **WIDE_HEADLESS,
     "layer_types": ["linear_attention"] * 3
     + ["full_attention"]
     + ["linear_attention", "full_attention"] * 2,
@@ -301,62 +315,61 @@ MIMO: dict[str, Any] = {
     },
 }
 
-HYBRID: dict[str, Entry] = {
-    "nemotron_h": Entry("NemotronHForCausalLM", "NemotronHConfig", STATES, WIDE_STATES),
-    "nemotron_h_moe": Entry(
+HYBRID: dict[str, Large] = {
+    "nemotron_h": Large("NemotronHForCausalLM", "NemotronHConfig", STATES, WIDE_STATES),
+    "nemotron_h_moe": Large(
         "NemotronHForCausalLM", "NemotronHConfig", STATES_AND_EXPERTS, WIDE_STATES_AND_EXPERTS
     ),
-    "granite_hybrid": Entry(
+    "granite_hybrid": Large(
         "GraniteMoeHybridForCausalLM", "GraniteMoeHybridConfig", GRANITE, WIDE_GRANITE
     ),
-    "granite_hybrid_dense": Entry(
+    "granite_hybrid_dense": Large(
         "GraniteMoeHybridForCausalLM",
         "GraniteMoeHybridConfig",
         GRANITE | {"num_local_experts": 0, "position_embedding_type": "rope"},
         WIDE_GRANITE,
     ),
-    "llama4": Entry(
+    "llama4": Large(
         "Llama4ForCausalLM",
         "Llama4TextConfig",
         CHUNKED,
         WIDE | {"intermediate_size": 256, "intermediate_size_mlp": 512},
     ),
-    "ernie4_5_moe": Entry(
+    "ernie4_5_moe": Large(
         "Ernie4_5_MoeForCausalLM",
         "Ernie4_5_MoeConfig",
         ERNIE,
-        {key: value for key, value in WIDE.items() if key != "head_dim"}
-        | {"moe_intermediate_size": 256},
+        WIDE_HEADLESS | {"moe_intermediate_size": 256},
     ),
-    "mamba": Entry(
+    "mamba": Large(
         "MambaForCausalLM", "MambaConfig", MAMBA, {"hidden_size": 256, "num_hidden_layers": 8}
     ),
-    "mamba2": Entry(
+    "mamba2": Large(
         "Mamba2ForCausalLM",
         "Mamba2Config",
         MAMBA2,
         {"hidden_size": 256, "num_hidden_layers": 8, "num_heads": 8, "head_dim": 64},
     ),
-    "jamba": Entry(
+    "jamba": Large(
         "JambaForCausalLM",
         "JambaConfig",
         JAMBA,
-        {key: value for key, value in WIDE.items() if key != "head_dim"},
+        WIDE_HEADLESS,
     ),
-    "deepseek_v32": Entry(
+    "deepseek_v32": Large(
         "DeepseekV32ForCausalLM",
         "DeepseekV32Config",
         INDEXED | {"first_k_dense_replace": 2},
         WIDE_LATENT | {"index_n_heads": 8},
     ),
-    "glm_moe_dsa": Entry(
+    "glm_moe_dsa": Large(
         "GlmMoeDsaForCausalLM",
         "GlmMoeDsaConfig",
         INDEXED | {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
         WIDE_LATENT | {"index_n_heads": 8},
     ),
-    "hy_v3": Entry("HYV3ForCausalLM", "HYV3Config", HUNYUAN, WIDE | {"moe_intermediate_size": 256}),
-    "laguna": Entry(
+    "hy_v3": Large("HYV3ForCausalLM", "HYV3Config", HUNYUAN, WIDE | {"moe_intermediate_size": 256}),
+    "laguna": Large(
         "LagunaForCausalLM",
         "LagunaConfig",
         LAGUNA,
@@ -364,7 +377,7 @@ HYBRID: dict[str, Entry] = {
         | {"layer_types": (["full_attention"] + ["sliding_attention"] * 3) * 2}
         | {"num_attention_heads_per_layer": [8, 4, 4, 4] * 2, "moe_intermediate_size": 256},
     ),
-    "laguna_elements": Entry(
+    "laguna_elements": Large(
         "LagunaForCausalLM",
         "LagunaConfig",
         LAGUNA
@@ -372,7 +385,7 @@ HYBRID: dict[str, Entry] = {
         | {"num_attention_heads_per_layer": None, "num_hidden_layers": 3},
         WIDE | {"layer_types": None, "moe_intermediate_size": 256},
     ),
-    "mimo_v2": Entry(
+    "mimo_v2": Large(
         "MiMoV2FlashForCausalLM",
         "MiMoV2FlashConfig",
         MIMO,
@@ -380,7 +393,7 @@ HYBRID: dict[str, Entry] = {
         | {"v_head_dim": 64, "moe_intermediate_size": 256, "num_attention_heads": 4}
         | {"num_key_value_heads": 1, "head_dim": 64, "layer_types": None},
     ),
-    "falcon_h1": Entry(
+    "falcon_h1": Large(
         "FalconH1ForCausalLM",
         "FalconH1Config",
         FALCON,

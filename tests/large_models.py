@@ -3,36 +3,12 @@
 Each is made once for all tests that look at it (`large` in `conftest.py`).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from common import VOCABULARY, convert_model, random_tokens, torch_logits
-from hybrid_models import HYBRID, LATENT, WIDE, WIDE_LATENT
-
-
-@dataclass(frozen=True)
-class Large:
-    """A class of transformers' and the settings of its tiny model.
-
-    Attributes:
-        wide: what makes it one whose rows K-types can pack.
-        zero_norms: the model adds one to the weights of its norms.
-    """
-
-    model: str
-    config: str
-    settings: dict[str, Any]
-    wide: dict[str, Any]
-    zero_norms: bool = False
-
-    @property
-    def experts(self) -> int:
-        """Of each layer."""
-        named = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-        return next((self.settings[name] for name in named if name in self.settings), 0)
-
+from hybrid_models import HYBRID, LATENT, WIDE, WIDE_HEADLESS, WIDE_LATENT, Large
 
 _LINEAR: dict[str, Any] = {
     "hidden_size": 160,
@@ -134,7 +110,7 @@ _WIDE_BESIDE = {
     "moe_intermediate_size": 256,
 }
 _WIDE_CONVOLVED = {
-    **{key: value for key, value in WIDE.items() if key != "head_dim"},
+    **WIDE_HEADLESS,
     "layer_types": (["conv"] * 2 + ["full_attention", "conv"]) * 2,
     "intermediate_size": 768,
     "block_multiple_of": 256,
@@ -203,7 +179,7 @@ LARGE: dict[str, Large] = {
         LATENT | {"hidden_size": 192, "norm_topk_prob": False, "n_group": None, "topk_group": None},
         WIDE_LATENT,
     ),
-    **{name: Large(*entry) for name, entry in HYBRID.items()},
+    **HYBRID,
 }
 
 

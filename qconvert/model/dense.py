@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from qconvert.checkpoint import read_rows
-from qconvert.checkpoint.files import inside, parse_json, read_small
+from qconvert.checkpoint.files import inside
 from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import prefixed, whole
+from qconvert.model.pooling import read_description
 from qconvert.model.types import Config, Family, TensorMap
 
 NAMES = ("dense_2", "dense_3")
@@ -71,7 +72,7 @@ def dense_notices(path: Path, family: Family, tensors: tuple[TensorMap, ...]) ->
 def _folders(path: Path) -> list[str]:
     if not (path / MODULES).is_file():
         return []
-    modules = parse_json(read_small(path, MODULES), MODULES)
+    modules = read_description(path, MODULES)
     listed = modules if isinstance(modules, list) else []
     return [
         str(module.get("path", ""))
@@ -82,7 +83,7 @@ def _folders(path: Path) -> list[str]:
 
 def _described(path: Path, folder: str) -> dict[str, Any]:
     name = f"{folder}/config.json"
-    settings = parse_json(read_small(path, name), f"{name:.200}")
+    settings = read_description(path, name)
     if not isinstance(settings, dict):
         raise CheckpointError(f"{name:.200} is no object")
     return settings

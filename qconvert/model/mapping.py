@@ -5,7 +5,7 @@ versions of transformers gave to the same weights: the first one whose source is
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from math import prod
 
@@ -62,8 +62,7 @@ def map_tensors(
     numbers = {
         info.name for of in number_tensors(family, settings, tensors).values() for info in of
     }
-    left_out = _left_out(family, tensors, mapped)
-    return tuple(mapped), tuple(name for name in left_out if name not in numbers)
+    return tuple(mapped), _left_out(tensors, mapped, numbers)
 
 
 def _sources(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -142,7 +141,7 @@ def _make(
         infos = _find(rule, sources, sizes(0)["experts"])
         if infos:
             if empty := next((info for info in infos if not info.elements), None):
-                raise _empty(empty)
+                raise empty_tensor(empty)
             shape = expected_shape(family, name, sizes)
             if rule.transpose_on_load and infos[0].shape != _inward(rule, shape):
                 rule = replace(rule, transpose=False)  # transformers writes it turned
@@ -179,7 +178,7 @@ def _transposed(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...])
     """Matrices stored [in, out]; biases beside them are as they should be."""
     steps, stored = _columns(rule, shape[-2])[1], _inward(rule, shape)
     if info.shape != stored:
-        raise _misshapen(info, stored)
+        raise misshapen(info, stored)
     whole = (Rows(info.name, 0, info.rows, steps=steps),)
     return TensorMap(name, shape, whole, transpose=True, steps=rule.steps)
 
@@ -193,7 +192,7 @@ def _some_of_bias(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...
     """Elements of a bias that belong to the rows of a weight, of each matrix."""
     outputs, steps = _columns(rule, shape[-1])
     if info.shape != (*shape[:-1], outputs):
-        raise _misshapen(info, (*shape[:-1], outputs))
+        raise misshapen(info, (*shape[:-1], outputs))
     return TensorMap(name, shape, (Rows(info.name, 0, info.rows, steps=steps),), steps=rule.steps)
 
 
@@ -219,7 +218,7 @@ def _turned(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> 
 def _other_rows(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
     """The elements of a source with other rows (squeezed, say)."""
     if info.shape != rule.stored or prod(shape) != info.elements:
-        raise _misshapen(info, rule.stored)
+        raise misshapen(info, rule.stored)
     whole = (Rows(info.name, 0, info.rows),)
     return TensorMap(name, shape, whole, add=rule.add, reshaped=True, steps=rule.steps)
 
@@ -243,8 +242,8 @@ def _stacked(
             fits = _can_be_sliced(info, rule, shape)
             parts.extend(_slices(info, rule))
         if not fits:
-            raise _misshapen(info, stored)
-    order = _order(rule, info, shape)
+            raise misshapen(info, stored)
+    order = order_of_pairs(info.name, shape[0], rule.heads)
     return TensorMap(name, shape, tuple(parts), order, rule.add, steps=rule.steps)
 
 
@@ -277,14 +276,19 @@ def _slices(info: TensorInfo, rule: Rule) -> Iterator[Rows]:
         yield Rows(info.name, first + begin, first + end)
 
 
-def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Halves to neighbours: of a head's rows 0 1 2 | 3 4 5 the order is 0 3 1 4 2 5."""
-    if not rule.heads:
+def order_of_pairs(name: str, rows: int, heads: int) -> tuple[int, ...]:
+    """Halves to neighbours: of a head's rows 0 1 2 | 3 4 5 the order is 0 3 1 4 2 5.
+
+    Args:
+        name: the source's.
+        heads: how many share the rows; 0 where they stay as they are.
+    """
+    if not heads:
         return ()
-    size, rest = divmod(shape[0], rule.heads)
+    size, rest = divmod(rows, heads)
     if rest or size % 2:
         raise PlanError(
-            f"{info.name}: {shape[0]} rows are no {rule.heads} heads of even size",
+            f"{name}: {rows} rows are no {heads} heads of even size",
             hint="rotary embeddings turn elements in pairs",
         )
     half = size // 2
@@ -292,16 +296,20 @@ def _order(rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, .
 
 
 def _left_out(
-    family: Family, tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap]
+    tensors: Mapping[str, TensorInfo], mapped: Sequence[TensorMap], numbers: Set[str]
 ) -> tuple[str, ...]:
-    """The tensors that were not used."""
+    """The tensors that were not used.
+
+    Args:
+        numbers: the names of those that become keys.
+    """
     reached: dict[str, int] = {}
     for part in (part for tensor in mapped for part in tensor.parts):
         reached[part.source] = max(part.stop, reached.get(part.source, 0))
     for name, row in reached.items():
         if row != tensors[name].rows:
             raise PlanError(f"{name} has {tensors[name].rows} rows, of which {row} are used")
-    return tuple(name for name in tensors if name not in reached)
+    return tuple(name for name in tensors if name not in reached and name not in numbers)
 
 
 def unknown_to(family: Family, settings: Config, left_out: Sequence[str]) -> tuple[str, ...]:
@@ -340,11 +348,11 @@ def _missing(name: str) -> PlanError:
     )
 
 
-def _empty(info: TensorInfo) -> PlanError:
+def empty_tensor(info: TensorInfo) -> PlanError:
     return PlanError(f"{info.name} is empty (shape {list(info.shape)})", UNGATHERED)
 
 
-def _misshapen(info: TensorInfo, shape: tuple[int, ...]) -> PlanError:
+def misshapen(info: TensorInfo, shape: tuple[int, ...]) -> PlanError:
     return PlanError(
         f"{info.name} has shape {list(info.shape)}, but config.json asks for {list(shape)}",
         hint="config.json may belong to another model",

@@ -23,13 +23,14 @@ def number_tensors(
     by_name = {bare_name(name): info for name, info in tensors.items()}
     found: dict[str, list[TensorInfo]] = {}
     for key, template in family.numbers.items():
-        names = [template.replace("{i}", str(block)) for block in range(block_count(settings))]
-        for name in names:
+        found[key] = []
+        for block in range(block_count(settings)):
+            name = template.replace("{i}", str(block))
             info = by_name.get(bare_name(name))
             if info is None or info.elements != 1:
                 what = "no tensor" if info is None else "more than a number in"
                 raise PlanError(f"the checkpoint has {what} {name}")
-        found[key] = [by_name[bare_name(name)] for name in names]
+            found[key].append(info)
     return found
 
 

@@ -39,10 +39,10 @@ def pooling_metadata(path: Path, family: Family) -> Metadata:
     modules = path / "modules.json"
     if not family.pooled or not modules.is_file():
         return {}
-    folder = _pooling_folder(_read(path, modules.name))
+    folder = _pooling_folder(read_description(path, modules.name))
     if folder is None:
         return {}
-    settings = _read(path, f"{folder}/config.json")
+    settings = read_description(path, f"{folder}/config.json")
     if not isinstance(settings, Mapping):
         raise CheckpointError(f"{folder}/config.json is no object")
     return {f"{family.name}.pooling_type": u32(_pooling_type(settings))}
@@ -96,5 +96,6 @@ def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
     )
 
 
-def _read(path: Path, name: str) -> Any:
+def read_description(path: Path, name: str) -> Any:
+    """What one of sentence-transformers' files says."""
     return parse_json(read_small(path, name), f"{name:.200}")

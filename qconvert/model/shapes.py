@@ -71,7 +71,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 }
 """By the name without its block, of all families that do not say otherwise."""
 
-_BLOCK = re.compile(r"blk\.(\d+|\{i\})\.")
+_BLOCK = re.compile(r"(enc\.)?blk\.(\d+|\{i\})\.")
 
 Sizes = Callable[[int], Mapping[str, int]]
 """By the number of a block, the sizes that its shapes are made of."""

@@ -67,6 +67,7 @@ from qconvert.model.families.olmo.olmo import OLMO
 from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
 from qconvert.model.families.olmo.olmoe import OLMOE
+from qconvert.model.families.parts.common import named_class
 from qconvert.model.families.phi3 import PHI3
 from qconvert.model.families.qwen.qwen2 import QWEN2
 from qconvert.model.families.qwen.qwen2_moe import QWEN2_MOE
@@ -200,28 +201,28 @@ def find_family(config: Config) -> Family:
         CheckpointError: it names no class.
         UnsupportedError: no such family here; the hint names the nearest.
     """
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+    name = named_class(config)
+    if name is None:
         raise CheckpointError(
             "config.json names no architecture",
             hint='it needs a line such as "architectures": ["LlamaForCausalLM"]',
         )
-    if refusal := why_refused(names[0]):
+    if refusal := why_refused(name):
         raise UnsupportedError(*refusal)
-    if names[0] in BY_LAYERS:
-        return BY_LAYERS[names[0]](config)
+    if name in BY_LAYERS:
+        return BY_LAYERS[name](config)
     inner = config.get("text_config")
     kind = inner.get("model_type") if isinstance(inner, Mapping) else None
-    if names[0] in OUTER and kind not in INNER:
-        raise UnsupportedError(
-            f"{names[0]} has a language model of the type {kind!r:.40}, which is not known",
-            f"known: {', '.join(INNER)}",
-        )
-    if names[0] not in BY_CLASS and names[0] not in OUTER:
-        raise UnsupportedError(f"the family {names[0]:.80} is not known", nearest(names[0]))
-    if names[0] in OUTER:
-        return WRAPPED[names[0], str(kind)]
-    return BY_TEXT.get((names[0], str(kind)), BY_CLASS[names[0]])
+    if name in OUTER:
+        if kind not in INNER:
+            raise UnsupportedError(
+                f"{name} has a language model of the type {kind!r:.40}, which is not known",
+                f"known: {', '.join(INNER)}",
+            )
+        return WRAPPED[name, kind]
+    if name not in BY_CLASS:
+        raise UnsupportedError(f"the family {name:.80} is not known", nearest(name))
+    return BY_TEXT.get((name, str(kind)), BY_CLASS[name])
 
 
 NO_MODELS = {

@@ -13,7 +13,7 @@ from qconvert.checkpoint.metadata import Metadata, f32, flag, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts import latent
 from qconvert.model.families.parts.common import SILU, block_count, expect, prefixed, real, whole
-from qconvert.model.families.parts.layers import dense_and_sparse
+from qconvert.model.families.parts.layers import dense_and_sparse, leading_dense, only_in
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     FEED_FORWARD,
@@ -21,7 +21,8 @@ from qconvert.model.families.parts.lines import (
     LAYER,
     NORMS,
     OUTPUT,
-    fused_experts,
+    experts,
+    gated,
 )
 from qconvert.model.types import Config, Family, Rule
 
@@ -132,11 +133,7 @@ def _leading(config: Config) -> int:
     """
     count = block_count(config)
     if config.get("mlp_layer_types") is not None:
-        kinds = dense_and_sparse(config, 0)
-        dense = kinds.count("dense")
-        if "dense" in kinds[dense:]:
-            raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
-        return dense
+        return leading_dense(dense_and_sparse(config, 0))
     first: int = config.get("first_k_dense_replace", 0)
     if type(first) is int and 0 <= first <= count:
         return first
@@ -173,25 +170,20 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *EMBEDDING,
         *NORMS,
         *latent.attention(config),
-        *(replace(rule, blocks=tuple(range(leading))) for rule in FEED_FORWARD if leading),
-        *(replace(rule, blocks=tuple(range(leading, count))) for rule in _experts(config)),
+        *only_in(tuple(range(leading)), FEED_FORWARD),
+        *only_in(tuple(range(leading, count)), _experts(config)),
         *OUTPUT,
     )
 
 
 def _experts(config: Config) -> tuple[Rule, ...]:
     source = LAYER + "mlp."
-    always, bias = source + "shared_experts.", source + "gate.e_score_correction_bias"
+    bias = source + "gate.e_score_correction_bias"
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", bias, optional=True),
-        Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_exps.weight", source + "experts.{e}.up_proj.weight"),
-        Rule("blk.{i}.ffn_down_exps.weight", source + "experts.{e}.down_proj.weight"),
-        *fused_experts(whole(config, "moe_intermediate_size")),
-        Rule("blk.{i}.ffn_gate_shexp.weight", always + "gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_shexp.weight", always + "up_proj.weight"),
-        Rule("blk.{i}.ffn_down_shexp.weight", always + "down_proj.weight"),
+        *experts(whole(config, "moe_intermediate_size")),
+        *gated(source + "shared_experts.", "_shexp"),
     )
 
 

@@ -22,7 +22,7 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER, attention
+from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER, attention, gated
 from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.transforms import Scale
 from qconvert.model.types import Config, Family, Rule
@@ -93,7 +93,7 @@ def metadata(config: Config) -> Metadata:
 def limits(config: Config) -> None:
     own = sizes(config)
     mamba2.check(own)
-    mamba2.check_steps(config, "time_step_limit")
+    mamba2.check_steps(config)
     check_rope(config)
     expect(config, "hidden_act", SILU)
     expect(config, "mamba_d_head", ("auto", own.head))
@@ -152,10 +152,12 @@ def _mixer(config: Config, factors: dict[str, float]) -> tuple[Rule, ...]:
 
 
 def _feed_forward(config: Config) -> tuple[Rule, ...]:
-    gate, down = _factors(config, "mlp_multipliers", 2)
-    return tuple(
-        Rule(f"blk.{{i}}.ffn_{part}.weight", f"{LAYER}feed_forward.{part}_proj.weight", steps=steps)
-        for part, steps in (("gate", (Scale(gate),)), ("up", ()), ("down", (Scale(down),)))
+    gate, up, down = gated(LAYER + "feed_forward.")
+    of_gate, of_down = _factors(config, "mlp_multipliers", 2)
+    return (
+        replace(gate, steps=(Scale(of_gate),)),
+        up,
+        replace(down, steps=(Scale(of_down),)),
     )
 
 

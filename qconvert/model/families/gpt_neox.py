@@ -18,6 +18,7 @@ from qconvert.model.families.parts.common import (
     heads_fill_width,
     prefixed,
 )
+from qconvert.model.families.parts.lines import pair
 from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.transforms import Columns
@@ -75,14 +76,14 @@ def rules(config: Config) -> tuple[Rule, ...]:
     fused = LAYER + "attention.query_key_value"
     return (
         Rule("token_embd.weight", "gpt_neox.embed_in.weight"),
-        *_pair("blk.{i}.attn_norm", LAYER + "input_layernorm"),
+        *pair("blk.{i}.attn_norm", LAYER + "input_layernorm"),
         Rule("blk.{i}.attn_qkv.weight", fused + ".weight", runs=runs),
         Rule("blk.{i}.attn_qkv.bias", fused + ".bias", steps=(Columns(order),)),
-        *_pair("blk.{i}.attn_output", LAYER + "attention.dense"),
-        *_pair("blk.{i}.ffn_norm", LAYER + "post_attention_layernorm"),
-        *_pair("blk.{i}.ffn_up", LAYER + "mlp.dense_h_to_4h"),
-        *_pair("blk.{i}.ffn_down", LAYER + "mlp.dense_4h_to_h"),
-        *_pair("output_norm", "gpt_neox.final_layer_norm"),
+        *pair("blk.{i}.attn_output", LAYER + "attention.dense"),
+        *pair("blk.{i}.ffn_norm", LAYER + "post_attention_layernorm"),
+        *pair("blk.{i}.ffn_up", LAYER + "mlp.dense_h_to_4h"),
+        *pair("blk.{i}.ffn_down", LAYER + "mlp.dense_4h_to_h"),
+        *pair("output_norm", "gpt_neox.final_layer_norm"),
         Rule("output.weight", "lm_head.weight"),
         Rule("output.weight", "embed_out.weight"),
     )
@@ -93,10 +94,6 @@ def _runs(config: Config) -> tuple[tuple[int, int], ...]:
     size = head_size(config)
     firsts = [(3 * head + part) * size for part in range(3) for head in range(head_count(config))]
     return tuple((first, first + size) for first in firsts)
-
-
-def _pair(gguf: str, hf: str) -> tuple[Rule, Rule]:
-    return Rule(gguf + ".weight", hf + ".weight"), Rule(gguf + ".bias", hf + ".bias")
 
 
 GPT_NEOX = Family(

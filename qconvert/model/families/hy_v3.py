@@ -16,9 +16,9 @@ from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limit
 from qconvert.model.families.decoder.rules import decoder_rules
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Decoder, Experts, Only
 from qconvert.model.families.deepseek import further_layers
-from qconvert.model.families.parts.common import block_count, prefixed, real, whole
-from qconvert.model.families.parts.layers import blocks_with, dense_and_sparse
-from qconvert.model.families.parts.lines import LAYER
+from qconvert.model.families.parts.common import prefixed, real, whole
+from qconvert.model.families.parts.layers import blocks_with, dense_and_sparse, only_in
+from qconvert.model.families.parts.lines import LAYER, gated
 from qconvert.model.types import Config, Rule
 
 NAME = "hy_v3"
@@ -85,22 +85,16 @@ def limits(config: Config) -> None:
 def rules(config: Config) -> tuple[Rule, ...]:
     """llama.cpp has no ending behind the name of the bias of choice."""
     *usual, norm, output = decoder_rules(DECODER, config)
-    sparse = tuple(i for i in range(block_count(config)) if i not in dense(config))
+    shared = (
+        *gated(LAYER + "mlp.shared_mlp.", "_shexp"),
+        *gated(LAYER + "mlp.shared_experts.", "_shexp"),
+    )
     return (
         *(
             replace(rule, gguf=rule.gguf.replace("exp_probs_b.bias", "exp_probs_b"))
             for rule in usual
         ),
-        *(
-            Rule(
-                f"blk.{{i}}.ffn_{part}_shexp.weight",
-                f"{LAYER}mlp.{name}.{part}_proj.weight",
-                blocks=sparse,
-            )
-            for name in ("shared_mlp", "shared_experts")
-            for part in ("gate", "up", "down")
-            if sparse
-        ),
+        *only_in(blocks_with(dense_and_sparse(config, 1), "sparse"), shared),
         norm,
         output,
     )

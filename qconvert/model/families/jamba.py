@@ -4,7 +4,7 @@ attention without positions among so many, and experts in every nth layer.
 Files of this family go one way: they are not written back as directories.
 """
 
-from dataclasses import replace
+from itertools import chain
 
 from qconvert.checkpoint.metadata import Metadata, i32s, u32
 from qconvert.errors import CheckpointError
@@ -19,7 +19,15 @@ from qconvert.model.families.parts.common import (
     prefixed,
     whole,
 )
-from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER, attention
+from qconvert.model.families.parts.layers import only_in, other_blocks
+from qconvert.model.families.parts.lines import (
+    EMBEDDING,
+    IGNORED,
+    LAYER,
+    attention,
+    experts,
+    gated,
+)
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "jamba"
@@ -96,22 +104,21 @@ def limits(config: Config) -> None:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    blocks = range(block_count(config))
     attending, sparse = _each(config, "attn"), _sparse(config)
-    recurrent = tuple(block for block in blocks if block not in attending)
-    dense = tuple(block for block in blocks if block not in sparse)
-    taps = whole(config, "mamba_d_conv")
+    recurrent, dense = other_blocks(config, attending), other_blocks(config, sparse)
+    taps, source = whole(config, "mamba_d_conv"), LAYER + "feed_forward."
+    router = Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight")
     tables = (
         (attending, attention()),
         (recurrent, (*mamba1.layer(LAYER + "mamba.", _inner(config), taps), *_NORMS)),
-        (dense, _FEED_FORWARD),
-        (sparse, _experts(whole(config, "intermediate_size"))),
+        (dense, gated(source)),
+        (sparse, (router, *experts(whole(config, "intermediate_size"), source))),
     )
     return (
         *EMBEDDING,
         Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight"),
         Rule("blk.{i}.ffn_norm.weight", LAYER + "pre_ff_layernorm.weight"),
-        *(replace(rule, blocks=some) for some, table in tables if some for rule in table),
+        *chain.from_iterable(only_in(blocks, table) for blocks, table in tables),
         Rule("output_norm.weight", "model.final_layernorm.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
     )
@@ -121,27 +128,6 @@ _NORMS = tuple(
     Rule(f"blk.{{i}}.ssm_{part}_norm.weight", f"{LAYER}mamba.{part}_layernorm.weight")
     for part in ("dt", "b", "c")
 )
-
-_FEED_FORWARD = tuple(
-    Rule(f"blk.{{i}}.ffn_{part}.weight", f"{LAYER}feed_forward.{part}_proj.weight")
-    for part in ("gate", "up", "down")
-)
-
-
-def _experts(size: int) -> tuple[Rule, ...]:
-    source = LAYER + "feed_forward."
-    both, down = source + "experts.gate_up_proj", source + "experts.down_proj"
-    return (
-        Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in ("gate", "up", "down")
-        ),
-        Rule("blk.{i}.ffn_gate_exps.weight", both, rows=(0, size)),
-        Rule("blk.{i}.ffn_up_exps.weight", both, rows=(size, 2 * size)),
-        Rule("blk.{i}.ffn_down_exps.weight", down),
-    )
-
 
 JAMBA = Family(
     name=NAME,

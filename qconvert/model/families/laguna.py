@@ -10,7 +10,7 @@ from dataclasses import replace
 from gguf import ExpertGatingFuncType
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, i32s, u32
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import (
     SILU,
     block_count,
@@ -25,9 +25,12 @@ from qconvert.model.families.parts.common import (
 )
 from qconvert.model.families.parts.layers import (
     FULL,
+    SLIDING,
     blocks_with,
     dense_and_sparse,
     kinds_of_layers,
+    leading_dense,
+    only_in,
 )
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
@@ -38,19 +41,19 @@ from qconvert.model.families.parts.lines import (
     OUTPUT,
     QK_NORMS,
     attention,
-    fused_experts,
+    experts,
+    gated,
 )
 from qconvert.model.families.parts.rope import (
-    OLDER_KEYS,
     check_rope,
     rope_metadata,
     rope_parameters,
     sliding_rope,
+    without_older,
 )
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "laguna"
-SLIDING = "sliding_attention"
 
 SHAPES = {"attn_gate.weight": ("heads", "hidden")}
 SHAPES_OF_ELEMENTS = {"attn_gate.weight": ("query", "hidden")}
@@ -100,13 +103,8 @@ def _heads(config: Config) -> list[int]:
     return [head_count({"num_attention_heads": one}) for one in given]
 
 
-def _rope(config: Config) -> Config:
-    """Only what counts here."""
-    return {key: value for key, value in config.items() if key not in OLDER_KEYS}
-
-
 def metadata(config: Config) -> Metadata:
-    kinds, own = _kinds(config), _rope(config)
+    kinds, own = _kinds(config), without_older(config)
     size, turning = head_size(config), rope_parameters(own)
     keys: Metadata = {
         "attention.head_count": i32s(_heads(config)),
@@ -117,7 +115,7 @@ def metadata(config: Config) -> Metadata:
         "expert_weights_norm": flag(True),
         "expert_weights_scale": f32(real(config, "moe_routed_scaling_factor")),
         "expert_gating_func": u32(ExpertGatingFuncType.SIGMOID),
-        "leading_dense_block_count": u32(len(_dense(config))),
+        "leading_dense_block_count": u32(dense_and_sparse(config, 1).count("dense")),
         "rope.dimension_count": u32(int(size * real(turning, "partial_rotary_factor"))),
     }
     if SLIDING in kinds:
@@ -136,10 +134,6 @@ def metadata(config: Config) -> Metadata:
     }
 
 
-def _dense(config: Config) -> tuple[int, ...]:
-    return blocks_with(dense_and_sparse(config, 1), "dense")
-
-
 def limits(config: Config) -> None:
     expect(config, "hidden_act", SILU)
     expect(config, "rope_scaling", (), "this family has rope_parameters alone")
@@ -147,42 +141,33 @@ def limits(config: Config) -> None:
     expect(config, "gating", (True, "per-head", "per-element"))
     expect(config, "moe_router_logit_softcapping", (0.0,))
     expect(config, "moe_apply_router_weight_on_input", (False,))
-    check_rope(_rope(config), partly=True)
-    if _dense(config) != tuple(range(len(_dense(config)))):
-        raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
+    check_rope(without_older(config), partly=True)
+    leading_dense(dense_and_sparse(config, 1))
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    dense, count = _dense(config), block_count(config)
-    sparse = tuple(block for block in range(count) if block not in dense)
+    layers = dense_and_sparse(config, 1)
     return (
         *EMBEDDING,
         *NORMS,
         *attention(),
         *QK_NORMS,
         Rule("blk.{i}.attn_gate.weight", LAYER + "self_attn.g_proj.weight"),
-        *(replace(rule, blocks=dense) for rule in FEED_FORWARD if dense),
-        *(replace(rule, blocks=sparse) for rule in _experts(config) if sparse),
+        *only_in(blocks_with(layers, "dense"), FEED_FORWARD),
+        *only_in(blocks_with(layers, "sparse"), _experts(config)),
         *OUTPUT,
     )
 
 
 def _experts(config: Config) -> tuple[Rule, ...]:
-    source, parts = LAYER + "mlp.", ("gate", "up", "down")
+    source = LAYER + "mlp."
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", source + "experts.e_score_correction_bias"),
         Rule("blk.{i}.exp_probs_b.bias", source + "gate.e_score_correction_bias"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in parts
-        ),
-        *fused_experts(whole(config, "moe_intermediate_size")),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_shexp.weight", f"{source}{name}.{part}_proj.weight")
-            for name in ("shared_expert", "shared_experts")
-            for part in parts
-        ),
+        *experts(whole(config, "moe_intermediate_size")),
+        *gated(source + "shared_expert.", "_shexp"),
+        *gated(source + "shared_experts.", "_shexp"),
     )
 
 

@@ -199,14 +199,13 @@ def _feed_forward() -> tuple[Rule, ...]:
 
 def _experts(config: Config) -> tuple[Rule, ...]:
     source = LAYER + "feed_forward."
-    fused = fused_experts(whole(config, "moe_intermediate_size"))
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", source + "expert_bias"),
         Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.w1.weight"),
         Rule("blk.{i}.ffn_up_exps.weight", source + "experts.{e}.w3.weight"),
         Rule("blk.{i}.ffn_down_exps.weight", source + "experts.{e}.w2.weight"),
-        *(replace(rule, hf=rule.hf.replace(".mlp.", ".feed_forward.")) for rule in fused),
+        *fused_experts(whole(config, "moe_intermediate_size"), source + "experts."),
     )
 
 

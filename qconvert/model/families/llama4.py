@@ -7,7 +7,6 @@ model is taken. Files of this family go one way: they are not written back as di
 """
 
 from dataclasses import replace
-from functools import partial
 
 from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.errors import UnsupportedError
@@ -21,7 +20,7 @@ from qconvert.model.families.parts.common import (
     real,
     whole,
 )
-from qconvert.model.families.parts.layers import FULL, kinds_of_layers
+from qconvert.model.families.parts.layers import FULL, kinds_of_layers, only_in, other_blocks
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     IGNORED,
@@ -29,6 +28,8 @@ from qconvert.model.families.parts.lines import (
     NORMS,
     OUTPUT,
     attention,
+    fused_experts,
+    gated,
 )
 from qconvert.model.families.parts.rope import (
     PLAIN,
@@ -136,35 +137,22 @@ def _sparse(config: Config) -> tuple[int, ...]:
 def rules(config: Config) -> tuple[Rule, ...]:
     source = LAYER + "feed_forward."
     sparse = _sparse(config)
-    dense = tuple(block for block in range(block_count(config)) if block not in sparse)
-    parts = ("gate", "up", "down")
     return (
         *EMBEDDING,
         *NORMS,
         *attention(),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}.weight", f"{source}{part}_proj.weight", blocks=dense)
-            for part in parts
-            if dense
-        ),
-        *(replace(rule, blocks=sparse) for rule in _experts(config, source) if sparse),
+        *only_in(other_blocks(config, sparse), gated(source)),
+        *only_in(sparse, _experts(config, source)),
         *OUTPUT,
     )
 
 
 def _experts(config: Config, source: str) -> tuple[Rule, ...]:
-    size = whole(config, "intermediate_size")
-    several = partial(Rule, transpose=True)
-    both, shared = source + "experts.gate_up_proj", source + "shared_expert."
+    several = fused_experts(whole(config, "intermediate_size"), source + "experts.")
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "router.weight"),
-        several("blk.{i}.ffn_gate_exps.weight", both, rows=(0, size)),
-        several("blk.{i}.ffn_up_exps.weight", both, rows=(size, 2 * size)),
-        several("blk.{i}.ffn_down_exps.weight", source + "experts.down_proj"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_shexp.weight", f"{shared}{part}_proj.weight")
-            for part in ("gate", "up", "down")
-        ),
+        *(replace(rule, transpose=True) for rule in several),
+        *gated(source + "shared_expert.", "_shexp"),
     )
 
 

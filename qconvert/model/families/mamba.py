@@ -100,7 +100,7 @@ def limits_of_2(config: Config) -> None:
     _limits(config)
     own = sizes(config)
     mamba2.check(own)
-    mamba2.check_steps(config, "time_step_limit")
+    mamba2.check_steps(config)
     if own.inner != _inner(config):
         raise CheckpointError(
             f"config.json: {own.heads} heads of {own.head} are not {_inner(config)} channels"

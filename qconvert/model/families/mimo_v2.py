@@ -7,8 +7,6 @@ tokens (`mtp`) are left out. Files of this family go one way: they are not writt
 directories.
 """
 
-from dataclasses import replace
-
 from gguf import ExpertGatingFuncType
 
 from qconvert.checkpoint.metadata import Metadata, f32, flags, i32s, u32
@@ -26,9 +24,11 @@ from qconvert.model.families.parts.common import (
 )
 from qconvert.model.families.parts.layers import (
     FULL,
+    SLIDING,
     blocks_with,
     dense_and_sparse,
     kinds_of_layers,
+    only_in,
 )
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
@@ -39,19 +39,18 @@ from qconvert.model.families.parts.lines import (
     OUTPUT,
     attention,
     attention_biases,
-    fused_experts,
+    experts,
 )
 from qconvert.model.families.parts.rope import (
-    OLDER_KEYS,
     check_rope,
     rope_metadata,
     rope_parameters,
     sliding_rope,
+    without_older,
 )
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "mimo2"
-SLIDING = "sliding_attention"
 INTERVAL = 6
 """Of layers with full attention, where nothing is said; the first is one too."""
 
@@ -105,12 +104,8 @@ def _window(config: Config) -> int:
     return whole(config, "sliding_window")
 
 
-def _rope(config: Config) -> Config:
-    return {key: value for key, value in config.items() if key not in OLDER_KEYS}
-
-
 def metadata(config: Config) -> Metadata:
-    kinds, own, heads = _kinds(config), _rope(config), kv_head_count(config)
+    kinds, own, heads = _kinds(config), without_older(config), kv_head_count(config)
     turning = int(head_size(config) * real(rope_parameters(own), "partial_rotary_factor"))
     keys = {
         "attention.head_count_kv": i32s([heads if kind == FULL else 2 * heads for kind in kinds]),
@@ -136,7 +131,7 @@ def metadata(config: Config) -> Metadata:
 
 
 def limits(config: Config) -> None:
-    own, kinds = _rope(config), _kinds(config)
+    own, kinds = without_older(config), _kinds(config)
     expect(config, "hidden_act", SILU)
     expect(config, "rope_scaling", (), "this family has rope_parameters alone")
     expect(config, "norm_topk_prob", (True,), "llama.cpp would behave as if it were true")
@@ -153,25 +148,19 @@ def limits(config: Config) -> None:
 
 def rules(config: Config) -> tuple[Rule, ...]:
     kinds, layers = _kinds(config), dense_and_sparse(config, 1)
-    windowed, dense, sparse = (
-        blocks_with(kinds, SLIDING),
-        blocks_with(layers, "dense"),
-        blocks_with(layers, "sparse"),
-    )
     source = LAYER + "self_attn."
     sinks = tuple(
-        Rule("blk.{i}.attn_sinks.weight", source + name, blocks=windowed)
+        Rule("blk.{i}.attn_sinks.weight", source + name)
         for name in ("attention_sink_bias", "sinks")
-        if windowed
     )
     return (
         *EMBEDDING,
         *NORMS,
         *attention(),
         *(attention_biases() if config.get("attention_bias") else ()),
-        *sinks,
-        *(replace(rule, blocks=dense) for rule in FEED_FORWARD if dense),
-        *(replace(rule, blocks=sparse) for rule in _experts(config) if sparse),
+        *only_in(blocks_with(kinds, SLIDING), sinks),
+        *only_in(blocks_with(layers, "dense"), FEED_FORWARD),
+        *only_in(blocks_with(layers, "sparse"), _experts(config)),
         *OUTPUT,
         *([Rule("output.weight", EMBEDDING[0].hf)] if config.get("tie_word_embeddings") else []),
     )
@@ -182,11 +171,7 @@ def _experts(config: Config) -> tuple[Rule, ...]:
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
         Rule("blk.{i}.exp_probs_b.bias", source + "gate.e_score_correction_bias"),
-        *(
-            Rule(f"blk.{{i}}.ffn_{part}_exps.weight", f"{source}experts.{{e}}.{part}_proj.weight")
-            for part in ("gate", "up", "down")
-        ),
-        *fused_experts(whole(config, "moe_intermediate_size")),
+        *experts(whole(config, "moe_intermediate_size")),
     )
 
 

@@ -89,9 +89,7 @@ def special_tokens(files: TokenizerFiles, vocabulary: Vocabulary) -> tuple[Metad
 
 def _suppressed(files: TokenizerFiles, size: int) -> list[int]:
     """The tokens that are never to be drawn, as Gemma 4 has those of images and sounds."""
-    listed = files.generation.get("suppress_tokens")
-    numbers = listed if isinstance(listed, list) else []
-    return [number for number in numbers if type(number) is int and 0 <= number < size]
+    return [number for number in as_ids(files.generation.get("suppress_tokens")) if number < size]
 
 
 def _beyond(added: Mapping[int, AddedToken], named: Mapping[str, int], size: int) -> list[str]:

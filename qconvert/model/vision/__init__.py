@@ -7,6 +7,7 @@ A new projector is a file here and a line in `PROJECTORS`.
 from collections.abc import Mapping
 
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.families.parts.common import named_class
 from qconvert.model.types import Config
 from qconvert.model.vision.gemma3 import GEMMA3
 from qconvert.model.vision.gemma4 import GEMMA4
@@ -39,10 +40,7 @@ def reads_images(config: Config) -> bool:
     Args:
         config: `config.json`.
     """
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        return False
-    return names[0] in BY_CLASS and isinstance(config.get("vision_config"), Mapping)
+    return named_class(config) in BY_CLASS and isinstance(config.get("vision_config"), Mapping)
 
 
 def find_projector(config: Config) -> Projector:
@@ -55,16 +53,16 @@ def find_projector(config: Config) -> Projector:
         CheckpointError: it names no class.
         UnsupportedError: no such projector here.
     """
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+    name = named_class(config)
+    if name is None:
         raise CheckpointError("config.json names no architecture")
-    if names[0] in HEARING:
+    if name in HEARING:
         raise UnsupportedError(
-            f"{names[0]} hears: audio towers are not converted",
+            f"{name} hears: audio towers are not converted",
             "llama.cpp's own convert_hf_to_gguf.py --mmproj knows some of them",
         )
-    if names[0] not in BY_CLASS:
+    if name not in BY_CLASS:
         raise UnsupportedError(
-            f"no vision tower of {names[0]:.80} is known", f"known: {', '.join(BY_CLASS)}"
+            f"no vision tower of {name:.80} is known", f"known: {', '.join(BY_CLASS)}"
         )
-    return BY_CLASS[names[0]]
+    return BY_CLASS[name]

@@ -10,12 +10,12 @@ from itertools import chain, product
 from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, u32
-from qconvert.errors import UnsupportedError
 from qconvert.model.families.parts.common import expect, real, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.tower import (
     CHANNELS,
     Tower,
+    check_theta,
     norm,
     read_tower,
     tower_keys,
@@ -69,12 +69,7 @@ def limits(config: Config) -> None:
     expect(settings, "num_key_value_heads", (tower.heads,))
     expect(settings, "attention_bias", (False,))
     rope = settings.get("rope_parameters")
-    theta = real(rope if isinstance(rope, Mapping) else {}, "rope_theta", default=THETA)
-    if theta != THETA:
-        raise UnsupportedError(
-            f"config.json: rope_theta = {theta:g} cannot be expressed in GGUF for this tower",
-            f"llama.cpp runs it with {THETA:g} only",
-        )
+    check_theta(rope if isinstance(rope, Mapping) else {}, THETA)
 
 
 def lines(config: Config, extras: Extras) -> tuple[Line, ...]:

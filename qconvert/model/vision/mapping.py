@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
+from qconvert.model.mapping import empty_tensor, misshapen, order_of_pairs
 from qconvert.model.names import bare_name
 from qconvert.model.transforms import Columns, Some
 from qconvert.model.types import Rows, TensorMap
@@ -71,12 +71,9 @@ def _sources(
 def _made(line: Line, info: TensorInfo) -> TensorMap:
     stored = line.stored or line.shape
     if not info.elements:
-        raise PlanError(f"{info.name} is empty (shape {list(info.shape)})", UNGATHERED)
+        raise empty_tensor(info)
     if (info.shape or (1,)) != stored:
-        raise PlanError(
-            f"{info.name} has shape {list(info.shape)}, but config.json asks for {list(stored)}",
-            hint="config.json may belong to another model",
-        )
+        raise misshapen(info, stored)
     if len(stored) == 1 and line.runs:
         ((start, stop),) = line.runs
         parts: tuple[Rows, ...] = (Rows(info.name, 0, 1, steps=(Some(start, stop),)),)
@@ -85,14 +82,6 @@ def _made(line: Line, info: TensorInfo) -> TensorMap:
     else:
         steps = (Columns(line.columns),) if line.columns else ()
         parts = (Rows(info.name, 0, info.rows, steps=steps),)
-    order = _order(line)
+    order = order_of_pairs(info.name, line.shape[0], line.heads)
     same_rows = line.runs or (prod(line.shape[:-1]), line.shape[-1]) == (info.rows, info.columns)
     return TensorMap(line.gguf, line.shape, parts, order, line.add, reshaped=not same_rows)
-
-
-def _order(line: Line) -> tuple[int, ...]:
-    """Halves of a head to neighbours, as `mapping` has it."""
-    if not line.heads:
-        return ()
-    half = line.shape[0] // line.heads // 2
-    return tuple(row for pair in range(half) for row in (pair, pair + half))

@@ -11,14 +11,16 @@ from itertools import chain
 from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, u32
-from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import expect, real, whole
 from qconvert.model.types import Config
 from qconvert.model.vision.tower import (
     Tower,
+    check_theta,
     linear,
     norm,
     read_tower,
+    text_settings,
     tower_keys,
     vision_config,
 )
@@ -60,12 +62,7 @@ def limits(config: Config) -> None:
     expect(config, "vision_feature_layer", (-1, [-1]))
     expect(config, "projector_hidden_act", ("gelu",))
     rope = settings.get("rope_parameters")
-    inner = rope if isinstance(rope, Mapping) else settings
-    if (theta := real(inner, "rope_theta", default=THETA)) != THETA:
-        raise UnsupportedError(
-            f"config.json: rope_theta = {theta:g} cannot be expressed in GGUF for this tower",
-            f"llama.cpp runs it with {THETA:g} only",
-        )
+    check_theta(rope if isinstance(rope, Mapping) else settings, THETA)
 
 
 def caveats(config: Config) -> tuple[str, ...]:
@@ -98,8 +95,7 @@ def lines(config: Config, extras: Extras) -> tuple[Line, ...]:
 
 def _break(config: Config, tower: Tower, extras: Extras) -> Line:
     """The row of the language model's embeddings that ends a row of patches."""
-    inner = config.get("text_config")
-    rows = whole({**config, **inner} if isinstance(inner, Mapping) else config, "vocab_size")
+    rows = whole(text_settings(config), "vocab_size")
     number = extras.tokens().get(BREAK)
     if number is None or not 0 <= number < rows:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.errors import UnsupportedError
 from qconvert.model.families.parts.common import expect, real, whole
 from qconvert.model.types import Config
-from qconvert.model.vision.qwen3_vl import EPSILON, FRAMES, MERGED, frames
+from qconvert.model.vision.qwen3_vl import EPSILON, MERGED, frames, limits
 from qconvert.model.vision.tower import (
     Tower,
     fraction,
@@ -94,14 +94,8 @@ def _period(config: Config) -> int:
     return period
 
 
-def limits_of_2(config: Config) -> None:
-    settings = vision_config(config, DEFAULTS_OF_2)
-    expect(settings, "spatial_merge_size", (MERGED,))
-    expect(settings, "temporal_patch_size", (FRAMES,))
-
-
 def limits_of_2_5(config: Config) -> None:
-    limits_of_2(config)
+    limits(config)
     expect(vision_config(config, DEFAULTS_OF_2_5), "window_size", (WINDOW,))
 
 
@@ -149,7 +143,7 @@ QWEN2_VL = Projector(
     metadata_of_2,
     lines_of_2,
     own=r"visual\.",
-    limits=limits_of_2,
+    limits=limits,
 )
 
 QWEN2_5_VL = Projector(

@@ -73,10 +73,20 @@ def vision_config(config: Config, defaults: Mapping[str, Any]) -> dict[str, Any]
     return {**defaults, **{key: value for key, value in inner.items() if value is not None}}
 
 
-def text_width(config: Config) -> int:
-    """The width of the language model that reads what the tower sees."""
+def text_settings(config: Config) -> Config:
+    """Of the language model that reads what the tower sees."""
     inner = config.get("text_config")
-    return whole({**config, **inner} if isinstance(inner, Mapping) else config, "hidden_size")
+    return {**config, **inner} if isinstance(inner, Mapping) else config
+
+
+def check_theta(rope: Config, built_in: float) -> None:
+    """Raises UnsupportedError: the rotary base is not llama.cpp's own."""
+    theta = real(rope, "rope_theta", default=built_in)
+    if theta != built_in:
+        raise UnsupportedError(
+            f"config.json: rope_theta = {theta:g} cannot be expressed in GGUF for this tower",
+            f"llama.cpp runs it with {built_in:g} only",
+        )
 
 
 def read_tower(
@@ -112,7 +122,7 @@ def read_tower(
         heads=size("heads", "num_attention_heads"),
         patch=whole(settings, "patch_size", most=LARGEST_PATCH),
         image=image or whole(settings, "image_size", most=LARGEST_SIDE),
-        text=text_width(config),
+        text=whole(text_settings(config), "hidden_size"),
         epsilon=real(settings, "layer_norm_eps") if epsilon is None else epsilon,
         activation=_activation(settings.get(names.get("activation", "hidden_act"))),
     )

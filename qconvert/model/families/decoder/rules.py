@@ -14,11 +14,11 @@ from qconvert.model.families.decoder.types import (
 )
 from qconvert.model.families.parts.common import (
     MOST_BLOCKS,
-    block_count,
     head_count,
     kv_head_count,
     whole,
 )
+from qconvert.model.families.parts.layers import other_blocks
 from qconvert.model.families.parts.lines import (
     EMBEDDING,
     LAYER,
@@ -108,7 +108,7 @@ def _feed_forward(decoder: Decoder, config: Config) -> Iterator[Rule]:
         return
     others = None
     if dense:
-        others = tuple(block for block in range(block_count(config)) if block not in dense)
+        others = other_blocks(config, dense)
     for rule in _experts(experts, config):
         yield replace(rule, hf=LAYER + rule.hf, blocks=others)
 

@@ -17,16 +17,28 @@ def sliding_blocks(windows: Windows, config: Config) -> list[bool]:
     """Of each block, whether it sees a window only.
 
     Raises:
-        CheckpointError: `layer_types` is no list of the blocks' kinds.
+        CheckpointError, UnsupportedError: see `stated_windows`.
+    """
+    stated = stated_windows(config)
+    if stated is not None:
+        return stated
+    interval = windows.interval
+    if windows.older:
+        interval = whole(config, *windows.older, default=interval)
+    return every(interval, block_count(config))
+
+
+def stated_windows(config: Config) -> list[bool] | None:
+    """The same, as `layer_types` says it; None where nothing does.
+
+    Raises:
+        CheckpointError: it is no list of the blocks' kinds.
         UnsupportedError: it names a kind that is neither.
     """
     count = block_count(config)
     kinds = config.get("layer_types")
     if kinds is None:
-        interval = windows.interval
-        if windows.older:
-            interval = whole(config, *windows.older, default=interval)
-        return every(interval, count)
+        return None
     if not isinstance(kinds, list) or len(kinds) != count:
         raise CheckpointError(f"config.json: layer_types is no list of {count} names")
     if any(kind not in KINDS for kind in kinds):

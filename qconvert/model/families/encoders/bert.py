@@ -16,6 +16,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.lines import pair
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "bert"
@@ -66,26 +67,21 @@ def rules(config: Config) -> tuple[Rule, ...]:
         Rule("position_embd.weight", "embeddings.position_embeddings.weight"),
         Rule("token_types.weight", "embeddings.token_type_embeddings.weight"),
         *_norm("token_embd_norm", "embeddings.LayerNorm"),
-        *_linear("blk.{i}.attn_q", attention + "self.query"),
-        *_linear("blk.{i}.attn_k", attention + "self.key"),
-        *_linear("blk.{i}.attn_v", attention + "self.value"),
-        *_linear("blk.{i}.attn_output", attention + "output.dense"),
+        *pair("blk.{i}.attn_q", attention + "self.query"),
+        *pair("blk.{i}.attn_k", attention + "self.key"),
+        *pair("blk.{i}.attn_v", attention + "self.value"),
+        *pair("blk.{i}.attn_output", attention + "output.dense"),
         *_norm("blk.{i}.attn_output_norm", attention + "output.LayerNorm"),
-        *_linear("blk.{i}.ffn_up", LAYER + "intermediate.dense"),
-        *_linear("blk.{i}.ffn_down", LAYER + "output.dense"),
+        *pair("blk.{i}.ffn_up", LAYER + "intermediate.dense"),
+        *pair("blk.{i}.ffn_down", LAYER + "output.dense"),
         *_norm("blk.{i}.layer_output_norm", LAYER + "output.LayerNorm"),
     )
-
-
-def _linear(gguf: str, hf: str) -> tuple[Rule, ...]:
-    return Rule(gguf + ".weight", hf + ".weight"), Rule(gguf + ".bias", hf + ".bias")
 
 
 def _norm(gguf: str, hf: str) -> tuple[Rule, ...]:
     """With the names of checkpoints that came from TensorFlow."""
     return (
-        Rule(gguf + ".weight", hf + ".weight"),
-        Rule(gguf + ".bias", hf + ".bias"),
+        *pair(gguf, hf),
         Rule(gguf + ".weight", hf + ".gamma"),
         Rule(gguf + ".bias", hf + ".beta"),
     )

@@ -15,7 +15,7 @@ from gguf import PoolingType
 from qconvert.checkpoint.metadata import Metadata, f32, flag, flags, text, u32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families.decoder.windows import KINDS
+from qconvert.model.families.decoder.windows import KINDS, stated_windows
 from qconvert.model.families.parts.common import (
     MOST_BLOCKS,
     block_count,
@@ -26,7 +26,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.keys import Keys
-from qconvert.model.families.parts.lines import DRAWN
+from qconvert.model.families.parts.lines import DRAWN, pair
 from qconvert.model.families.parts.ranking import (
     DENSE,
     LABELS,
@@ -87,30 +87,11 @@ def metadata(config: Config) -> Metadata:
 
 def _windows(config: Config) -> Metadata:
     """The tokens seen on both sides together, and which blocks see no others."""
-    interval, kinds = _interval(config), _kinds(config)
-    keys: Metadata = {"attention.sliding_window": u32(whole(config, "local_attention"))}
-    if kinds == _every(interval, len(kinds)):
-        return {**keys, PATTERN: u32(interval)}
-    return {**keys, PATTERN: flags([kind == KINDS[1] for kind in kinds])}
-
-
-def _interval(config: Config) -> int:
-    return whole(config, "global_attn_every_n_layers", default=INTERVAL, most=MOST_BLOCKS)
-
-
-def _every(interval: int, count: int) -> list[str]:
-    return [KINDS[block % interval != 0] for block in range(count)]
-
-
-def _kinds(config: Config) -> list[str]:
-    count, kinds = block_count(config), config.get("layer_types")
-    if kinds is None:
-        return _every(_interval(config), count)
-    if not isinstance(kinds, list) or len(kinds) != count:
-        raise CheckpointError(f"config.json: layer_types is no list of {count} names")
-    if any(kind not in KINDS for kind in kinds):
-        raise UnsupportedError(f"config.json: layer_types knows {' and '.join(KINDS)} only")
-    return kinds
+    interval = whole(config, "global_attn_every_n_layers", default=INTERVAL, most=MOST_BLOCKS)
+    usual = [block % interval != 0 for block in range(block_count(config))]
+    sliding = stated_windows(config)
+    pattern = u32(interval) if sliding is None or sliding == usual else flags(sliding)
+    return {"attention.sliding_window": u32(whole(config, "local_attention")), PATTERN: pattern}
 
 
 def limits(config: Config) -> None:
@@ -153,10 +134,9 @@ def rank_limits(config: Config) -> None:
 def rank_rules(config: Config) -> tuple[Rule, ...]:
     return (
         *rules(config),
-        Rule(DENSE[0], "head.dense.weight"),
+        Rule(f"{DENSE}.weight", "head.dense.weight"),
         Rule("cls.norm.weight", "head.norm.weight"),
-        Rule(LABELS[0], "classifier.weight"),
-        Rule(LABELS[1], "classifier.bias"),
+        *pair(LABELS, "classifier"),
     )
 
 

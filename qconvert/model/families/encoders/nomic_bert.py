@@ -11,6 +11,7 @@ from qconvert.checkpoint.metadata import Metadata, f32
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.model.families.encoders import bert
 from qconvert.model.families.parts.common import (
+    SILU,
     expect,
     heads_fill_width,
     prefixed,
@@ -18,6 +19,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.keys import Keys
+from qconvert.model.families.parts.lines import pair
 from qconvert.model.families.parts.rope import PLAIN, check_rope, rope_parameters
 from qconvert.model.folding import DOWN
 from qconvert.model.types import Config, Family, Rule
@@ -54,7 +56,7 @@ def metadata(config: Config) -> Metadata:
 
 def limits(config: Config) -> None:
     heads_fill_width(config)
-    expect(config, "hidden_act", ("silu", "swish"))
+    expect(config, "hidden_act", SILU)
     expect(config, "activation_function", ("swiglu",))
     for name in ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "prenorm", "causal"):
         expect(config, name, (False,))
@@ -71,7 +73,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
     return (
         Rule("token_embd.weight", "embeddings.word_embeddings.weight"),
         Rule("token_types.weight", "embeddings.token_type_embeddings.weight"),
-        *_norm("token_embd_norm", "emb_ln", "embeddings.LayerNorm"),
+        *pair("token_embd_norm", "emb_ln"),
+        *pair("token_embd_norm", "embeddings.LayerNorm"),
         *(
             rule
             for number, part in enumerate("qkv")
@@ -85,22 +88,19 @@ def rules(config: Config) -> tuple[Rule, ...]:
             )
         ),
         *_linear("attn_output", "attn.out_proj", "self_attn.o_proj"),
-        *_norm("blk.{i}.attn_output_norm", STORED + "norm1", HELD + "post_attention_layernorm"),
+        *pair("blk.{i}.attn_output_norm", STORED + "norm1"),
+        *pair("blk.{i}.attn_output_norm", HELD + "post_attention_layernorm"),
         *_linear("ffn_gate", "mlp.fc12", "mlp.gate_proj"),
         *_linear("ffn_up", "mlp.fc11", "mlp.up_proj"),
         *_linear("ffn_down", "mlp.fc2", "mlp.down_proj"),
-        *_norm("blk.{i}.layer_output_norm", STORED + "norm2", HELD + "post_mlp_layernorm"),
+        *pair("blk.{i}.layer_output_norm", STORED + "norm2"),
+        *pair("blk.{i}.layer_output_norm", HELD + "post_mlp_layernorm"),
     )
 
 
 def _linear(gguf: str, stored: str, held: str) -> tuple[Rule, ...]:
     name = f"blk.{{i}}.{gguf}.weight"
     return Rule(name, f"{STORED}{stored}.weight"), Rule(name, f"{HELD}{held}.weight")
-
-
-def _norm(gguf: str, *names: str) -> tuple[Rule, ...]:
-    ends = ("weight", "bias")
-    return tuple(Rule(f"{gguf}.{end}", f"{name}.{end}") for name in names for end in ends)
 
 
 def config_json(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -101,16 +101,8 @@ def _rules(config: Config, biased: tuple[int, ...] | None) -> tuple[Rule, ...]:
 
 
 SHAPES = {
-    "enc.attn_norm.weight": ("hidden",),
-    "enc.attn_rel_b.weight": ("buckets", "heads"),
-    "enc.attn_q.weight": ("query", "hidden"),
-    "enc.attn_k.weight": ("query", "hidden"),
-    "enc.attn_v.weight": ("query", "hidden"),
-    "enc.attn_o.weight": ("hidden", "query"),
-    "enc.ffn_norm.weight": ("hidden",),
-    "enc.ffn_gate.weight": ("ffn", "hidden"),
-    "enc.ffn_up.weight": ("ffn", "hidden"),
-    "enc.ffn_down.weight": ("hidden", "ffn"),
+    "attn_rel_b.weight": ("buckets", "heads"),
+    "attn_o.weight": ("hidden", "query"),
     "enc.output_norm.weight": ("hidden",),
 }
 

@@ -25,10 +25,10 @@ from qconvert.model.families.parts.common import (
 )
 from qconvert.model.families.parts.layers import (
     FULL,
-    OLDER,
     RECURRENT,
     blocks_with,
     kinds_of_layers,
+    only_in,
 )
 from qconvert.model.families.parts.lines import LAYER
 from qconvert.model.types import Config, Family, Rule
@@ -108,7 +108,7 @@ def limits(config: Config) -> None:
         return
     own = sizes(config)
     mamba2.check(own)
-    mamba2.check_steps(config, "time_step_limit")
+    mamba2.check_steps(config)
     expect(config, "mamba_expand", (2,))
     expect(config, "mamba_d_head", ("auto", own.head))
     expect(config, "mamba_proj_bias", (False,))
@@ -118,13 +118,12 @@ def limits(config: Config) -> None:
 def rules(config: Config) -> tuple[Rule, ...]:
     layers = kinds(config)
     *usual, norm, output = decoder_rules(_decoder(config), config)
-    attending, recurrent = (blocks_with(layers, kind) for kind in (FULL, RECURRENT))
     mixer = mamba2.layer(LAYER + "mamba.", sizes(config))
     of_attention = [rule for rule in usual if ".self_attn." in rule.hf]
     return (
         *(rule for rule in usual if rule not in of_attention),
-        *(replace(rule, blocks=attending) for rule in of_attention if attending),
-        *(replace(rule, blocks=recurrent) for rule in mixer if recurrent),
+        *only_in(blocks_with(layers, FULL), of_attention),
+        *only_in(blocks_with(layers, RECURRENT), mixer),
         *(() if _has_experts(config) else _feed_forward(config)),
         norm,
         output,
@@ -164,8 +163,6 @@ GRANITE_ATTENDING_MOE = _family("granitemoe", experts=True)
 def granite_of(config: Config) -> Family:
     """The one that llama.cpp takes a model for."""
     settings = text_config(GRANITE_HYBRID, config)
-    layers = settings.get("layer_types")
-    attends = isinstance(layers, list) and bool(layers)
-    if not attends or any(OLDER.get(str(kind), str(kind)) != FULL for kind in layers or ()):
+    if RECURRENT in kinds(settings):
         return GRANITE_HYBRID
     return GRANITE_ATTENDING_MOE if _has_experts(settings) else GRANITE_ATTENDING

@@ -55,13 +55,13 @@ def _even(config: Config) -> dict[str, Any]:
                 )
             value = value[0]
         even |= {} if value is None else {name: value}
-    sizes = {even.get("moe_intermediate_size"), None} - {config["intermediate_size"], None}
-    if sizes or even.get("num_shared_expert", 1) != 1:
+    usual = config["intermediate_size"]
+    if even.get("moe_intermediate_size", usual) != usual or even.get("num_shared_expert", 1) != 1:
         raise UnsupportedError(
             "config.json: transformers runs this family with experts of intermediate_size and one "
             "for all tokens"
         )
-    return {**config, **even, SHARED_SIZE: config["intermediate_size"]}
+    return {**config, **even, SHARED_SIZE: usual}
 
 
 def metadata(config: Config) -> Metadata:

@@ -8,12 +8,16 @@ these families go one way: they are not written back as directories.
 """
 
 from dataclasses import replace
+from itertools import chain
+
+from gguf import ExpertGatingFuncType
 
 from qconvert.checkpoint.metadata import Metadata, f32, flag, i32s, u32
 from qconvert.errors import UnsupportedError
 from qconvert.model.families.parts import mamba2
 from qconvert.model.families.parts.common import (
     EPSILONS,
+    SILU,
     decoder_metadata,
     expect,
     head_size,
@@ -23,8 +27,14 @@ from qconvert.model.families.parts.common import (
     text_config,
     whole,
 )
-from qconvert.model.families.parts.layers import FULL, RECURRENT, blocks_with, kinds_of_layers
-from qconvert.model.families.parts.lines import IGNORED, LAYER
+from qconvert.model.families.parts.layers import (
+    FULL,
+    RECURRENT,
+    blocks_with,
+    kinds_of_layers,
+    only_in,
+)
+from qconvert.model.families.parts.lines import IGNORED, LAYER, attention
 from qconvert.model.types import Config, Family, Rule
 
 NAME, NAME_OF_EXPERTS = "nemotron_h", "nemotron_h_moe"
@@ -35,9 +45,6 @@ LETTERS = {"M": RECURRENT, "*": FULL, "E": EXPERTS, "-": DENSE}
 
 PATTERN = "ME*-"
 """Where nothing is said."""
-
-SIGMOID = 2
-"""llama.cpp's number of how experts are scored."""
 
 SHAPES = {
     **mamba2.SHAPES,
@@ -114,7 +121,7 @@ def metadata_of_experts(config: Config) -> Metadata:
         "expert_shared_count": u32(whole(config, "n_shared_experts")),
         "expert_weights_norm": flag(config.get("norm_topk_prob") is True),
         "expert_weights_scale": f32(real(config, "routed_scaling_factor")),
-        "expert_gating_func": u32(SIGMOID),
+        "expert_gating_func": u32(ExpertGatingFuncType.SIGMOID),
         "expert_group_count": u32(whole(config, "n_group")),
         "expert_group_used_count": u32(whole(config, "topk_group")),
     }
@@ -159,7 +166,7 @@ def limits(config: Config) -> None:
             "config.json: layers_block_type has moe and mlp; llama.cpp runs one or the other"
         )
     expect(config, "mlp_hidden_act", ("relu2",))
-    expect(config, "mamba_hidden_act", ("silu", "swish"))
+    expect(config, "mamba_hidden_act", SILU)
     for name in ("use_bias", "attention_bias", "mamba_proj_bias"):
         expect(config, name, (False,))
     expect(config, "use_conv_bias", (True,))
@@ -183,30 +190,16 @@ def rules(config: Config) -> tuple[Rule, ...]:
     mixer = mamba2.layer(source, sizes(config))
     parts = (
         (RECURRENT, mixer),
-        (FULL, _attention(source)),
+        (FULL, attention(source=source)),
         (DENSE, _dense(config, source)),
         (EXPERTS, _experts(config, source)),
     )
     return (
         Rule("token_embd.weight", "model.embeddings.weight"),
         Rule("blk.{i}.attn_norm.weight", LAYER + "norm.weight"),
-        *(
-            replace(rule, blocks=blocks_with(layers, kind))
-            for kind, table in parts
-            for rule in table
-            if kind in layers
-        ),
+        *chain.from_iterable(only_in(blocks_with(layers, kind), table) for kind, table in parts),
         Rule("output_norm.weight", "model.norm_f.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
-    )
-
-
-def _attention(source: str) -> tuple[Rule, ...]:
-    return (
-        Rule("blk.{i}.attn_q.weight", source + "q_proj.weight"),
-        Rule("blk.{i}.attn_k.weight", source + "k_proj.weight"),
-        Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
-        Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
     )
 
 
@@ -258,7 +251,5 @@ NEMOTRON_H_MOE = replace(
 
 def nemotron_of(config: Config) -> Family:
     """The one with experts, where a layer has them."""
-    settings = text_config(NEMOTRON_H, config)
-    given = settings.get("layers_block_type") or settings.get("hybrid_override_pattern", PATTERN)
-    several = isinstance(given, list | str) and any(kind in (EXPERTS, "E") for kind in given)
+    several = EXPERTS in kinds(text_config(NEMOTRON_H, config))
     return NEMOTRON_H_MOE if several else NEMOTRON_H

@@ -40,6 +40,14 @@ def text_config(family: Family, config: Config) -> dict[str, Any]:
     return {key: plain_numbers(value) for key, value in every.items() if value is not None}
 
 
+def named_class(config: Config) -> str | None:
+    """The class that `config.json` names; None where it names none."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        return None
+    return names[0]
+
+
 SPECIAL = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 

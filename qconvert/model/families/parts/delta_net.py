@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
+from qconvert.model.families.parts import lines
 from qconvert.model.families.parts.common import block_count, head_size, prefixed, real, whole
-from qconvert.model.families.parts.lines import LAYER, fused_experts
+from qconvert.model.families.parts.layers import FULL, RECURRENT
+from qconvert.model.families.parts.lines import LAYER, attention, gated
 from qconvert.model.families.parts.rope import rope_parameters
 from qconvert.model.types import Config, Rule
 
-LINEAR, FULL = "linear_attention", "full_attention"
 EPSILON = 1e-6
 """Of the norms of queries and keys in these layers, in transformers."""
 
@@ -136,9 +137,9 @@ def linear_layers(config: Config) -> list[bool]:
         return [(layer + 1) % interval != 0 for layer in range(count)]
     if not isinstance(kinds, list) or len(kinds) != count:
         raise CheckpointError(f"config.json: layer_types is no list of {count} names")
-    if any(kind not in (LINEAR, FULL) for kind in kinds):
-        raise UnsupportedError(f"config.json: layer_types knows {LINEAR} and {FULL} only")
-    return [kind == LINEAR for kind in kinds]
+    if any(kind not in (RECURRENT, FULL) for kind in kinds):
+        raise UnsupportedError(f"config.json: layer_types knows {RECURRENT} and {FULL} only")
+    return [kind == RECURRENT for kind in kinds]
 
 
 def blocks_of(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -167,10 +168,7 @@ def caveats(config: Config) -> tuple[str, ...]:
 def full_attention(source: str) -> tuple[Rule, ...]:
     """Of the other blocks: queries of double width, whose second half is a gate."""
     return (
-        Rule("blk.{i}.attn_q.weight", source + "q_proj.weight"),
-        Rule("blk.{i}.attn_k.weight", source + "k_proj.weight"),
-        Rule("blk.{i}.attn_v.weight", source + "v_proj.weight"),
-        Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
+        *attention(source=source),
         Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight", add=1.0),
         Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight", add=1.0),
     )
@@ -192,12 +190,7 @@ def experts(config: Config) -> tuple[Rule, ...]:
     shared = source + "shared_expert"
     return (
         Rule("blk.{i}.ffn_gate_inp.weight", source + "gate.weight"),
-        Rule("blk.{i}.ffn_gate_exps.weight", source + "experts.{e}.gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_exps.weight", source + "experts.{e}.up_proj.weight"),
-        Rule("blk.{i}.ffn_down_exps.weight", source + "experts.{e}.down_proj.weight"),
-        *fused_experts(whole(config, "moe_intermediate_size")),
+        *lines.experts(whole(config, "moe_intermediate_size")),
         Rule("blk.{i}.ffn_gate_inp_shexp.weight", shared + "_gate.weight", stored=(1, hidden)),
-        Rule("blk.{i}.ffn_gate_shexp.weight", shared + ".gate_proj.weight"),
-        Rule("blk.{i}.ffn_up_shexp.weight", shared + ".up_proj.weight"),
-        Rule("blk.{i}.ffn_down_shexp.weight", shared + ".down_proj.weight"),
+        *gated(shared + ".", "_shexp"),
     )

@@ -1,12 +1,13 @@
 """Of what kind each layer is, in models that mix them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.parts.common import MOST_BLOCKS, block_count
-from qconvert.model.types import Config
+from qconvert.model.types import Config, Rule
 
-RECURRENT, FULL = "linear_attention", "full_attention"
+RECURRENT, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 OLDER = {"mamba": RECURRENT, "attention": FULL}
 """What transformers called them before."""
 
@@ -31,8 +32,11 @@ def kinds_of_layers(
         UnsupportedError: a name is none of those.
     """
     given = config.get(setting)
-    fits = isinstance(given, list) and 0 < len(given) <= MOST_BLOCKS
-    if not isinstance(given, list) or not fits or count not in (None, len(given)):
+    if (
+        not isinstance(given, list)
+        or not 0 < len(given) <= MOST_BLOCKS
+        or count not in (None, len(given))
+    ):
         raise CheckpointError(
             f"config.json: {setting} is no list of {'some' if count is None else count} names"
         )
@@ -49,6 +53,16 @@ def blocks_with(kinds: list[str], *wanted: str) -> tuple[int, ...]:
     return tuple(block for block, kind in enumerate(kinds) if kind in wanted)
 
 
+def other_blocks(config: Config, blocks: Collection[int]) -> tuple[int, ...]:
+    """The numbers of all blocks but these."""
+    return tuple(block for block in range(block_count(config)) if block not in blocks)
+
+
+def only_in(blocks: tuple[int, ...], rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Lines of a table for some blocks; none where there are no such blocks."""
+    return tuple(replace(rule, blocks=blocks) for rule in rules) if blocks else ()
+
+
 def dense_and_sparse(config: Config, leading: int) -> list[str]:
     """Which layers have experts: "dense" or "sparse" for each.
 
@@ -59,3 +73,18 @@ def dense_and_sparse(config: Config, leading: int) -> list[str]:
     if config.get("mlp_layer_types") is None:
         return ["dense" if block < leading else "sparse" for block in range(count)]
     return kinds_of_layers(config, "mlp_layer_types", ("dense", "sparse"), count)
+
+
+def leading_dense(kinds: list[str]) -> int:
+    """How many layers at the beginning have no experts.
+
+    Args:
+        kinds: of `dense_and_sparse`.
+
+    Raises:
+        UnsupportedError: others have none either.
+    """
+    dense = kinds.count("dense")
+    if "dense" in kinds[dense:]:
+        raise UnsupportedError("config.json: llama.cpp wants layers without experts first")
+    return dense

@@ -77,21 +77,21 @@ def check(sizes: Sizes) -> None:
         raise CheckpointError(f"config.json: {sizes.heads} heads of {sizes.groups} groups")
 
 
-def check_steps(config: Config, name: str) -> None:
+def check_steps(config: Config) -> None:
     """Refuse bounds of steps, which llama.cpp does not have.
 
     Raises:
         UnsupportedError: there are some.
         CheckpointError: what is said of them is no pair of numbers.
     """
-    bounds = config.get(name)
+    bounds = config.get("time_step_limit")
     if bounds is None:
         return
     if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
-        raise CheckpointError(f"config.json: {name} is {bounds!r:.60}, not two numbers")
+        raise CheckpointError(f"config.json: time_step_limit is {bounds!r:.60}, not two numbers")
     if list(bounds) != [0.0, float("inf")]:
         raise UnsupportedError(
-            f"config.json: {name} = {bounds!r:.60} cannot be expressed in GGUF",
+            f"config.json: time_step_limit = {bounds!r:.60} cannot be expressed in GGUF",
             "llama.cpp takes steps as they are",
         )
 

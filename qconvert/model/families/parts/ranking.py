@@ -8,13 +8,14 @@ from gguf import PoolingType
 from qconvert.checkpoint.metadata import Metadata, texts, u32
 from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import MOST_BLOCKS, prefixed, whole
+from qconvert.model.families.parts.lines import pair
 from qconvert.model.types import Config, Rule
 
 MARK = "classifier.output_labels"
 """The key that only files with such a head have."""
 
-DENSE, LABELS = ("cls.weight", "cls.bias"), ("cls.output.weight", "cls.output.bias")
-"""GGUF's names of a head's two layers."""
+DENSE, LABELS = "cls", "cls.output"
+"""GGUF's names of a head's two layers, without ".weight" and ".bias"."""
 
 
 def labels(config: Config) -> list[str]:
@@ -56,8 +57,4 @@ def head(dense: str, output: str) -> tuple[Rule, ...]:
     Args:
         dense, output: what Hugging Face calls them.
     """
-    ends = ("weight", "bias")
-    return (
-        *(Rule(name, f"{dense}.{end}") for name, end in zip(DENSE, ends, strict=True)),
-        *(Rule(name, f"{output}.{end}") for name, end in zip(LABELS, ends, strict=True)),
-    )
+    return (*pair(DENSE, dense), *pair(LABELS, output))

@@ -24,9 +24,13 @@ beyond it."""
 ROPE_TYPES = (*PLAIN, "linear", "yarn")
 """Kinds that GGUF's keys can say for every family."""
 
-
 OLDER_KEYS = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
 """Settings beside `rope_parameters`, which newer families do not read."""
+
+
+def without_older(config: Config) -> Config:
+    """The settings without those that newer families do not read."""
+    return {key: value for key, value in config.items() if key not in OLDER_KEYS}
 
 
 def rope_parameters(config: Config) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def as_reranker(family: Family, tokens: Sequence[str]) -> Family:
 def _answer_rules(rows: tuple[tuple[int, int], ...], config: Config) -> tuple[Rule, ...]:
     """The output's rows of the answers, or the embedding's where that is the output."""
     sources = (OUTPUT[1].hf, EMBEDDING[0].hf)
-    return (*QWEN3.rules(config), *(Rule(LABELS[0], name, runs=rows) for name in sources))
+    return (*QWEN3.rules(config), *(Rule(f"{LABELS}.weight", name, runs=rows) for name in sources))
 
 
 def _answer_metadata(config: Config) -> Metadata:
@@ -88,7 +88,7 @@ def _caveats(config: Config) -> tuple[str, ...]:
 
 def rank_rules(config: Config) -> tuple[Rule, ...]:
     body = (rule for rule in QWEN3.rules(config) if rule.gguf != OUTPUT[1].gguf)
-    return (*body, Rule(LABELS[0], "score.weight"))
+    return (*body, Rule(f"{LABELS}.weight", "score.weight"))
 
 
 def rank_metadata(config: Config) -> Metadata:
