@@ -40,12 +40,12 @@ class Head:
             raise UnsupportedError(f"{source.checkpoint.source} has no output projection")
         self.device, self.dtype = device, dtype
         self._inputs = inputs
-        self._names = (source.output,)
+        self._names = (source.model.output,)
         self._model = skeleton.model
         head = self.module = self._model.get_submodule(skeleton.head)
         for name, parameter in list(head.named_parameters()):
             stored = f"{skeleton.head}.{name}"
-            if name == "weight" and source.output == EMBEDDING:
+            if name == "weight" and source.model.output == EMBEDDING:
                 stored = _embedding(skeleton)
             values = read_parameter(source, stored, tuple(parameter.shape), dtype)
             set_parameter(head, name, values.to(device))

@@ -174,7 +174,7 @@ class Walk:
     @property
     def output_name(self) -> str:
         """The GGUF name of the output projection's weight; empty where there is none."""
-        return self.source.output if self.skeleton.head else ""
+        return self.model.output if self.skeleton.head else ""
 
     def finish(self, observe: Observe | None = None) -> None:
         """Show the input of the output projection to the observer, where there is one."""

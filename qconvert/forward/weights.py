@@ -16,7 +16,7 @@ from typing import Any
 from qconvert.checkpoint import Checkpoint, read_bytes
 from qconvert.errors import PlanError
 from qconvert.model.assemble import assemble, overlapping
-from qconvert.model.mapping import EMBEDDING, OUTPUT_WEIGHT, in_file_order
+from qconvert.model.mapping import in_file_order
 from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
@@ -48,11 +48,6 @@ class Parameters:
     @property
     def checkpoint(self) -> Checkpoint:
         return self.model.checkpoint
-
-    @property
-    def output(self) -> str:
-        """The GGUF name of the output projection's weight; the embedding's where they share it."""
-        return OUTPUT_WEIGHT if OUTPUT_WEIGHT in self.model.shapes else EMBEDDING
 
     @property
     def is_causal(self) -> bool:

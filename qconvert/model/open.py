@@ -141,6 +141,14 @@ class Model:
         return predicts(self.config) and is_shared
 
     @cached_property
+    def output(self) -> str:
+        """The GGUF name of the output projection's weight, the embedding's where they share it;
+        empty for a model that predicts no tokens."""
+        if not predicts(self.config):
+            return ""
+        return OUTPUT_WEIGHT if OUTPUT_WEIGHT in self.shapes else EMBEDDING
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of GGUF's tensors, by name, row-major."""
         return {tensor.name: tensor.shape for tensor in self.tensors}

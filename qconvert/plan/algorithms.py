@@ -12,6 +12,7 @@ from qconvert.containers.sizes import human_bytes
 from qconvert.errors import shorten
 from qconvert.formats import FORMATS
 from qconvert.formats.types import Format, block_sizes
+from qconvert.model.open import Model
 from qconvert.model.roles import block_number
 from qconvert.model.transforms import Scale
 from qconvert.model.weights import EXPERTS
@@ -27,9 +28,13 @@ LIBRARIES, SLACK = 1_000_000_000, 1.5
 """Bytes; and what the allocator keeps beside what is in use."""
 
 
-def with_algorithm(tensor: TensorPlan, statistics: Statistics) -> TensorPlan:
-    """Weights in blocks take feedback where there are tokens to run the model on."""
-    if statistics.sample is None or block_number(gguf_name(tensor)) < 0:
+def with_algorithm(tensor: TensorPlan, statistics: Statistics, model: Model) -> TensorPlan:
+    """Weights in blocks and the output projection take feedback where there are tokens to run the
+    model on."""
+    name = gguf_name(tensor)
+    if statistics.sample is None or not name:
+        return tensor
+    if block_number(name) < 0 and name != model.output:
         return tensor
     return tensor if format_to_fit(tensor) is None else replace(tensor, algorithm=FEEDBACK)
 
@@ -169,14 +174,15 @@ def memory(plans: Sequence[Plan]) -> int:
     """About how many bytes it takes: a block of each model, the activations that wait in front of
     a product, the moments of the widest input with what is made of them, and what libraries take by
     themselves."""
-    own = [tensor.map for tensor in plans[0].tensors if tensor.algorithm]
+    inside = [t for t in plans[0].tensors if t.algorithm and block_number(gguf_name(t)) >= 0]
+    own = [tensor.map for tensor in inside]
     if plans[0].sample is None or not own:
         return 0
     models, tokens = len(plans) + 1, plans[0].sample.size
     usual, _ = Counter(map_.columns for map_ in own).most_common(1)[0]
     widest = max(map_.columns for map_ in own)
     rows = max(map_.shape[-2] for map_ in own if map_.columns == widest)
-    blocks = len({block_number(gguf_name(t)) for t in plans[0].tensors if t.algorithm})
+    blocks = len({block_number(gguf_name(tensor)) for tensor in inside})
     weights = models * ITEM * sum(map_.elements for map_ in own) // blocks
     moments = 4 * (6 * widest**2 + 8 * rows * widest)
     waiting = models * waiting_bytes(tokens, usual, widest, ITEM)

@@ -7,9 +7,10 @@
             put them into the store        where an interrupted run finds them
             have the block compute with them
         run both blocks                    later ones see what has become of earlier ones
+    do the same with the output projection, which may be the token embedding
 
 What each row decides for itself is written as it is streamed, byte by byte; so are the tensors
-outside of blocks. `qconvert.run.stored.with_made` plans the file of both.
+outside of blocks but the output projection. `qconvert.run.stored.with_made` plans the file of both.
 
 Several outputs are made at once, so that the original runs once for all of them.
 
@@ -24,22 +25,36 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.algorithms.damping import SHARE
 from qconvert.calibration.moments import Moments
 from qconvert.containers.store import Store
 from qconvert.formats.types import Arrays
 from qconvert.forward.passage import Group
 from qconvert.forward.walk import Block, Place, Walk
 from qconvert.machine.watcher import Watcher
+from qconvert.model.mapping import EMBEDDING
 from qconvert.model.open import Model
 from qconvert.plan.algorithms import factors_of, order_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Workers, at_work
-from qconvert.run.fitting import NEAREST, About, Bench, Task, about_matrix, make_matrix
-from qconvert.run.observation import Pair, observe, side_by_side
+from qconvert.run.fitting import (
+    NEAREST,
+    About,
+    Bench,
+    Task,
+    about_matrix,
+    make_matrix,
+    make_table,
+)
+from qconvert.run.observation import Pair, observe, observe_output, side_by_side
 from qconvert.run.smoothing import TOKENS, divisors, joint_of, multiplied
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
+
+LOOKED_UP = 0.1
+"""Damping of an output projection that is the token embedding. With less, rows would be further
+from what they are by themselves, which counts when they are looked up."""
 
 HELPED = " helped"
 """Behind a tensor's name, what the store has of whether its algorithm helped, by matrix."""
@@ -150,7 +165,23 @@ def quantize_by_block(
             for walk in walks.every:
                 walk.states.sync(beside.index + 1)
             watcher.advance(size, f"block {beside.index + 1} of {len(walks)}")
+        for job, walk in zip(jobs, walks.quantized, strict=True):
+            _quantize_output(bench, job, walk, walks)
     return [_helped(job) for job in jobs]
+
+
+def _quantize_output(bench: Bench, job: Job, walk: Walk, walks: Walks) -> None:
+    """Make what the store lacks of the output projection."""
+    here = job.tasks.get(walk.output_name, ())
+    missing = [task for task in here if task.name not in job.store]
+    if not missing:
+        return
+    name = walk.output_name
+    both = observe_output(walk, walks.original, walks.shown)
+    about = about_matrix(bench, name, 0, both, LOOKED_UP if name == EMBEDDING else SHARE)
+    for task in missing:
+        arrays, helped = make_table(bench, task, about)
+        _keep(job.store, task, arrays, helped)
 
 
 def _helped(job: Job) -> dict[str, float]:
@@ -207,12 +238,17 @@ def _make_group(
                 made[task.name].append(one)
     for task in tasks:
         pieces = zip(*(arrays for arrays, _ in made[task.name]), strict=True)
-        names = [slot.name for slot in task.tensor.slots]
-        arrays = dict(zip(names, map(np.concatenate, pieces), strict=True))
-        if task.algorithm != NEAREST:
-            helped = [helped for _, helped in made[task.name]]
-            arrays[f"{task.name}{HELPED}"] = np.array(helped, np.uint8)
-        store.put(task.name, arrays)
+        arrays = tuple(map(np.concatenate, pieces))
+        _keep(store, task, arrays, [helped for _, helped in made[task.name]])
+
+
+def _keep(store: Store, task: Task, arrays: Arrays, helped: Sequence[bool]) -> None:
+    """Put what a task has made into the store, and of each part whether its algorithm helped."""
+    names = [slot.name for slot in task.tensor.slots]
+    kept = dict(zip(names, arrays, strict=True))
+    if task.algorithm != NEAREST:
+        kept[f"{task.name}{HELPED}"] = np.array(helped, np.uint8)
+    store.put(task.name, kept)
 
 
 def _rows_made(tasks: Sequence[Task], store: Store) -> Any:

@@ -38,6 +38,9 @@ ROWS = 128
 """Rows of a weight that are quantized at a time: a multiple of every format's `row_step`, but of
 those that take all rows together."""
 
+PIECE = 1 << 24
+"""Weights of a table that are made at a time."""
+
 JUDGED = 4
 """One slab of rows in so many is judged by the guard, but at least two."""
 
@@ -112,15 +115,19 @@ class Bench:
 
 
 def about_matrix(
-    bench: Bench, name: str, matrix: int, both: tuple[Moments, Moments]
+    bench: Bench, name: str, matrix: int, both: tuple[Moments, Moments], share: float = SHARE
 ) -> About | None:
     """What the moments, of tokens shown and not shown, say of a matrix; None where no token reached
-    it, or none of those for the guard did."""
+    it, or none of those for the guard did.
+
+    Args:
+        share: of damping.
+    """
     own, other = (moments.of(name, matrix) for moments in both)
     if own is None or other is None:
         return None
     drift, unseen_drift = (moments.drift_of(name, matrix) for moments in both)
-    shares = (SHARE, DRIFT_SHARE) if drift else (SHARE,)
+    shares = (share, DRIFT_SHARE) if drift else (share,)
     made = [factored(own, share) for share in shares]
     return About(made[0], made[-1], drift, other, unseen_drift)
 
@@ -175,11 +182,32 @@ def _divided(about: About, divisor: np.ndarray) -> About:
 
 def make_matrix(bench: Bench, task: Task, matrix: int, about: About | None) -> tuple[Arrays, bool]:
     """What a matrix of a task's tensor becomes, and whether that is the algorithm's."""
-    map_ = task.tensor.map
-    start = matrix * map_.shape[-2]
+    rows = task.tensor.map.shape[-2]
+    start = matrix * rows
     about = about and _as_multiplied(about, task, start)
+    return _make_rows(bench, task, start, start + rows, about)
+
+
+def make_table(bench: Bench, task: Task, about: About | None) -> tuple[Arrays, list[bool]]:
+    """What a task's table becomes, and of each piece of it whether that is the algorithm's. It is
+    made in pieces, for it has a row for each token of the vocabulary."""
+    rows, columns = task.tensor.map.shape
+    step = max(PIECE // columns // ROWS, 1) * ROWS if task.format.row_step <= ROWS else rows
+    parts = task.format.parts((rows, columns))
+    pieces: list[Arrays] = []
+    helped: list[bool] = []
+    for start in range(0, rows, step):
+        made, helps_here = _make_rows(bench, task, start, min(start + step, rows), about)
+        pieces.append(slab_of(made, parts, (rows, columns), start == 0))
+        helped.append(helps_here)
+    return stacked(task.format, pieces, (rows, columns), step), helped
+
+
+def _make_rows(
+    bench: Bench, task: Task, start: int, stop: int, about: About | None
+) -> tuple[Arrays, bool]:
     peak = peak_of(bench.checkpoint, task.tensor)
-    x = prepared(bench.checkpoint, task.tensor, start, start + map_.shape[-2])
+    x = prepared(bench.checkpoint, task.tensor, start, stop)
     if task.algorithm != NEAREST and about is not None:
         wanted = besides(x, about.unseen_drift) if about.unseen_drift else None
         target = _target(x, about, wanted) if task.algorithm == FEEDBACK else x

@@ -14,6 +14,8 @@ from qconvert.forward.block import Block
 from qconvert.forward.linears import rows_of
 from qconvert.forward.passage import Group, Passage, passing
 from qconvert.forward.residual import Writer, writers
+from qconvert.forward.walk import Walk
+from qconvert.model.mapping import EMBEDDING
 
 STREAM = 0.75
 """How much of the stream's own error a layer that writes into it is asked to make up for: the best
@@ -122,6 +124,22 @@ def observe(
         after = stream + writer.factor * output.flatten(0, -2).float()
         weight = _weights(after).to(x.dtype)
         moments.observe(group, x * weight, 0, behind=behind * weight)
+    return both
+
+
+def observe_output(own: Walk, other: Walk, shown: int) -> tuple[Moments, Moments]:
+    """What goes into the output projection behind the last block, as `observe`. Where it is the
+    token embedding, whose rows are looked up besides, it is not to make up for anything.
+
+    Args:
+        own: of the model as it becomes; other: of the original.
+    """
+    both = Moments(), Moments()
+    is_shared = own.output_name == EMBEDDING
+    batches = zip(own.batches(), own.last_hidden(), other.last_hidden(), strict=True)
+    for (start, _), *hidden in batches:
+        x, y = (one.flatten(0, -2) for one in hidden)
+        both[start >= shown].observe((own.output_name,), x, 0, None if is_shared else y - x)
     return both
 
 

@@ -110,7 +110,7 @@ def travel(
         PlanError: a weight of the file has another shape.
     """
     walk = Walk(open_model(reference), tokens, place)
-    journey = Journey(walk, source, place.folder, source.output == EMBEDDING)
+    journey = Journey(walk, source, place.folder, source.model.output == EMBEDDING)
     for block in walk:
         if outside and block.index == 0:
             _embed(journey, place)

@@ -64,7 +64,9 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
     )
     tensors = tuple(
         with_algorithm(
-            _with_peers(plan_tensor(map_, choice, dtype, importance, checkpoint)), statistics
+            _with_peers(plan_tensor(map_, choice, dtype, importance, checkpoint)),
+            statistics,
+            model,
         )
         for map_, choice, (_, _, dtype) in zip(model.tensors, choices, listed, strict=True)
     )

@@ -69,7 +69,7 @@ def plan_mlx(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) -> 
     searched = is_searched(recipe, importance)
     config = config_json(model, family, choices, dtype)
     maker = _Maker(checkpoint, dtype, searched, importance)
-    tensors = tuple(with_algorithm(maker.tensor(choice), statistics) for choice in choices)
+    tensors = tuple(with_algorithm(maker.tensor(choice), statistics, model) for choice in choices)
     notices = (
         *model.description.notices,
         *notice_quantized({info.dtype for info in checkpoint.tensors.values()} - {*PLAIN}),

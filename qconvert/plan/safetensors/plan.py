@@ -98,7 +98,7 @@ def plan_directory(model: Model, recipe: Recipe, statistics: Statistics = NOTHIN
     values = importance.values if importance else None
     maker = _Maker(checkpoint, estimator, statistics, values, dtype, converted)
     tensors = tuple(
-        with_algorithm(tensor, statistics)
+        with_algorithm(tensor, statistics, model)
         for tensor in _with_peers(choices, tuple(map(maker.tensor, choices)))
     )
     if recipe.kv is not None:
