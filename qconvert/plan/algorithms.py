@@ -174,10 +174,11 @@ def memory(plans: Sequence[Plan]) -> int:
     """About how many bytes it takes: a block of each model, the activations that wait in front of
     a product, the moments of the widest input with what is made of them, and what libraries take by
     themselves."""
-    inside = [t for t in plans[0].tensors if t.algorithm and block_number(gguf_name(t)) >= 0]
+    made = [tensor for tensor in plans[0].tensors if tensor.algorithm]
+    inside = [tensor for tensor in made if block_number(gguf_name(tensor)) >= 0]
     own = [tensor.map for tensor in inside]
     if plans[0].sample is None or not own:
-        return 0
+        return LIBRARIES if made else 0
     models, tokens = len(plans) + 1, plans[0].sample.size
     usual, _ = Counter(map_.columns for map_ in own).most_common(1)[0]
     widest = max(map_.columns for map_ in own)

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from qconvert.algorithms.damping import SHARE
 from qconvert.calibration.moments import Moments
 from qconvert.containers.store import Store
 from qconvert.formats.types import Arrays
@@ -51,10 +50,6 @@ from qconvert.run.smoothing import TOKENS, divisors, joint_of, multiplied
 
 UNSEEN = 8
 """One window in so many is kept for the guard."""
-
-LOOKED_UP = 0.1
-"""Damping of an output projection that is the token embedding. With less, rows would be further
-from what they are by themselves, which counts when they are looked up."""
 
 HELPED = " helped"
 """Behind a tensor's name, what the store has of whether its algorithm helped, by matrix."""
@@ -178,7 +173,7 @@ def _quantize_output(bench: Bench, job: Job, walk: Walk, walks: Walks) -> None:
         return
     name = walk.output_name
     both = observe_output(walk, walks.original, walks.shown)
-    about = about_matrix(bench, name, 0, both, LOOKED_UP if name == EMBEDDING else SHARE)
+    about = about_matrix(bench, name, 0, both, is_table=name == EMBEDDING)
     for task in missing:
         arrays, helped = make_table(bench, task, about)
         _keep(job.store, task, arrays, helped)

@@ -13,13 +13,16 @@ from qconvert.plan.recipe import Recipe
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A family's model, its folder and a calibration, made once."""
+    """A family's model, its folder and a calibration, made once; "llama tied" has one table of
+    tokens for both ends."""
     folder = tmp_path_factory.mktemp("models")
     found: dict[str, tuple[Any, Path, Path]] = {}
 
     def make(family: str) -> tuple[Any, Path, Path]:
         if family not in found:
-            model = save_model(family, folder / family, wide=True)
+            tied = family.endswith(" tied")
+            name = family.removesuffix(" tied")
+            model = save_model(name, folder / family, tied=tied, wide=True)
             run_capture(folder / family, folder / f"{family}.safetensors", sample=SAMPLE)
             found[family] = (model, folder / family, folder / f"{family}.safetensors")
         return found[family]

@@ -51,6 +51,26 @@ def test_it_lies_nearer_to_the_original(made: Any, family: str, type_: str, tmp_
     assert errors[0] < 0.97 * errors[1]
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_projection_alone_brings_logits_nearer(
+    made: Any, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a tensor of its own, and as the token embedding; made in pieces."""
+    monkeypatch.setattr("qconvert.run.fitting.PIECE", 1 << 14)
+    family = "llama tied" if tied else "llama"
+    model = made(family)[0]
+    name = "token_embd.weight" if tied else "output.weight"
+    errors = []
+    for feedback in (True, False):
+        folder = tmp_path / str(feedback)
+        folder.mkdir()
+        path = folder / "out.gguf"
+        recipe = Recipe("f32", output=path, feedback=feedback, overrides=((name, "q3_k"),))
+        errors.append(divergence(model, quantized(made, family, recipe), folder))
+    # What a model without training makes of a token is mostly its row, looked up.
+    assert 0 < errors[0] < (1 if tied else 0.95) * errors[1]
+
+
 @pytest.mark.parametrize("threads", [1, 7])
 def test_the_bytes_do_not_depend_on_threads(made: Any, usual: Any, threads: int, tmp_path: Path):
     path = quantized(made, "llama", Recipe("q4_k_m", output=tmp_path / "x.gguf"), None, threads)
