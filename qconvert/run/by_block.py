@@ -161,18 +161,18 @@ def quantize_by_block(
                 walk.states.sync(beside.index + 1)
             watcher.advance(size, f"block {beside.index + 1} of {len(walks)}")
         for job, walk in zip(jobs, walks.quantized, strict=True):
-            _quantize_output(bench, job, walk, walks)
+            _quantize_output(bench, job, walk, walks.shown)
     return [_helped(job) for job in jobs]
 
 
-def _quantize_output(bench: Bench, job: Job, walk: Walk, walks: Walks) -> None:
+def _quantize_output(bench: Bench, job: Job, walk: Walk, shown: int) -> None:
     """Make what the store lacks of the output projection."""
     here = job.tasks.get(walk.output_name, ())
     missing = [task for task in here if task.name not in job.store]
     if not missing:
         return
     name = walk.output_name
-    both = observe_output(walk, walks.original, walks.shown)
+    both = observe_output(walk, shown)
     about = about_matrix(bench, name, 0, both, is_table=name == EMBEDDING)
     for task in missing:
         arrays, helped = make_table(bench, task, about)

@@ -15,7 +15,6 @@ from qconvert.forward.linears import rows_of
 from qconvert.forward.passage import Group, Passage, passing
 from qconvert.forward.residual import Writer, writers
 from qconvert.forward.walk import Walk
-from qconvert.model.mapping import EMBEDDING
 
 STREAM = 0.75
 """How much of the stream's own error a layer that writes into it is asked to make up for: the best
@@ -127,19 +126,16 @@ def observe(
     return both
 
 
-def observe_output(own: Walk, other: Walk, shown: int) -> tuple[Moments, Moments]:
-    """What goes into the output projection behind the last block, as `observe`. Where it is the
-    token embedding, whose rows are looked up besides, it is not to make up for anything.
+def observe_output(walk: Walk, shown: int) -> tuple[Moments, Moments]:
+    """What goes into the output projection behind the last block of the model as it becomes.
 
-    Args:
-        own: of the model as it becomes; other: of the original.
+    It is not compared with the original's, for logits are no stream: a projection that makes up for
+    what its input lacks has nearer logits in the mean of squares, and predictions that are further
+    off.
     """
     both = Moments(), Moments()
-    is_shared = own.output_name == EMBEDDING
-    batches = zip(own.batches(), own.last_hidden(), other.last_hidden(), strict=True)
-    for (start, _), *hidden in batches:
-        x, y = (one.flatten(0, -2) for one in hidden)
-        both[start >= shown].observe((own.output_name,), x, 0, None if is_shared else y - x)
+    for (start, _), hidden in zip(walk.batches(), walk.last_hidden(), strict=True):
+        both[start >= shown].observe((walk.output_name,), hidden.flatten(0, -2), 0)
     return both
 
 
