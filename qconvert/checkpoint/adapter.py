@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.files import check_small_files, inside, read_json_object
-from qconvert.checkpoint.foreign import ADAPTER
+from qconvert.checkpoint.foreign import ADAPTER, UNGATHERED
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.checkpoint.types import Checkpoint, Delta, TensorInfo
@@ -102,6 +102,10 @@ def read_adapter(path: Path) -> Adapter:
     config = read_json_object(inside(path, ADAPTER, path))
     _check(path, config)
     tensors = _tensors(path)
+    if empty := next((info for info in tensors.values() if not info.elements), None):
+        raise CheckpointError(
+            f"{path}: {empty.name} is empty (shape {list(empty.shape)})", UNGATHERED
+        )
     parts: dict[str, dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
     for name, info in tensors.items():

@@ -59,6 +59,7 @@ def join_codes(
         CheckpointError: the tensors of a weight do not fit each other.
     """
     turned = config.get("model_type") in TURNED
+    tensors = {name: info for name, info in tensors.items() if not _is_no_order(info)}
     upright = {name: _upright(info) if turned else info for name, info in tensors.items()}
     layers = {part: layer for layer in find_layers(upright, quantization) for part in layer.parts}
     found: dict[str, TensorInfo] = {}
@@ -81,6 +82,11 @@ def join_codes(
         elif last not in (*INPUTS, *CACHES):
             found[name] = info
     return found
+
+
+def _is_no_order(info: TensorInfo) -> bool:
+    """Whether this is an order of columns that says nothing: they are as they were."""
+    return info.name.endswith(".weight_g_idx") and not info.elements
 
 
 def _check_filled(layer: str, tensors: Mapping[str, TensorInfo]) -> None:

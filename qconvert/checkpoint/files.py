@@ -12,7 +12,8 @@ from qconvert.errors import CheckpointError
 MAX_JSON = 100_000_000
 MAX_DEPTH = 64
 LINKED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""Small files of which nothing is handed on as it stands: links may lead anywhere."""
+"""Small files of which nothing is handed on as it stands: links may lead anywhere. Those of the
+same name in a module's folder are."""
 
 SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".md")
 """How the names of small files end: configurations, tokenizers, templates, the model card."""
@@ -158,7 +159,7 @@ def read_small(root: Path, name: str) -> bytes:
 def _check_small(path: Path, root: Path) -> int:
     """The size of a small file of a checkpoint; see `read_small`."""
     size = file_size(path)
-    if path.name not in LINKED:
+    if path.name not in LINKED or path.parent != root:
         _check_stays(path, root)
     if size > MAX_JSON:
         raise CheckpointError(f"{path} has {size} bytes, which is no small file")

@@ -118,7 +118,9 @@ def read_config(directory: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is none, or it cannot be a model's.
+        UnsupportedError: it is not all that the directory's model is made of.
     """
+    _check_adapter(directory)
     if not any(_entries(directory)):
         raise CheckpointError(
             f"{directory} is an empty directory",

@@ -141,7 +141,12 @@ class Checkpoint:
         paths = (
             part.path
             for tensor in self.tensors.values()
-            for part in (tensor, *(tensor.delta.parts if tensor.delta else ()))
+            for part in (
+                tensor,
+                *(tensor.codes.parts.values() if tensor.codes else ()),
+                *((tensor.scale,) if tensor.scale else ()),
+                *(tensor.delta.parts if tensor.delta else ()),
+            )
         )
         return tuple(dict.fromkeys(paths))
 

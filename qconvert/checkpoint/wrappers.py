@@ -15,8 +15,10 @@ from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError
 
 COMPILED = "_orig_mod."
-TOPS = ("model", "transformer", "bert", "lm_head", "embeddings", "encoder", "embed_tokens", "wte")
-"""What the names of a model's tensors begin with."""
+ROOTS = ("model", "transformer", "bert", "roberta", "distilbert", "gpt_neox", "backbone")
+HEADS = ("lm_head", "embed_out")
+TOPS = (*ROOTS, *HEADS, "embeddings", "encoder", "embed_tokens", "wte")
+"""What the names of a model's tensors begin with; of those with a head and those alone."""
 
 TEXT_MODEL = re.compile(r"^(model\.)?language_model\.(?:model\.|(?=lm_head\.))?")
 
@@ -57,7 +59,9 @@ def _common(names: list[str]) -> str:
         return ""
     seconds = {name.split(".")[1] for name in names}
     is_root = first in TOPS or first == "language_model"
-    wanted = {"model", "transformer", "bert", "lm_head"} if is_root else {*TOPS, "language_model"}
+    wanted = {*ROOTS, *HEADS} if is_root else {*TOPS, "language_model"}
+    if first == "distilbert":
+        wanted.remove("transformer")  # which is a part of it
     follows = bool(seconds & wanted) or (not is_root and _only_wraps(names))
     return first + dot if follows else ""
 

@@ -291,11 +291,12 @@ def _asked(types: Sequence[str], recipe: Path | None, said: dict[str, Any]) -> t
 
 def _save(asked: Sequence["Recipe"], path: Path, source: str, *, quiet: bool) -> None:
     """Write the recipe, but not over another one."""
+    from qconvert.checkpoint.files import file_size, read_bytes_at
     from qconvert.plan.saving import document_of, write_document
 
     text = write_document(document_of(asked), path.parent, [f"Written for {source}."])
     try:
-        if path.exists() and path.read_bytes() != text.encode():
+        if path.exists() and read_bytes_at(path, 0, file_size(path)) != text.encode():
             raise UsageError(f"{path} exists and says something else", "name another file")
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -19,6 +19,7 @@ from qconvert.model.families.wrapped import OUTER
 from qconvert.model.mapping import EMBEDDING, OUTPUT, OUTPUT_WEIGHT
 from qconvert.model.open import Model
 from qconvert.model.quiet import quiet_transformers
+from qconvert.model.shapes import empty_tensor
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
 ROUTERS = ("gate", "router", "wg")
@@ -79,6 +80,8 @@ def _no_rules(config: Config) -> tuple[Rule, ...]:
 
 def _whole(checkpoint: Checkpoint, stored: str, name: str) -> TensorMap:
     info = checkpoint.tensors[stored]
+    if not info.elements:
+        raise empty_tensor(info)
     return TensorMap(name, info.shape, (Rows(stored, 0, info.rows),))
 
 

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from math import prod
 
-from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
 from qconvert.model.families.parts.common import text_config
 from qconvert.model.names import WRAPPER, bare_name
 from qconvert.model.numbers import number_tensors
-from qconvert.model.shapes import Sizes, expected_shape, sizes_by_block
+from qconvert.model.shapes import Sizes, empty_tensor, expected_shape, sizes_by_block
 from qconvert.model.transforms import Scale, Some
 from qconvert.model.types import Config, Family, Rows, Rule, TensorMap
 
@@ -346,10 +345,6 @@ def _missing(name: str) -> PlanError:
         f"the checkpoint has no tensor {name}",
         hint="a shard may be missing, or config.json may belong to another model",
     )
-
-
-def empty_tensor(info: TensorInfo) -> PlanError:
-    return PlanError(f"{info.name} is empty (shape {list(info.shape)})", UNGATHERED)
 
 
 def misshapen(info: TensorInfo, shape: tuple[int, ...]) -> PlanError:

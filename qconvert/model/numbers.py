@@ -7,6 +7,7 @@ from qconvert.checkpoint.metadata import Metadata, f32s
 from qconvert.errors import PlanError
 from qconvert.model.families.parts.common import block_count
 from qconvert.model.names import bare_name
+from qconvert.model.shapes import empty_tensor
 from qconvert.model.types import Config, Family
 
 
@@ -27,9 +28,12 @@ def number_tensors(
         for block in range(block_count(settings)):
             name = template.replace("{i}", str(block))
             info = by_name.get(bare_name(name))
-            if info is None or info.elements != 1:
-                what = "no tensor" if info is None else "more than a number in"
-                raise PlanError(f"the checkpoint has {what} {name}")
+            if info is None:
+                raise PlanError(f"the checkpoint has no tensor {name}")
+            if not info.elements:
+                raise empty_tensor(info)
+            if info.elements != 1:
+                raise PlanError(f"the checkpoint has more than a number in {name}")
             found[key].append(info)
     return found
 

@@ -9,7 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 
+from qconvert.checkpoint.foreign import UNGATHERED
 from qconvert.checkpoint.metadata import Field
+from qconvert.checkpoint.types import TensorInfo
+from qconvert.errors import PlanError
 from qconvert.model.roles import block_number
 from qconvert.model.types import Family
 
@@ -206,3 +209,8 @@ def _linear_sizes(value: Callable[[str, int], int], query: int) -> dict[str, int
         "linear_channels": 2 * head * value("ssm.group_count", 0) + inner,
         "kernel": value("ssm.conv_kernel", 0),
     }
+
+
+def empty_tensor(info: TensorInfo) -> PlanError:
+    """That a tensor that is needed holds nothing."""
+    return PlanError(f"{info.name} is empty (shape {list(info.shape)})", UNGATHERED)

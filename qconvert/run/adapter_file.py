@@ -60,7 +60,7 @@ def write_adapter(model: Model, adapter: Adapter, path: Path) -> Written:
         OutputError: it cannot be written.
     """
     check_can_be_written(adapter)
-    alpha = adapter.pairs[0].scale * adapter.pairs[0].rank
+    alpha = next(pair.scale * pair.rank for pair in adapter.pairs if pair.scale)
     made = dict(_tensors(model, adapter, alpha))
     writer = GGUFWriter(None, model.architecture)
     writer.add_type("adapter")
@@ -93,6 +93,8 @@ def check_can_be_written(adapter: Adapter) -> None:
             f"{shorten(list(adapter.whole))}",
             MERGE,
         )
+    if not any(pair.scale for pair in adapter.pairs):
+        raise UnsupportedError(f"{adapter.path} adds nothing: its lora_alpha is 0")
 
 
 def _tensors(model: Model, adapter: Adapter, alpha: float) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,6 +1,8 @@
-"""Work on what strangers made, in a process of its own with bounds on time and memory.
+"""Work on what strangers made, with bounds on time and memory.
 
-A template that never ends and a file that makes its reader abort are then an error, and no more.
+A template that never ends and a file that makes its reader abort are then an error, and no more:
+they have a process of their own. What is quick for all but a few, and would be slow to set up
+anew, has a thread.
 """
 
 import json
@@ -8,9 +10,16 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+LOOK = 0.25
+"""Seconds from one look at the clock to the next, while a thread is at work."""
 
 
 class BrokenError(Exception):
@@ -57,3 +66,32 @@ def limit(seconds: int, memory: int) -> None:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):
             continue  # macOS has no limit on address space; time is bounded all the same
+
+
+def within(seconds: float, work: Callable[[], Result]) -> Result:
+    """What a call gives that does its work outside of Python, where no signal reaches it.
+
+    A thread that is given up goes on until the program ends: nothing can stop it.
+
+    Args:
+        seconds: of computing that it may take. A machine that is busy with other things does not
+            count against it, nor does one that gives it many cores.
+        work: lets other threads run meanwhile, as tokenizers does.
+
+    Raises:
+        BrokenError: it took longer.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # a panic in Rust is no `Exception`
+            future.set_exception(error)
+
+    computed, passed = time.process_time(), time.monotonic()
+    threading.Thread(target=run, daemon=True).start()
+    while not wait([future], LOOK).done:
+        if min(time.process_time() - computed, time.monotonic() - passed) > seconds:
+            raise BrokenError
+    return future.result()

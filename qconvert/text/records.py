@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.checkpoint.files import check_depth
 from qconvert.errors import CheckpointError, UsageError
 from qconvert.text.documents import Document, Text, choose
 from qconvert.text.lines import (
@@ -125,6 +126,7 @@ def _objects(lines: Iterable[tuple[str, str]], name: str, column: str) -> Iterat
             continue
         try:
             record = json.loads(line)
+            check_depth(record)
         except (ValueError, RecursionError) as error:
             what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise CheckpointError(f"{name}: {where} is not valid JSON: {what:.200}") from error

@@ -3,12 +3,13 @@
 Only files of the checkpoint's directory are read, and no code from it is run.
 """
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,17 @@ from qconvert.model.reverse import describe
 from qconvert.model.tokenizers.export import tokenizer_files
 from qconvert.model.tokenizers.library import HINT, check_tokenizer, guarded, silent
 from qconvert.model.tokenizers.stored import read_stored
+from qconvert.text.bounded import BrokenError, ask, limit, within
 from qconvert.text.documents import sound
 
 WINDING = "x" * 60 + " a" * 60 + "1" * 60 + " " * 60 + "_" * 60 + "!"
-SLOWEST = 2.0
-"""Seconds that it may take."""
+
+FIRST, EACH = 5, 20e-6
+"""Seconds of computing that a text may take, and what is added for each of its characters: the
+slowest tokenizers, which are written in Python, take a tenth of it."""
+
+LOADING, MEMORY = 60, 16 << 30
+"""Seconds and bytes of address space for a tokenizer that is first loaded in another process."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,11 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         # transformers would make one with an empty vocabulary for some families.
         raise CheckpointError(f"{checkpoint.source} has no tokenizer", HINT)
     with _directory(checkpoint) as directory:
-        check_tokenizer(directory)
+        if check_tokenizer(directory):
+            _try(directory, checkpoint.source)
         with guarded(checkpoint.source), silent():
             inner = _load(directory)
-            _check_pace(inner)
+            _ids(inner, [WINDING], False)
             plain = _ids(inner, ["a"], False)[0]
             framed = _ids(inner, ["a"], True)[0]
     if not plain:
@@ -89,7 +97,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], plain: bool = False) -> l
     """
     if not texts:
         return []
-    with guarded("the checkpoint"):
+    with guarded("the checkpoint"), silent():
         found = _ids(tokenizer.inner, [sound(text) for text in texts], False, plain)
     return [np.array(ids, np.int32) for ids in found]
 
@@ -136,24 +144,52 @@ def _load(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
-def _check_pace(inner: Any) -> None:
-    """An expression that goes back and forth without end does so on a line already."""
-    start = perf_counter()
-    _ids(inner, [WINDING], False)
-    if perf_counter() - start > SLOWEST:
-        raise CheckpointError("its tokenizer takes seconds for a line of text", HINT)
+def _try(directory: Path, source: str) -> None:
+    """Load a tokenizer where it may take as long as it will: loading cannot be interrupted."""
+    try:
+        ask("qconvert.text.tokenizer", {"directory": str(directory.absolute())}, LOADING)
+    except BrokenError as error:
+        raise CheckpointError(
+            f"{source}: its tokenizer takes more than {LOADING} seconds to load, or breaks its "
+            "process",
+            HINT,
+        ) from error
+
+
+def main() -> None:
+    """The process that tries; what a tokenizer raises is told when it is loaded to be used."""
+    import transformers
+
+    request = json.load(sys.stdin)
+    limit(LOADING, MEMORY)
+    with suppress(Exception):
+        _load(Path(request["directory"]))
+    json.dump({"transformers": transformers.__version__}, sys.stdout)
+
+
+def call(inner: Any, texts: list[str], **options: Any) -> list[list[int]]:
+    """The ids that transformers' object gives to each text, in bounded time.
+
+    Raises:
+        CheckpointError: it takes longer than any that is in use.
+    """
+    length = sum(map(len, texts))
+    seconds = FIRST + EACH * length
+    options = {"truncation": False, "padding": False, "verbose": False, **options}
+    try:
+        found: list[list[int]] = within(seconds, lambda: inner(texts, **options)["input_ids"])
+    except BrokenError as error:
+        raise CheckpointError(
+            f"the tokenizer takes more than {seconds:.0f} seconds of computing for "
+            f"{length:,} characters",
+            "its normalizer, pre_tokenizer or merges have no bound in time: take the tokenizer "
+            "that the model was published with",
+        ) from error
+    return found
 
 
 def _ids(inner: Any, texts: list[str], special: bool, plain: bool = False) -> list[list[int]]:
-    found: list[list[int]] = inner(
-        texts,
-        add_special_tokens=special,
-        split_special_tokens=plain,
-        truncation=False,
-        padding=False,
-        verbose=False,
-    )["input_ids"]
-    return found
+    return call(inner, texts, add_special_tokens=special, split_special_tokens=plain)
 
 
 def _find(plain: list[int], framed: list[int]) -> int:
@@ -168,3 +204,7 @@ def _between(inner: Any) -> tuple[int, ...]:
         if number is not None:
             return (number,)
     return tuple(_ids(inner, ["\n\n"], False)[0])
+
+
+if __name__ == "__main__":
+    main()

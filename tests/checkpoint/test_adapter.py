@@ -171,3 +171,21 @@ def test_no_adapter_and_half_of_one_are_said(tmp_path: Path):
     save_file(tensors, tmp_path / "a/adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="one half of an addition"):
         read_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("what", ["lora_A.weight", "lora_B.weight", "both", "whole"])
+def test_what_holds_nothing_is_named(what: str, model: Path, tmp_path: Path) -> None:
+    tensors = write_adapter(tmp_path / "a", SIZES)
+    names = [f"{ROOT}{DOWN}.{part}.weight" for part in ("lora_A", "lora_B")]
+    if what == "both":  # of rank 0
+        tensors |= {names[0]: torch.empty(0, 416), names[1]: torch.empty(288, 0)}
+    elif what == "whole":
+        names = [f"{ROOT}lm_head.modules_to_save.weight"]
+        tensors[names[0]] = torch.empty(0)
+    else:
+        names = [name for name in names if name.endswith(what)]
+        tensors[names[0]] = torch.empty(0)
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="is empty") as raised:
+        open_checkpoint(str(model), adapter=tmp_path / "a")
+    assert any(name in raised.value.message for name in names)

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from qconvert.checkpoint import open_checkpoint
+from qconvert.checkpoint.types import TensorInfo
+from qconvert.checkpoint.wrappers import unwrapped
 from qconvert.errors import CheckpointError
 from qconvert.model.open import open_model
 
@@ -63,6 +65,27 @@ def test_names_of_a_model_stay_as_they_are(family: str, part: str, tmp_path: Pat
     checkpoint = open_checkpoint(str(tmp_path / "model"))
     assert set(checkpoint.tensors) == set(stored)
     assert checkpoint.notices == ()
+
+
+OTHERS = {
+    "MambaForCausalLM": ["backbone.embeddings.weight", "backbone.layers.0.norm.weight"],
+    "GPTNeoXForCausalLM": ["gpt_neox.embed_in.weight", "embed_out.weight"],
+    "GPTNeoXModel": ["gpt_neox.embed_in.weight", "gpt_neox.final_layer_norm.weight"],
+    "DistilBertForMaskedLM": ["distilbert.embeddings.LayerNorm.weight", "vocab_projector.bias"],
+    "DistilBertModel": ["distilbert.embeddings.LayerNorm.weight", "distilbert.transformer.x"],
+    "RobertaModel": ["roberta.embeddings.LayerNorm.weight", "roberta.encoder.layer.0.x"],
+}
+"""Some names of classes that call their trunk otherwise."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "base_model.model.", "policy."])
+def test_trunks_of_other_names(name: str, prefix: str) -> None:
+    names = OTHERS[name]
+    stored = [TensorInfo(prefix + one, (1,), "F32", Path("m"), 0, 4) for one in names]
+    found, told = unwrapped({info.name: info for info in stored}, {})
+    assert list(found) == names
+    assert bool(told) == bool(prefix)
 
 
 def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ def test_what_llama_cpp_does_not_take_is_said(qconvert, tmp_path: Path):
     save_file(tensors | {f"{ROOT}lm_head.weight": torch.ones(323, 288)}, file)
     done = qconvert("export", tmp_path / "a", "-o", tmp_path / "x.gguf")
     assert "has tensors of its own" in done.stderr
+    save_file(tensors, file)
+    config = json.loads((tmp_path / "a/adapter_config.json").read_text())
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 0}))
+    done = qconvert("export", tmp_path / "a", "-o", tmp_path / "x.gguf")
+    assert "adds nothing: its lora_alpha is 0" in done.stderr
     assert not (tmp_path / "x.gguf").exists()
     done = qconvert("quantize", tmp_path / "a", "-t", "q8_0", "-o", tmp_path / "x.gguf")
     assert "name its base model, and the adapter with --adapter" in done.stderr

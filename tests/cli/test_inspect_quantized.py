@@ -215,3 +215,19 @@ def test_a_file_of_tensors_alone_is_listed(qconvert, made, tmp_path):
     assert data["dtypes"]["I8"]["tensors"] == LAYERS
     assert data["metadata"]["format"] == "pt"
     assert "without a config.json" in qconvert("inspect", path).stdout
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_an_adapter_beside_the_codes_is_not_passed_over(
+    name: str, qconvert, made: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(next(made.glob("*w8a8")), tmp_path / "m")
+    assert qconvert("inspect", folder / name).returncode == 0
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    commands = {"inspect": (), "quantize": ("-t", "q8_0", "-o", tmp_path / "out.gguf")}
+    commands["export"] = ("-o", tmp_path / "out")
+    for command, options in commands.items():
+        done = qconvert(command, folder / name, *options)
+        assert done.returncode == 1
+        assert "holds a PEFT adapter" in done.stderr
+        assert "remove adapter_config.json" in done.stderr

@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import convert_model, finish_gguf, save_model
+from common import Family, convert_model, finish_gguf, save_model, sizes
 from compressed_models import load_model, quantize_model, stored_arrays
 from gguf import GGUFReader, GGUFWriter
+from plain_models import PLAIN
 from safetensors.torch import load_file, save_file
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
 from qconvert.inspection import look_at
 from qconvert.machine.watcher import Silent
+from qconvert.model.by_modules import open_by_modules
 from qconvert.model.open import open_model
 from qconvert.run.transform import transform
 
@@ -79,6 +81,21 @@ def test_one_that_is_needed_is_refused_and_named(
     assert any(name in line for line in look_at(checkpoint).problems)
 
 
+def test_a_number_that_is_needed_is_refused_and_named(tmp_path: Path) -> None:
+    save_model(PLAIN["apertus"], tmp_path)
+    change(tmp_path, {"model.layers.0.mlp.act_fn.alpha_p": (0,)})
+    with pytest.raises(PlanError, match=r"act_fn\.alpha_p is empty"):
+        open_model(open_checkpoint(str(tmp_path)))
+
+
+def test_a_layer_of_a_class_without_a_family(tmp_path: Path) -> None:
+    save_model(Family("HeliumForCausalLM", "HeliumConfig", sizes(192, 6, 2, 32, 416, 2)), tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    change(tmp_path, {name: (0,)})
+    with pytest.raises(PlanError, match=f"{name} is empty"):
+        open_by_modules(open_checkpoint(str(tmp_path)))
+
+
 def test_of_tied_tensors_one_may_be_empty(tmp_path: Path) -> None:
     """As DeepSpeed saves tied models."""
     save_model("llama", tmp_path, tied=True)
@@ -106,7 +123,8 @@ def test_codes_without_elements_are_refused_and_named(
 ) -> None:
     save_model("llama", tmp_path / "m")
     quantize_model(tmp_path / "m", tmp_path / "q", scheme)
-    change(tmp_path / "q", EMPTY)
+    no_order = "model.layers.0.mlp.up_proj.weight_g_idx"  # of columns: they are as they were
+    change(tmp_path / "q", {**EMPTY, no_order: (0,)})
     assert open_model(open_checkpoint(str(tmp_path / "q"))).weights
     name = f"model.layers.0.self_attn.q_proj.{part}"
     change(tmp_path / "q", {name: (0,)})

@@ -58,6 +58,21 @@ def test_a_link_out_of_the_checkpoint_is_never_read(
     assert message or name not in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", ""])
+def test_nor_is_one_in_a_modules_folder(model: Path, name: str, tmp_path: Path) -> None:
+    """Those are copied as they stand, and one of them is called as the model's own settings."""
+    (model / "modules.json").write_text('[{"type": "x.Pooling", "path": "1_Pooling"}]')
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (secrets / file).write_text('{"a": "HUSH"}')
+    if name:
+        put(model, f"1_Pooling/{name}", lambda place: place.symlink_to(secrets / name))
+    else:
+        (model / "1_Pooling").symlink_to(secrets)
+    assert "outside its directory" in refusal(model, "w8a16", tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/a.jinja"])
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_what_is_no_file_is_not_waited_for(model: Path, name: str, kind: str) -> None:

@@ -16,6 +16,7 @@ from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.tokenizers.export_kinds import MOST_CHARACTERS, merges_by_score
 from qconvert.model.tokenizers.stored import Stored
+from qconvert.text import tokenizer
 from qconvert.text.tokenizer import encode, load_tokenizer
 
 
@@ -94,14 +95,48 @@ def test_a_panic_of_the_library_is_one_line(model: Path) -> None:
     assert "cannot be loaded" in refused_at_once(model)
 
 
+def split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
 def test_an_expression_that_never_ends_is_given_up(
     model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    step = {"type": "Split", "pattern": {"Regex": r"(\w|\w\w)+$"}}
-    step |= {"behavior": "Isolated", "invert": False}
-    edit(model, lambda value: value.update(pre_tokenizer=step))
+    edit(model, lambda value: value.update(pre_tokenizer=split(r"(\w|\w\w)+$")))
     assert "cannot be loaded" in refused_at_once(model)
     assert "panicked" not in capfd.readouterr().err
+
+
+SLOW = {"type": "Replace", "pattern": {"Regex": "(a+)b"}, "content": ""}
+"""Takes the square of a run's length: of a line nothing is seen yet."""
+
+
+def test_a_long_text_is_given_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(model, lambda value: value.update(pre_tokenizer=split("(a+)b")))
+    loaded = load_tokenizer(open_checkpoint(str(model)))
+    monkeypatch.setattr(tokenizer, "FIRST", 0.2)
+    monkeypatch.setattr(tokenizer, "EACH", 0)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="seconds of computing for 40,000 characters") as one:
+        encode(loaded, ["a" * 40_000])
+    assert time.process_time() - start < 2
+    assert one.value.hint
+
+
+def test_loading_is_given_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["normalizer"] = SLOW
+        token = dict(value["added_tokens"][0], id=len(value["model"]["vocab"]) + 9)
+        value["added_tokens"].append({**token, "content": "a" * 1_000_000, "normalized": True})
+
+    edit(model, change)
+    monkeypatch.setattr(tokenizer, "LOADING", 0.5)
+    assert "to load" in refused_at_once(model)
 
 
 def test_a_text_is_not_made_a_million_times_longer(model: Path) -> None:

@@ -151,6 +151,15 @@ def test_the_language_model_of_mistral_3_is_taken(text: str, tmp_path: Path) -> 
     assert again.mark == ("attention.temperature_scale" if text == "ministral3" else "")
 
 
+@pytest.mark.parametrize("name", ["gpt_neox", "apertus"])
+def test_a_tied_output_is_written_out_where_llama_cpp_wants_it(name: str, tmp_path: Path) -> None:
+    model = save_model(PLAIN[name], tmp_path / "model", tied=True)
+    convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    tokens = random_tokens(16)
+    actual = llama_logits(tmp_path / "f32.gguf", tokens)
+    assert worst_difference(torch_logits(model, tokens), actual) <= 1e-3
+
+
 def test_an_output_that_llama_cpp_would_pass_over_is_refused(tmp_path: Path) -> None:
     save_model(PLAIN["cohere2"], tmp_path, tied=True)
     tensors = load_file(tmp_path / "model.safetensors")

@@ -104,6 +104,17 @@ def test_a_configuration_means_what_transformers_makes_of_it(family: str) -> Non
     assert compared > draws / 3
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *SMALL, *LARGE])
+def test_whether_the_output_is_tied_where_nothing_says_so(name: str) -> None:
+    entry: Any = {**FAMILIES, **PLAIN, **LARGE}[name]
+    sizes = entry.settings if name in LARGE else entry.tiny
+    class_ = getattr(transformers, entry.config)(**sizes)
+    config = json.loads(class_.to_json_string(use_diff=False)) | {"architectures": [entry.model]}
+    expected = config.pop("tie_word_embeddings")
+    if name != "bert":  # which predicts no tokens
+        assert text_config(find_family(config), config)["tie_word_embeddings"] is expected
+
+
 def test_published_wrappers_leave_out_what_is_transformers_default() -> None:
     config = transformers.Gemma3Config(text_config={"num_hidden_layers": 34, "hidden_size": 2560})
     short = {

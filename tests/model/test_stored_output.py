@@ -109,6 +109,21 @@ def test_an_output_that_is_stored_alone_is_the_embedding(family: str, tmp_path: 
     assert "lm_head.weight" not in arrays
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3", "granite"])
+def test_a_lost_output_is_not_the_embedding_where_nothing_says_so(
+    family: str, tmp_path: Path
+) -> None:
+    save_model(family, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PlanError, match=r"no tensor lm_head\.weight"):
+        open_model(open_checkpoint(str(tmp_path)))
+
+
 def test_an_output_that_is_stored_alone_of_an_untied_model_is_refused(tmp_path: Path) -> None:
     write_only_head(tmp_path, "llama")
     config = json.loads((tmp_path / "config.json").read_text())

@@ -54,6 +54,7 @@ def test_another_key_may_be_named(jsonl):
     [
         ('{"text": "cut', "line 2 is not valid JSON"),
         ("[" * 100_000, "line 2 is not valid JSON: nested too deeply"),
+        ('{"messages": ' + "[" * 100 + "]" * 100 + "}", "line 2 is not valid JSON: it is nested"),
         ('["text"]', "line 2 holds no JSON object"),
         ('{"body": "x", "id": 1}', "line 2 has no 'text' or 'messages'; it has: body, id"),
         ('{"text": 5}', "line 2: 'text' is neither a text nor a list of messages"),

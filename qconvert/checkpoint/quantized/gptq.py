@@ -3,7 +3,7 @@
     qweight   i32 [in * bits / 32, out]        a stream of codes down each column, low bits first
     qzeros    i32 [groups, out * bits / 32]    a stream of zero points along each row
     scales    f16, bf16, f32 [groups, out]
-    g_idx     i32 [in]                         the group of each input; may be left out
+    g_idx     i32 [in]                         the group of each input; may be left out or empty
 
     w[out, in] = (code - zero) * scale
 
@@ -74,8 +74,9 @@ def join(stem: str, parts: Parts, quantization: Mapping[str, Any], turned: bool)
     inputs, rest = divmod(words * 32, bits)
     if rest:
         raise CheckpointError(f"{qweight.name!r:.200}: {words} words are no rows of {bits} bits")
-    g_idx = parts.get(".g_idx")
-    if g_idx is not None:
+    if ".g_idx" in parts and not parts[".g_idx"].elements:
+        parts = {ending: info for ending, info in parts.items() if ending != ".g_idx"}
+    if ".g_idx" in parts:
         check_shape(need(parts, stem, ".g_idx", ("I32",)), (inputs,))
     check_size(stem, (outputs, inputs))
     size = -(-inputs // groups)

@@ -15,7 +15,7 @@ from qconvert.evaluation.answers.generators import Name
 from qconvert.evaluation.runtimes.loading import load_model
 from qconvert.model.mapping import predicts
 from qconvert.model.tokenizers.library import guarded
-from qconvert.text.tokenizer import load_tokenizer
+from qconvert.text.tokenizer import call, load_tokenizer
 
 
 class TransformersGenerator:
@@ -60,13 +60,9 @@ class TransformersGenerator:
 
     def tokenize(self, text: str, *, around: bool) -> list[int]:
         with guarded(self._path.name):
-            ids: list[int] = self._inner(
-                text.encode("utf-8", "replace").decode(),
-                add_special_tokens=around,
-                truncation=False,
-                verbose=False,
-            )["input_ids"]
-        return ids
+            return call(
+                self._inner, [text.encode("utf-8", "replace").decode()], add_special_tokens=around
+            )[0]
 
     def detokenize(self, before: Sequence[int], tokens: Sequence[int]) -> str:
         # Behind other tokens, for some tokenizers drop the space before a text's first word.

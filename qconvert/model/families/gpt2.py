@@ -17,6 +17,7 @@ DEFAULTS = {
     "n_head": 12,
     "n_positions": 1024,
     "layer_norm_epsilon": 1e-05,
+    "tie_word_embeddings": True,
 }
 LAYER = "transformer.h.{i}."
 ALIASES = {

@@ -24,6 +24,7 @@ from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
 from qconvert.model.transforms import Columns
 from qconvert.model.types import Config, Family, Rule
 
+EMBEDDING = "gpt_neox.embed_in.weight"
 NAME = "gptneox"
 LAYER = "gpt_neox.layers.{i}."
 DEFAULTS = {
@@ -75,7 +76,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     order = tuple(row for start, stop in runs for row in range(start, stop))
     fused = LAYER + "attention.query_key_value"
     return (
-        Rule("token_embd.weight", "gpt_neox.embed_in.weight"),
+        Rule("token_embd.weight", EMBEDDING),
         *pair("blk.{i}.attn_norm", LAYER + "input_layernorm"),
         Rule("blk.{i}.attn_qkv.weight", fused + ".weight", runs=runs),
         Rule("blk.{i}.attn_qkv.bias", fused + ".bias", steps=(Columns(order),)),
@@ -86,6 +87,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *pair("output_norm", "gpt_neox.final_layer_norm"),
         Rule("output.weight", "lm_head.weight"),
         Rule("output.weight", "embed_out.weight"),
+        # llama.cpp wants a tied one written out.
+        *([Rule("output.weight", EMBEDDING)] if config.get("tie_word_embeddings") else []),
     )
 
 

@@ -114,6 +114,8 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *_experts("ffn_up_exps", source + "experts.gate_up_proj", (1, 2)),
         *_experts("ffn_down_exps", source + "experts.down_proj"),
         *OUTPUT,
+        # llama.cpp wants a tied one written out.
+        *([Rule("output.weight", EMBEDDING[0].hf)] if config.get("tie_word_embeddings") else []),
     )
 
 

@@ -24,6 +24,7 @@ DEFAULTS = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-06,
     "rope_theta": THETA,
+    "tie_word_embeddings": True,
 }
 INTERVAL = 4
 

@@ -21,21 +21,28 @@ MOST_GROWTH = 1024
 """How many characters may come of one before it is split."""
 
 
-def check_tokenizer(directory: Path) -> None:
+def check_tokenizer(directory: Path) -> bool:
     """Refuse a tokenizer.json that would take memory without bound, when loaded or at work.
+
+    Returns:
+        Whether its normalizer holds regular expressions, through which every added token goes
+        when it is loaded: how long that takes is not known.
 
     Raises:
         CheckpointError: it would, or it cannot be read.
     """
     tokenizer = read_json(directory / "tokenizer.json")
+    searches = False
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         growth = 1
         for step in _steps(tokenizer.get(key)):
             if "precompiled_charsmap" in step:
                 compiled_charsmap(step["precompiled_charsmap"])
+            searches |= key == "normalizer" and "Regex" in step
             growth *= max(1, len(str(step.get("content") or "")))
         if growth > MOST_GROWTH:
             raise CheckpointError(f"tokenizer.json's {key} makes a text far too long", HINT)
+    return searches
 
 
 def compiled_charsmap(encoded: object) -> bytes:

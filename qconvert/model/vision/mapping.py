@@ -7,8 +7,9 @@ from math import prod
 
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
-from qconvert.model.mapping import empty_tensor, misshapen, order_of_pairs
+from qconvert.model.mapping import misshapen, order_of_pairs
 from qconvert.model.names import bare_name
+from qconvert.model.shapes import empty_tensor
 from qconvert.model.transforms import Columns, Some
 from qconvert.model.types import Rows, TensorMap
 from qconvert.model.vision.types import Line, Projector

@@ -42,6 +42,14 @@ def save(folder: Path, name: str) -> dict[str, np.ndarray]:
     return save_quantized(folder, settings, lambda weight: gptq_layer(weight, **way), **layers)
 
 
+def test_an_empty_g_idx_is_none(tmp_path: Path) -> None:
+    expected = save(tmp_path, "4 bits")
+    change_tensors(tmp_path, lambda name, x: x[:0] if name.endswith(".g_idx") else x)
+    for key, values in expected.items():
+        tensor = open_checkpoint(str(tmp_path)).tensors[key]
+        assert np.array_equal(read_rows(tensor, 0, tensor.rows), values)
+
+
 @pytest.mark.parametrize("name", WAYS)
 def test_weights_are_what_the_codes_stand_for(name: str, tmp_path: Path) -> None:
     expected = save(tmp_path, name)

@@ -57,6 +57,7 @@ DEFAULTS = {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
     "sliding_window_pattern": 6,
+    "tie_word_embeddings": True,
 }
 
 WINDOWS = Windows(

@@ -22,7 +22,7 @@ MOST_BLOCKS = 4096
 def text_config(family: Family, config: Config) -> dict[str, Any]:
     """The settings of the language model, as transformers understands `config.json`: those of a
     multimodal model's `text_config` lie over the outer ones, the family's defaults stand for what
-    neither mentions, and null is left out.
+    neither mentions, and null is left out. Outputs are tied where it is said, or by default.
 
     Raises:
         CheckpointError: `text_config` is no object.
@@ -37,7 +37,10 @@ def text_config(family: Family, config: Config) -> dict[str, Any]:
     }
     every = {**family.defaults, **stated}
     every |= {name: stated[alias] for alias, name in family.aliases.items() if alias in stated}
-    return {key: plain_numbers(value) for key, value in every.items() if value is not None}
+    settings = {key: plain_numbers(value) for key, value in every.items() if value is not None}
+    if not inner:  # of wrappers some classes tie where nothing is said, and some do not
+        settings.setdefault("tie_word_embeddings", False)
+    return settings
 
 
 def named_class(config: Config) -> str | None:
