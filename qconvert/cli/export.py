@@ -114,39 +114,36 @@ def export(
             watcher=watcher,
         )
     if isinstance(made, Matrix):
-        show_matrix(made, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        tokens = made.windows * made.window
+        about = {"weights": made.weights, "tokens": tokens, "notices": list(made.notices)}
+        words = f"{made.weights} weights, {made.windows} x {made.window} tokens"
+        show_file(made, about, words, dry_run=dry_run, as_json=as_json, quiet=quiet)
     elif not isinstance(made, Result):
-        show_lora(made, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        about = {"weights": made.weights, "rank": made.rank, "alpha": made.alpha}
+        words = f"{made.weights} weights, rank {made.rank}, alpha {made.alpha:g}"
+        show_file(made, about, words, dry_run=dry_run, as_json=as_json, quiet=quiet)
     elif made.plan.target.path.suffix == ".gguf":
         outcome.show_results([made], dry_run=dry_run, as_json=as_json, quiet=quiet)
     else:
         show_directory(made, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
-def show_matrix(made: "Matrix", *, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """An importance matrix."""
-    if as_json:
-        counts = {"weights": made.weights, "tokens": made.windows * made.window}
-        about = counts | {"bytes": made.nbytes, "notices": list(made.notices)}
-        outcome.print_all([{"path": str(made.path), **about}])
-    elif not quiet:
-        render.show_path(f"would write {made.path}" if dry_run else made.path)
-        size = f"{human_bytes(made.nbytes)} ({made.nbytes} bytes)"
-        render.show(f"{size}, {made.weights} weights, {made.windows} x {made.window} tokens")
-
-
-def show_lora(made: "Written", *, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """An adapter's file."""
-    if dry_run:
-        if not quiet:
-            render.show_path(f"would write {made.path}")
-    elif as_json:
-        about = {"weights": made.weights, "rank": made.rank, "alpha": made.alpha}
+def show_file(
+    made: "Matrix | Written",
+    about: dict[str, Any],
+    words: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """A file that is no model."""
+    if as_json and made.nbytes:
         outcome.print_all([{"path": str(made.path), "bytes": made.nbytes, **about}])
     elif not quiet:
-        render.show_path(made.path)
-        size = f"{human_bytes(made.nbytes)} ({made.nbytes} bytes)"
-        render.show(f"{size}, {made.weights} weights, rank {made.rank}, alpha {made.alpha:g}")
+        render.show_path(f"would write {made.path}" if dry_run else made.path)
+        if made.nbytes:
+            render.show(f"{human_bytes(made.nbytes)} ({made.nbytes} bytes), {words}")
 
 
 def describe(made: "Result") -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Tensors in a safetensors file without a config.json beside it."""
+"""Tensors, of whatever: in a safetensors file without a config.json beside it."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +19,22 @@ class Tensors:
     """
 
     source: str
+    nbytes: int
+    elements: int
+    dtypes: Mapping[str, tuple[int, int]]
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str]
     known: tuple[str, str] | None
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
 
-    @property
-    def elements(self) -> int:
-        return sum(tensor.elements for tensor in self.tensors)
-
-    @property
-    def dtypes(self) -> dict[str, tuple[int, int]]:
-        """By dtype, tensors and bytes."""
-        sizes: dict[str, tuple[int, int]] = {}
-        for tensor in self.tensors:
-            count, nbytes = sizes.get(tensor.dtype, (0, 0))
-            sizes[tensor.dtype] = (count + 1, nbytes + tensor.nbytes)
-        return sizes
+def dtypes_of(tensors: Iterable[TensorInfo]) -> dict[str, tuple[int, int]]:
+    """Tensors and bytes by dtype, the most bytes first."""
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += 1
+        sizes[tensor.dtype] += tensor.stored_bytes
+    return {dtype: (counts[dtype], sizes[dtype]) for dtype, _ in sizes.most_common()}
 
 
 def look_at_tensors(source: str, path: Path) -> Tensors:
@@ -47,4 +44,13 @@ def look_at_tensors(source: str, path: Path) -> Tensors:
         CheckpointError: it cannot be read.
     """
     found = read_safetensors(path)
-    return Tensors(source, tuple(found.values()), read_metadata(path), foreign_tensors(found))
+    tensors = tuple(found.values())
+    return Tensors(
+        source,
+        sum(tensor.nbytes for tensor in tensors),
+        sum(tensor.elements for tensor in tensors),
+        dtypes_of(tensors),
+        tensors,
+        read_metadata(path),
+        foreign_tensors(found),
+    )
