@@ -1,17 +1,36 @@
 """Turn Hugging Face checkpoints into small files that run elsewhere.
 
-The commands are functions here: `qconvert.quantize`, `calibrate`, `evaluate`, `inspect`, `export`,
-`plan_quantize` and `prune`; see `qconvert.api`. Nothing is imported until one is asked for.
+The commands are functions here: `qconvert.quantize`, `quantize_all`, `plan_quantize`, `calibrate`,
+`evaluate`, `inspect`, `export` and `prune`; see `qconvert.api`. Nothing is imported until one is
+asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qconvert.api import calibrate, evaluate, export, inspect, plan_quantize, prune, quantize
+    from qconvert.api import (
+        calibrate,
+        evaluate,
+        export,
+        inspect,
+        plan_quantize,
+        prune,
+        quantize,
+        quantize_all,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["calibrate", "evaluate", "export", "inspect", "plan_quantize", "prune", "quantize"]
+__all__ = [
+    "calibrate",
+    "evaluate",
+    "export",
+    "inspect",
+    "plan_quantize",
+    "prune",
+    "quantize",
+    "quantize_all",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 LOADS = {
     "F32 F16 BF16": "llama.cpp and all that builds on it",
-    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same; Q4_0 and Q8_0 in OpenVINO GenAI 2026.4 too",
+    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0": "the same; Q4_0 and Q8_0 load in OpenVINO GenAI 2026.4 too",
     "Q2_K Q3_K Q4_K Q5_K Q6_K": "the same; fastest on most machines",
     "IQ4_NL IQ4_XS": "the same; smallest at four bits",
     "IQ3_XXS IQ3_S IQ2_XXS IQ2_XS IQ2_S": "the same; fewest bits, with a calibration",
@@ -173,6 +173,14 @@ def loads_table() -> str:
         "vLLM and SGLang read those of fp8 (by layout). NVFP4 is written where llama.cpp",
         "multiplies with the number beside it: in Llama, Mistral, Mixtral, Qwen3, Qwen3-MoE and",
         "Cohere2. Else Q8_0 takes its place, and that is said.",
+        "",
+        "OpenVINO GenAI reads GGUF files of Llama, Qwen2 and Qwen3 with its own reader; by its",
+        "documentation answers can differ from other runtimes', and in a try of Q4_0 one did.",
+        "",
+        "For phones, LiteRT's converter takes a plain checkpoint (by its documentation): the",
+        "original, or the directory that `prune`, `distill`, `-t lut4` or `export` of a GGUF file",
+        "writes. It quantizes by itself: `pip install litert-torch`, then",
+        "`litert-torch export_hf --model=DIR --output_dir=OUT`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -41,7 +41,7 @@ def test_a_vision_part_is_the_commands(tmp_path: Path):
     subprocess.run([program, "export", model, *options], capture_output=True, check=True)
     qconvert.export(model, tmp_path / "b.gguf", dtype="q8_0", mmproj=True)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    with pytest.raises(UsageError, match="vision parts"):
+    with pytest.raises(UsageError, match="is no dtype"):
         qconvert.export(model, tmp_path / "c.gguf", dtype="q8_0")
 
 
@@ -76,3 +76,28 @@ def test_options_that_are_none_are_named(place: Path, tmp_path: Path):
         qconvert.quantize(place / "model", "q8_0", tmp_path / "x", purity=1)  # type: ignore[call-arg]
     with pytest.raises(AttributeError, match="no attribute 'quantise'"):
         _ = qconvert.quantise  # type: ignore[attr-defined]
+
+
+def test_several_types_are_made_at_once_as_they_are_planned(place: Path, tmp_path: Path):
+    asked = (place / "model", ["q8_0", "w4a16"], tmp_path / "out")
+    planned = qconvert.quantize_all(*asked, dry_run=True, pure=None, keep=[])
+    assert not list(tmp_path.iterdir())
+    made = qconvert.quantize_all(*asked, save_recipe=tmp_path / "recipe.yaml")
+    assert [one.paths for one in made] == [one.paths for one in planned]
+    for one in made:
+        assert one.nbytes == sum(path.stat().st_size for path in one.paths)
+    again = qconvert.quantize_all(asked[0], (), asked[2], recipe=tmp_path / "recipe.yaml")
+    assert [one.resumed for one in again] == [len(one.plan.tensors) for one in made]
+
+
+def test_values_that_are_none_are_named(place: Path, tmp_path: Path):
+    wrong: list[dict[str, object]] = [
+        {"kv": "fp9"},
+        {"smooth": 2},
+        {"group_size": 48},
+        {"percentile": 20.0},
+        {"public": True},
+    ]
+    for options in wrong:
+        with pytest.raises(UsageError, match=next(iter(options)).replace("_", "-")):
+            qconvert.quantize(place / "model", "w4a16", tmp_path / "x", **options)  # type: ignore[arg-type]

@@ -13,6 +13,15 @@ from qconvert.api.evaluating import evaluate
 from qconvert.api.exporting import export
 from qconvert.api.inspecting import inspect
 from qconvert.api.pruning import prune
-from qconvert.api.quantizing import plan_quantize, quantize
+from qconvert.api.quantizing import plan_quantize, quantize, quantize_all
 
-__all__ = ["calibrate", "evaluate", "export", "inspect", "plan_quantize", "prune", "quantize"]
+__all__ = [
+    "calibrate",
+    "evaluate",
+    "export",
+    "inspect",
+    "plan_quantize",
+    "prune",
+    "quantize",
+    "quantize_all",
+]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qconvert.api import types
 from qconvert.api.types import SILENT, Size, Where, bytes_of, opened, run_of
 from qconvert.machine.watcher import Watcher
 
@@ -31,6 +32,8 @@ def prune(
     adapter: Where | None = None,
     device: str = "auto",
     threads: int | None = None,
+    push: str | None = None,
+    public: bool = False,
     dry_run: bool = False,
     force: bool = False,
     watcher: Watcher = SILENT,
@@ -46,6 +49,7 @@ def prune(
         sparsity: set weights to zero instead: 0.5 or "2:4".
         multiple: sizes stay multiples of this, where they are.
         tokens: of the calibration, to try cuts on.
+        push: a repository of the hub that gets it too; `public` if it is made for that.
         dry_run: only say what it would be.
 
     Raises:
@@ -58,6 +62,7 @@ def prune(
     from qconvert.run.pruning.prune import prune as run
     from qconvert.run.pruning.types import Wanted, check_wanted, parse_count
 
+    place, repo = types.to_hub(output, push, public)
     wanted = Wanted(
         layers,
         ffn,
@@ -74,6 +79,9 @@ def prune(
     )
     check_wanted(wanted)
     checkpoint = opened(model, watcher, adapter)
-    path = Path(output) if output else Path(f"{model_name(checkpoint.source)}-pruned")
+    path = Path(place or f"{model_name(checkpoint.source)}-pruned")
     how = replace(run_of(threads, watcher, device, dry=dry_run), force=force)
-    return run(checkpoint, Path(calibration), path, wanted, how)
+    made = run(checkpoint, Path(calibration), path, wanted, how)
+    if made.files:
+        types.push(repo, [made.files], [made.path], str(model), watcher, public=public)
+    return made

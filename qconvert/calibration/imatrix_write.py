@@ -5,6 +5,7 @@ give sums of squares; an expert that no token chose has a count of 0 in the firs
 second.
 """
 
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from struct import pack
@@ -18,6 +19,23 @@ from qconvert.containers.gguf import ALIGNMENT, header_bytes, padded
 from qconvert.containers.partial import PartialFile
 from qconvert.containers.target import Slot
 from qconvert.errors import PlanError, UsageError
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What was written, or would be.
+
+    Attributes:
+        weights: that it is of.
+        notices: what the text did not reach.
+    """
+
+    path: Path
+    nbytes: int
+    weights: int
+    windows: int
+    window: int
+    notices: tuple[str, ...]
 
 
 def imatrix_bytes(calibration: Calibration, suffix: str) -> bytes:

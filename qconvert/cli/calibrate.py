@@ -1,26 +1,17 @@
 """`qconvert calibrate`: run a model over a sample of text and keep what its layers saw."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qconvert.api.types import TOKENS, WINDOW
 from qconvert.cli import options, render
-from qconvert.containers.place import check_output
-from qconvert.errors import QconvertError, UsageError, shorten
+from qconvert.errors import shorten
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
-    from qconvert.checkpoint import Checkpoint
-    from qconvert.plan.recipe import Recipe
-    from qconvert.run.crew import Crew
-    from qconvert.text.types import Sample
-
-
-TOKENS, WINDOW = 65536, 512
-"""Of a sample, if nothing else is said."""
 
 
 def calibrate(
@@ -74,169 +65,26 @@ def calibrate(
       qconvert calibrate ./model --tokens 262144 --window 2048 --device cuda
       qconvert quantize ./model -c model.calib.safetensors -t q4_k_m -t w8a8
     """
-    from qconvert.checkpoint import open_checkpoint
-    from qconvert.forward.device import choose_device, choose_dtype
-    from qconvert.plan.recipe import calibration_path
-    from qconvert.run.crew import crew_of
+    from qconvert import api
 
-    crew = crew_of(executor, threads, workers, address)
-    if output is not None:
-        check_output(output)
-    place = choose_device(crew.device(device))
-    choose_dtype(dtype, place)
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, adapter=adapter)
-    path = output or calibration_path(checkpoint.source)
-    if path.resolve() in {file.resolve() for file in checkpoint.files}:
-        raise UsageError(f"{path} is the source itself", "name another file with -o")
-    wanted = Wanted(tuple(data or ()), tokens, window, seed, place)
-    sample = draw(checkpoint, path, wanted, quiet=quiet)
-    made = run(checkpoint, path, sample, place, dtype, crew, quiet=quiet)
-    show(made, as_json=as_json, quiet=quiet)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A sample that is asked for.
-
-    Attributes:
-        data: as `qconvert.text.sources` describes; nothing stands for "self".
-        device: where a model runs that writes it.
-    """
-
-    data: tuple[str, ...]
-    tokens: int
-    window: int
-    seed: int = 0
-    device: str = "cpu"
-
-    @property
-    def is_written(self) -> bool:
-        """Whether the model writes all of it, which takes long."""
-        return set(self.data or ["self"]) == {"self"}
-
-
-def draw(checkpoint: "Checkpoint", path: Path, wanted: Wanted, *, quiet: bool) -> "Sample":
-    """The sample for the calibration at a path."""
-    from qconvert.calibration.work import keep_sample
-    from qconvert.text.sample import draw_sample
-
-    lost = render.KEPT if wanted.is_written else render.ANEW
-    with render.watching(quiet, "tokens", lost) as watcher:
-
-        def drawn(kept: Path | None = None) -> "Sample":
-            return draw_sample(
-                wanted.data,
-                checkpoint,
-                tokens=wanted.tokens,
-                window=wanted.window,
-                seed=wanted.seed,
-                watcher=watcher,
-                device="cpu" if wanted.device == "mps" else wanted.device,
-                kept=kept,
-            )
-
-        about = (wanted.tokens, wanted.window, wanted.seed, wanted.device)
-        return keep_sample(checkpoint, path, about, drawn) if wanted.is_written else drawn()
-
-
-def run(
-    checkpoint: "Checkpoint",
-    path: Path,
-    sample: "Sample",
-    device: str,
-    dtype: str,
-    crew: "Crew",
-    *,
-    quiet: bool,
-) -> "Captured":
-    """Run the model over a sample, and write the calibration."""
-    from qconvert.calibration.capture import capture, visit_here
-    from qconvert.run.visiting import visits_over
-
-    with render.watching(quiet, "tokens") as watcher, crew.at_work(watcher) as workers:
-        return capture(
-            checkpoint,
-            sample,
-            path,
+    with render.watching(quiet, "tokens") as watcher:
+        made = api.calibrate(
+            model,
+            output,
+            data=data or (),
+            tokens=tokens,
+            window=window,
+            seed=seed,
+            adapter=adapter,
             device=device,
             dtype=dtype,
-            threads=crew.cores,
-            visits=visit_here if isinstance(workers, int) else visits_over(workers, crew.cores),
+            threads=threads,
+            executor=executor,
+            workers=workers,
+            address=address,
             watcher=watcher,
         )
-
-
-def with_calibration(
-    checkpoint: "Checkpoint",
-    asked: tuple["Recipe", ...],
-    data: list[str],
-    device: str,
-    crew: "Crew",
-    *,
-    dry_run: bool,
-    quiet: bool,
-) -> tuple["Recipe", ...]:
-    """The outputs with a calibration that is beside the first of them, and made if it is not."""
-    from dataclasses import replace
-
-    from qconvert.plan.recipe import calibration_path
-
-    if any(one.calibration for one in asked):
-        raise UsageError("-c names a calibration, and --calibrate makes one", "give one of them")
-    place = asked[0].path(checkpoint.source).parent
-    path = calibration_path(checkpoint.source, place)
-    if dry_run and not path.exists():
-        if not quiet:
-            render.say(f"would calibrate first: {path}; types may need it, and it may change some")
-        return asked
-    if not dry_run:
-        _ensure(checkpoint, path, tuple(data), device, crew, quiet=quiet)
-    return tuple(replace(one, calibration=path) for one in asked)
-
-
-def _ensure(
-    checkpoint: "Checkpoint",
-    path: Path,
-    data: tuple[str, ...],
-    device: str,
-    crew: "Crew",
-    *,
-    quiet: bool,
-) -> None:
-    """Have a calibration at a path: the one that is there, if it is of this model and sample."""
-    import numpy as np
-
-    from qconvert.containers.place import check_place
-    from qconvert.forward.device import choose_device
-    from qconvert.model.open import open_model
-    from qconvert.text.sample import WRITTEN
-
-    place = choose_device(device)
-    check_place(path)
-    longest = open_model(checkpoint).config.get("max_position_embeddings")
-    window = min(WINDOW, longest) if isinstance(longest, int) else WINDOW
-    wanted = Wanted(data, TOKENS, window, device=place)
-    found = _found(checkpoint, path)
-    is_there = found is not None and wanted.is_written and found.source == WRITTEN
-    if not is_there:
-        sample = draw(checkpoint, path, wanted, quiet=quiet)
-        is_there = found is not None and np.array_equal(found.tokens, sample.tokens)
-    if not is_there:
-        run(checkpoint, path, sample, place, "auto", crew, quiet=quiet)
-    elif not quiet:
-        render.say(f"up to date: {path}")
-
-
-def _found(checkpoint: "Checkpoint", path: Path) -> "Sample | None":
-    """The sample of a calibration of this model that is there."""
-    from qconvert.calibration.file import check_calibration, read_calibration
-
-    try:
-        found = read_calibration(path)
-        check_calibration(found, checkpoint)
-    except QconvertError:
-        return None
-    return found.sample
+    show(made, as_json=as_json, quiet=quiet)
 
 
 def show(captured: "Captured", *, as_json: bool, quiet: bool) -> None:

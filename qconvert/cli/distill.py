@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qconvert.api.types import TOKENS, WINDOW
 from qconvert.cli import options, render
-from qconvert.cli.calibrate import TOKENS, WINDOW
 from qconvert.errors import PlanError, UsageError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,6 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.containers.place import check_output
-from qconvert.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,58 +115,48 @@ def evaluate(
       qconvert evaluate q4.gguf --reference ./model --data wiki.txt \\
           --max-kld 0.05 --max-perplexity-increase 2% --junit gates.xml
     """
+    from qconvert import api
     from qconvert.cli.evaluate_shown import describe, show, show_extras
-    from qconvert.evaluation.divergence.evaluate import Choices
-    from qconvert.evaluation.divergence.evaluate import evaluate as run
-    from qconvert.evaluation.extras import Asked, check_extras, measure_extras
-    from qconvert.evaluation.gates.gates import judge, make_gates
-    from qconvert.evaluation.runtimes.settings import Settings
-    from qconvert.evaluation.runtimes.subject import BACKENDS
-    from qconvert.run.crew import crew_of
-    from qconvert.run.executor import default_threads
-    from qconvert.run.visiting import go_through
 
     started = time.monotonic()
     increase = options.parse_share("--max-perplexity-increase", max_perplexity_increase)
-    gates = make_gates(max_kld, increase)
-    if backend not in BACKENDS:
-        raise UsageError(f"{backend!r} is not a backend", f"choose {', '.join(BACKENDS)}")
     for path in (junit, summary):
         if path is not None:
             check_output(path)
-    crew = crew_of(executor, threads, workers, address)
-    device = crew.device(device)
-    if executor != "threads" and backend not in ("auto", "torch"):
-        raise UsageError(f"workers compute with torch, not {backend}", "leave --backend out")
-    asked = Asked(speed, tuple(tasks or ()), task_limit, threads or default_threads())
-    check_extras(files, asked)
-    with (
-        render.watching(quiet, "tokens", render.ANEW) as watcher,
-        crew.at_work(watcher) as at_work,
-    ):
-        through = None if isinstance(at_work, int) else partial(go_through, at_work, crew.cores)
-        settings = Settings(device, dtype, threads, through=through)
-        runtime = "torch" if through else backend
-        choices = Choices(tokens, window, runtime, exact, adapter, settings=settings)
-        evaluation = run(reference, data, files, choices, watcher)
-    with render.watching(quiet, "files", render.ANEW) as watcher:
-        extras = measure_extras(files, asked, watcher.note)
-    verdicts = judge(evaluation, gates)
-    _write(evaluation, verdicts, junit, summary, time.monotonic() - started)
+    with render.watching(quiet, "tokens", render.ANEW) as watcher:
+        found = api.evaluate(
+            files,
+            reference,
+            data,
+            tokens=tokens,
+            window=window,
+            backend=backend,  # type: ignore[arg-type]  # which it checks
+            exact=exact,
+            adapter=adapter,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            executor=executor,
+            workers=workers,
+            address=address,
+            speed=speed,
+            tasks=tasks or (),
+            task_limit=task_limit,
+            max_kld=max_kld,
+            max_perplexity_increase=increase,
+            watcher=watcher,
+        )
+    _write(found, junit, summary, time.monotonic() - started)
     if as_json:
-        render.print_json(describe(evaluation, verdicts, extras))
+        render.print_json(describe(found))
     elif not quiet:
-        show(evaluation)
-        show_extras(files, extras)
-    conclude(verdicts)
+        show(found)
+        show_extras(files, found.extras)
+    conclude(found.verdicts)
 
 
 def _write(
-    evaluation: "Evaluation",
-    verdicts: "Sequence[Verdict]",
-    junit: Path | None,
-    summary: Path | None,
-    seconds: float,
+    evaluation: "Evaluation", junit: Path | None, summary: Path | None, seconds: float
 ) -> None:
     """What CI systems read, whether a gate failed or not."""
     from qconvert.containers.whole import write_whole
@@ -177,12 +165,12 @@ def _write(
 
     if junit is not None:
         files = [file.path for file in evaluation.files]
-        write_whole(junit, to_junit(files, verdicts, seconds))
+        write_whole(junit, to_junit(files, evaluation.verdicts, seconds))
     if summary is not None:
-        write_whole(summary, to_markdown(evaluation, verdicts).encode())
+        write_whole(summary, to_markdown(evaluation, evaluation.verdicts).encode())
     page = os.environ.get(STEP_SUMMARY)
     if page:
-        append(Path(page), to_markdown(evaluation, verdicts))
+        append(Path(page), to_markdown(evaluation, evaluation.verdicts))
 
 
 def conclude(verdicts: "Sequence[Verdict]") -> None:

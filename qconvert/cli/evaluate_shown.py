@@ -10,13 +10,10 @@ from qconvert.containers.sizes import human_bytes
 if TYPE_CHECKING:
     from qconvert.evaluation.divergence.types import Evaluation
     from qconvert.evaluation.extras import Extras
-    from qconvert.evaluation.gates.gates import Verdict
     from qconvert.evaluation.speed.measure import Speed
 
 
-def describe(
-    evaluation: "Evaluation", verdicts: Sequence["Verdict"], extras: Sequence["Extras"]
-) -> dict[str, Any]:
+def describe(evaluation: "Evaluation") -> dict[str, Any]:
     """The result for JSON."""
     from qconvert.evaluation.divergence.data import as_data, number
     from qconvert.evaluation.extras import extras_as_data
@@ -30,10 +27,10 @@ def describe(
             "passed": verdict.passed,
             "message": verdict.message,
         }
-        for verdict in verdicts
+        for verdict in evaluation.verdicts
     ]
     found = as_data(evaluation)
-    for file, more in zip(found["files"], extras, strict=True):
+    for file, more in zip(found["files"], evaluation.extras, strict=True):
         file |= extras_as_data(more)
     return found | {"gates": gates}
 

@@ -1,28 +1,19 @@
 """`qconvert export`: the same weights in the other container."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qconvert.api.exporting import AUTO, OF_MMPROJ
 from qconvert.cli import options, outcome, render
-from qconvert.containers.place import check_output
-from qconvert.containers.target import paths_of
-from qconvert.errors import UsageError
+from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from qconvert.checkpoint import Checkpoint
-    from qconvert.plan.recipe import Recipe
-    from qconvert.plan.types import Plan
+    from qconvert.calibration.imatrix_write import Matrix
+    from qconvert.run.adapter_file import Written
     from qconvert.run.stream import Result
-
-AUTO = "auto"
-CHOICES = (AUTO, "f32", "f16", "bf16")
-OF_MMPROJ = (*CHOICES, "q8_0")
 
 
 def export(
@@ -98,167 +89,66 @@ def export(
 
       qconvert export ./adapter --base org/name -o lora.gguf
     """
-    choices = OF_MMPROJ if mmproj else CHOICES
-    if dtype.lower() not in choices:
-        other = "; `qconvert quantize` makes models of other types" if not mmproj else ""
-        raise UsageError(f"{dtype!r} is no dtype", f"choose {', '.join(choices)}{other}")
-    from qconvert.containers.sizes import parse_size
+    from qconvert import api
+    from qconvert.calibration.imatrix_write import Matrix
+    from qconvert.run.stream import Result
 
-    split = parse_size(split_max_size, "--split-max-size")
-    shard = parse_size(max_shard_size, "--max-shard-size")
-    flags = {"dry_run": dry_run, "as_json": as_json, "quiet": quiet}
-    from qconvert.checkpoint import open_checkpoint
-
-    if mmproj and (_is_calibration(Path(model)) or _is_adapter(Path(model))):
-        raise UsageError(f"{model} is no model, and --mmproj is for these", "leave it out")
-    if _is_calibration(Path(model)):
-        if dtype != AUTO or split is not None or shard is not None or no_vocabulary or ignore:
-            raise UsageError(
-                "--dtype, --ignore, --no-vocabulary and sizes of parts are for models, and this "
-                "is a calibration",
-                "leave them out",
-            )
-        from qconvert.cli.export_importance import to_imatrix
-
-        to_imatrix(Path(model), output, **flags)
-        return
-    if _is_adapter(Path(model)):
-        from qconvert.cli.export_adapter import to_lora
-
-        to_lora(Path(model), base, output, force=force, **flags)
-        return
-    if base is not None:
-        raise UsageError("--base is for an adapter, and this is a model", "leave it out")
-    from qconvert.plan.recipe import Recipe
-
-    place, hub = options.to_hub(output, push, public)
-    recipe = Recipe(
-        dtype.lower(),
-        output=None if place is None else Path(place),
-        allow_nan=allow_nan,
-        ignore=tuple(ignore or ()),
-        vocabulary=not no_vocabulary,
-        split_max_size=split,
-        max_shard_size=shard,
-    )
-    if mmproj:
-        from qconvert.cli.export_mmproj import check_options, to_mmproj
-
-        check_options(recipe)
-    checkpoint = open_checkpoint(
-        model,
-        progress=False if quiet else None,
-        headers_only=dry_run,
-        adapter=adapter,
-    )
-    if mmproj:
-        to_mmproj(checkpoint, recipe, threads, hub=hub, force=force, **flags)
-        return
-    if checkpoint.container == "gguf":
-        if split is not None or no_vocabulary or ignore:
-            raise UsageError(
-                "--split-max-size, --ignore and --no-vocabulary are for GGUF files, and this "
-                "becomes a directory",
-                "leave them out; --max-shard-size is for directories",
-            )
-        to_directory(checkpoint, recipe, threads, hub, force=force, **flags)
-        return
-    if shard is not None:
-        raise UsageError(
-            "--max-shard-size is for directories, and this becomes a GGUF file",
-            "use --split-max-size",
+    with render.watching(quiet) as watcher:
+        made = api.export(
+            model,
+            output,
+            dtype=dtype,  # type: ignore[arg-type]  # which it checks
+            mmproj=mmproj,
+            split_max_size=split_max_size,
+            max_shard_size=max_shard_size,
+            ignore=ignore or (),
+            vocabulary=not no_vocabulary,
+            allow_nan=allow_nan,
+            threads=threads,
+            adapter=adapter,
+            base=base,
+            push=push,
+            public=public,
+            force=force,
+            dry_run=dry_run,
+            watcher=watcher,
         )
-    to_gguf(checkpoint, recipe, threads, hub=hub, force=force, **flags)
+    if isinstance(made, Matrix):
+        tokens = made.windows * made.window
+        about = {"weights": made.weights, "tokens": tokens, "notices": list(made.notices)}
+        words = f"{made.weights} weights, {made.windows} x {made.window} tokens"
+        show_file(made, about, words, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    elif not isinstance(made, Result):
+        about = {"weights": made.weights, "rank": made.rank, "alpha": made.alpha}
+        words = f"{made.weights} weights, rank {made.rank}, alpha {made.alpha:g}"
+        show_file(made, about, words, dry_run=dry_run, as_json=as_json, quiet=quiet)
+    elif made.plan.target.path.suffix == ".gguf":
+        outcome.show_results([made], dry_run=dry_run, as_json=as_json, quiet=quiet)
+    else:
+        show_directory(made, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
-def _is_calibration(path: Path) -> bool:
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    from qconvert.inspection.identify import identify
-
-    return identify(path) == "calibration"
-
-
-def _is_adapter(path: Path) -> bool:
-    from qconvert.checkpoint.foreign import ADAPTER
-
-    return (path / ADAPTER).is_file() and not (path / "config.json").exists()
-
-
-def to_gguf(checkpoint: "Checkpoint", recipe: "Recipe", threads: int | None, **flags: Any) -> None:
-    """Hugging Face to GGUF: what `quantize` does with a float type."""
-    from qconvert.machine.watcher import Silent
-    from qconvert.run.crew import Crew
-    from qconvert.run.quantize import float_type, plan_outputs
-    from qconvert.run.types import Run
-
-    output = recipe.output
-    if output is not None:
-        check_output(output)
-        if output.suffix != ".gguf":
-            raise UsageError(
-                f"{output} is no .gguf file, which a Hugging Face checkpoint is exported to",
-                "name a file that ends in .gguf with -o",
-            )
-    name = float_type(checkpoint.tensors.values()) if recipe.type == AUTO else recipe.type
-    asked = replace(recipe, type=name)
-    planned = plan_outputs(checkpoint, [asked], Run(1, Silent()))
-    outcome.write(planned, Crew(threads=threads), **flags)
-
-
-def to_directory(
-    checkpoint: "Checkpoint",
-    recipe: "Recipe",
-    threads: int | None,
-    hub: options.Hub = options.NOWHERE,
+def show_file(
+    made: "Matrix | Written",
+    about: dict[str, Any],
+    words: str,
     *,
-    force: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """GGUF to a Hugging Face directory."""
-    from qconvert.plan.safetensors.export import make_export_plan
-    from qconvert.run.executor import default_threads
-    from qconvert.run.outputs import write_stale
-
-    path = recipe.output or default_directory(checkpoint)
-    _check_place(path)
-    plan = make_export_plan(checkpoint, replace(recipe, output=path))
-    if not quiet:
-        for notice in plan.notices:
-            render.say(notice)
-    if dry_run:
-        show_plan(plan, as_json)
-        return
-    with render.watching(quiet) as watcher:
-        (result,) = write_stale([plan], threads or default_threads(), watcher, force=force)
-    outcome.upload(hub, [result.paths], [path], checkpoint.source, quiet=quiet)
-    show_result(plan, result, as_json=as_json, quiet=quiet)
+    """A file that is no model."""
+    if as_json and made.nbytes:
+        outcome.print_all([{"path": str(made.path), "bytes": made.nbytes, **about}])
+    elif not quiet:
+        render.show_path(f"would write {made.path}" if dry_run else made.path)
+        if made.nbytes:
+            render.show(f"{human_bytes(made.nbytes)} ({made.nbytes} bytes), {words}")
 
 
-def default_directory(checkpoint: "Checkpoint") -> Path:
-    """The name of the GGUF file, without its ending, in the current directory."""
-    from qconvert.plan.recipe import model_name
-
-    return Path(model_name(checkpoint.source))
-
-
-def _check_place(path: Path) -> None:
-    if str(path) == "-":
-        raise UsageError("standard output cannot hold a directory", "name one with -o")
-    if path.suffix == ".gguf" or path.is_file():
-        raise UsageError(
-            f"{path} is a file's name, and a GGUF file is exported to a directory",
-            "name a directory with -o; `qconvert quantize` turns GGUF into GGUF",
-        )
-    if not path.name:
-        raise UsageError(f"{path} cannot be the output", "name a new directory with -o")
-
-
-def describe(plan: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
-    """What plan and result have in common, for JSON."""
-    path = plan.target.path
+def describe(made: "Result") -> dict[str, Any]:
+    """A directory, for JSON."""
+    plan, path = made.plan, made.plan.target.path
     config = json.loads(plan.target.small_files[path / "config.json"])
     return {
         "path": str(path),
@@ -266,24 +156,20 @@ def describe(plan: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
         "parameters": plan.parameters,
         "tensors": plan.formats,
         "notices": list(plan.notices),
-        "paths": [str(file) for file in paths],
+        "paths": [str(file) for file in made.paths],
     }
 
 
-def show_plan(plan: "Plan", as_json: bool) -> None:
-    """The plan of `--dry-run`: every tensor."""
+def show_directory(made: "Result", *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """A Hugging Face directory; or what it would be, tensor by tensor."""
+    plan = made.plan
+    size = outcome.summary(plan, made.nbytes, bits=False)
     if as_json:
-        outcome.print_all([describe(plan, paths_of(plan.target)) | outcome.plan_data(plan)])
-        return
-    outcome.print_tensors(plan)
-    size = outcome.summary(plan, plan.nbytes, bits=False)
-    count = len(plan.target.weight_files)
-    render.show(f"would write {plan.target.path}: {count} safetensors files, {size}")
-
-
-def show_result(plan: "Plan", result: "Result", *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        outcome.print_all([describe(plan, result.paths) | outcome.result_data(result)])
+        outcome.print_all([describe(made) | outcome.more(made, dry_run)])
+    elif dry_run:
+        outcome.print_tensors(plan)
+        count = len(plan.target.weight_files)
+        render.show(f"would write {plan.target.path}: {count} safetensors files, {size}")
     elif not quiet:
         render.show_path(plan.target.path)
-        render.show(f"{outcome.summary(plan, result.nbytes, bits=False)}, {result.seconds:.1f} s")
+        render.show(f"{size}, {made.seconds:.1f} s")

@@ -1,11 +1,18 @@
 """`qconvert inspect`: what something is, told from its headers."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qconvert.cli import inspect_calibration, inspect_checkpoint, inspect_quantized, options
+from qconvert.cli import (
+    inspect_calibration,
+    inspect_checkpoint,
+    inspect_quantized,
+    options,
+    render,
+)
 from qconvert.cli.quantize import complete_type
 from qconvert.errors import UsageError
 
@@ -46,25 +53,36 @@ def inspect(
       qconvert inspect ./model -t w4a16
       qconvert inspect model.calib.safetensors --plot model.svg
     """
-    from qconvert.checkpoint.open import locate
-    from qconvert.inspection.identify import identify
+    from qconvert import api
+    from qconvert.calibration.importance import Importance
+    from qconvert.calibration.overview import Overview
+    from qconvert.inspection import Inspection
+    from qconvert.inspection.quantized import Quantized
 
-    form = inspect_calibration.plot_form(plot) if plot else None
-    source, path = locate(model, headers_only=True)
-    kind = identify(path)
-    if form and kind != "calibration":
+    if plot is not None:
+        inspect_calibration.plot_form(plot)
+    found = api.inspect(model, None if type_ is None else [type_], adapter=adapter)
+    if plot is not None and not isinstance(found, Overview):
         raise UsageError(f"{model} is no calibration, and --plot draws these", "leave it out")
-    if type_ and kind != "checkpoint":
-        raise UsageError(f"--type is for models, and {model} is none to be quantized")
-    if adapter and kind != "checkpoint":
-        raise UsageError(f"--adapter is for models, and {model} is none that takes one")
-    if kind == "checkpoint":
-        inspect_checkpoint.show(source, path, type_, adapter, as_json=as_json, tensors=tensors)
-    elif kind == "calibration":
-        inspect_calibration.show(path, plot, as_json=as_json, inputs=tensors)
-    elif kind == "importance":
-        inspect_calibration.show_importance(path, as_json=as_json, entries=tensors)
-    elif kind == "quantized":
-        inspect_quantized.show(source, path, as_json=as_json, tensors=tensors)
+    if isinstance(found, Inspection):
+        data, show = (
+            inspect_checkpoint.as_data(found),
+            partial(inspect_checkpoint.show, found, type_),
+        )
+    elif isinstance(found, Overview):
+        data = inspect_calibration.as_data(found, plot)
+        show = partial(inspect_calibration.show, found, plot=plot)
+        if plot is not None:
+            inspect_calibration.write_plot(found, plot)
+    elif isinstance(found, Importance):
+        data = inspect_calibration.importance_as_data(found)
+        show = partial(inspect_calibration.show_importance, found)
+    elif isinstance(found, Quantized):
+        data, show = inspect_quantized.as_data(found), partial(inspect_quantized.show, found)
     else:
-        inspect_quantized.show_tensors_alone(source, path, as_json=as_json, tensors=tensors)
+        data = inspect_quantized.alone_as_data(found)
+        show = partial(inspect_quantized.show_alone, found)
+    if as_json:
+        render.print_json(data)
+    else:
+        show(tensors)

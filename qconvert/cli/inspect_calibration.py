@@ -10,6 +10,7 @@ from qconvert.cli.inspect_checkpoint import show_facts
 from qconvert.errors import UsageError, shorten
 
 if TYPE_CHECKING:
+    from qconvert.calibration.importance import Importance
     from qconvert.calibration.overview import Channel, InputOverview, Overview
 
 CHANNELS_LISTED = 64
@@ -31,21 +32,16 @@ def plot_form(path: Path) -> Literal["png", "svg"]:
     return PLOTS[path.suffix.lower()]
 
 
-def show(path: Path, plot: Path | None, *, as_json: bool, inputs: bool) -> None:
+def write_plot(seen: "Overview", plot: Path) -> None:
+    from qconvert.calibration.plot import draw
+    from qconvert.containers.whole import write_whole
+
+    write_whole(plot, draw(seen, plot_form(plot)))
+
+
+def show(seen: "Overview", inputs: bool, plot: Path | None) -> None:
     """What `qconvert calibrate` wrote."""
-    from qconvert.calibration.file import read_calibration
-    from qconvert.calibration.overview import overview
-
-    seen = overview(read_calibration(path))
-    if plot is not None:
-        from qconvert.calibration.plot import draw
-        from qconvert.containers.whole import write_whole
-
-        write_whole(plot, draw(seen, plot_form(plot)))
-    if as_json:
-        render.print_json(as_data(seen, plot))
-        return
-    show_facts(path.name, facts(seen))
+    show_facts(seen.calibration.path.name, facts(seen))
     show_kinds(seen)
     show_recurring(seen)
     show_tokens(seen)
@@ -234,30 +230,27 @@ def channel_text(channel: "Channel") -> str:
     return f"{expert}{channel.channel} (x{channel.ratio**0.5:.0f})"
 
 
-def show_importance(path: Path, *, as_json: bool, entries: bool) -> None:
-    """An importance matrix of llama.cpp."""
-    from qconvert.calibration.imatrix import read_importance
+def importance_as_data(matrix: "Importance") -> dict[str, Any]:
+    """The JSON form of an importance matrix."""
+    return {
+        "kind": "importance",
+        "source": matrix.path.name,
+        "datasets": list(matrix.datasets),
+        "chunk_count": matrix.chunk_count,
+        "chunk_size": matrix.chunk_size,
+        "entries": [
+            {"name": name, "matrices": len(values), "columns": values.shape[1]}
+            for name, values in matrix.values.items()
+        ],
+        "unseen": {name: list(experts) for name, experts in matrix.unseen.items()},
+    }
 
-    matrix = read_importance(path)
-    if as_json:
-        render.print_json(
-            {
-                "kind": "importance",
-                "source": path.name,
-                "datasets": list(matrix.datasets),
-                "chunk_count": matrix.chunk_count,
-                "chunk_size": matrix.chunk_size,
-                "entries": [
-                    {"name": name, "matrices": len(values), "columns": values.shape[1]}
-                    for name, values in matrix.values.items()
-                ],
-                "unseen": {name: list(experts) for name, experts in matrix.unseen.items()},
-            }
-        )
-        return
+
+def show_importance(matrix: "Importance", entries: bool) -> None:
+    """An importance matrix of llama.cpp."""
     unseen = [f"{name}[{number}]" for name, experts in matrix.unseen.items() for number in experts]
     show_facts(
-        path.name,
+        matrix.path.name,
         {
             "what": "an importance matrix of llama.cpp",
             "sample": f"{', '.join(matrix.datasets) or 'not named'}: {matrix.chunk_count} chunks"

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
@@ -23,25 +22,8 @@ ITEMS_SHOWN = 4
 TEXT_SHOWN = 60
 
 
-def show(
-    source: str,
-    path: Path,
-    type_: str | None,
-    adapter: Path | None,
-    *,
-    as_json: bool,
-    tensors: bool,
-) -> None:
+def show(found: "Inspection", type_: str | None, tensors: bool) -> None:
     """A directory or a GGUF file with a model in it."""
-    from qconvert.checkpoint.open import open_path
-    from qconvert.inspection import look_at
-    from qconvert.plan.safetensors.schemes import find_type
-
-    checkpoint = open_path(source, path, adapter)
-    found = look_at(checkpoint, [find_type(type_)]) if type_ else look_at(checkpoint)
-    if as_json:
-        render.print_json(as_data(found))
-        return
     show_overview(found)
     if found.checkpoint.container == "gguf":
         show_metadata(found)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qconvert.cli import render
@@ -20,19 +19,14 @@ if TYPE_CHECKING:
     from qconvert.checkpoint.layers import Layer
     from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
     from qconvert.inspection.quantized import Quantized
+    from qconvert.inspection.tensors import Tensors
 
 LAYER, NUMBER = re.compile(r"^.*?\.\d+\."), re.compile(r"\d+")
 
 
-def show(source: str, path: Path, *, as_json: bool, tensors: bool) -> None:
+def show(found: "Quantized", tensors: bool) -> None:
     """A directory whose config.json says that its weights are quantized."""
-    from qconvert.inspection.quantized import look_at_quantized
-
-    found = look_at_quantized(source, path)
-    if as_json:
-        render.print_json(as_data(found))
-        return
-    show_facts(source, overview(found))
+    show_facts(found.source, overview(found))
     if found.kinds or found.kept:
         show_kinds(found)
     if tensors:
@@ -179,43 +173,32 @@ def inputs_text(inputs: "ActivationFormat | None") -> str:
     return f"{inputs.type}{inputs.bits}, {kind} per {inputs.strategy}{points}"
 
 
-def show_tensors_alone(source: str, path: Path, *, as_json: bool, tensors: bool) -> None:
-    """A safetensors file without a config.json beside it."""
-    from qconvert.checkpoint.foreign import foreign_tensors
-    from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
-
-    found = read_safetensors(path)
-    known = foreign_tensors(found)
-    sizes: dict[str, tuple[int, int]] = {}
-    for tensor in found.values():
-        count, nbytes = sizes.get(tensor.dtype, (0, 0))
-        sizes[tensor.dtype] = (count + 1, nbytes + tensor.nbytes)
-    total = sum(tensor.nbytes for tensor in found.values())
-    elements = sum(tensor.elements for tensor in found.values())
-    metadata = read_metadata(path)
-    if as_json:
-        render.print_json(
-            {
-                "kind": "tensors",
-                "source": source,
-                "container": "safetensors",
-                "elements": elements,
-                "size_bytes": total,
-                "dtypes": dtypes_data(sizes),
-                "metadata": metadata,
-                "tensors": tensors_data(found.values()),
-                "problems": list(known or ()),
-            }
-        )
-        return
-    untold = "a safetensors file; without a config.json beside it nothing says of what"
-    facts = {
-        "what": known[0] if known else untold,
-        "tensors": f"{len(found)}, {elements} elements, {human_bytes(total)} ({total} bytes)",
-        "dtypes": dtypes_text(sizes),
+def alone_as_data(found: "Tensors") -> dict[str, Any]:
+    """The JSON form of tensors of which nothing says what they are."""
+    return {
+        "kind": "tensors",
+        "source": found.source,
+        "container": "safetensors",
+        "elements": found.elements,
+        "size_bytes": found.nbytes,
+        "dtypes": dtypes_data(found.dtypes),
+        "metadata": found.metadata,
+        "tensors": tensors_data(found.tensors),
+        "problems": list(found.known or ()),
     }
-    show_facts(source, facts | {key: value[:200] for key, value in metadata.items()})
+
+
+def show_alone(found: "Tensors", tensors: bool) -> None:
+    """A safetensors file without a config.json beside it."""
+    untold = "a safetensors file; without a config.json beside it nothing says of what"
+    size = f"{human_bytes(found.nbytes)} ({found.nbytes} bytes)"
+    facts = {
+        "what": found.known[0] if found.known else untold,
+        "tensors": f"{len(found.tensors)}, {found.elements} elements, {size}",
+        "dtypes": dtypes_text(found.dtypes),
+    }
+    show_facts(found.source, facts | {key: value[:200] for key, value in found.metadata.items()})
     if tensors:
-        show_tensors(found.values())
-    if known:
-        render.say(known[1])
+        show_tensors(found.tensors)
+    if found.known:
+        render.say(found.known[1])

@@ -2,8 +2,6 @@
 
 import math
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -192,40 +190,3 @@ def parse_share(option: str, text: str | None) -> float | None:
     if math.isfinite(share) and share >= 0 and (share < 1 or text.endswith("%")):
         return share
     raise UsageError(f"{option} {text!r:.40} is no share", "write 2% or 0.02")
-
-
-@dataclass(frozen=True)
-class Hub:
-    """Where on the hub outputs go too.
-
-    Attributes:
-        repo: "org/name"; None for nowhere.
-        public: a repository that is made for them.
-    """
-
-    repo: str | None = None
-    public: bool = False
-
-
-NOWHERE = Hub()
-
-
-def to_hub(output: str | Path | None, push: str | None, public: bool) -> tuple[str | None, Hub]:
-    """What `-o` and `--push` say: where files go here, and the repository that gets them too.
-
-    Raises:
-        UsageError: the two name different repositories, or one that is no repository.
-    """
-    text = None if output is None else str(output)
-    match = re.fullmatch(r"hf:/+(?:models/)?(.+)", text or "")
-    if match is not None:
-        if push not in (None, match[1]):
-            raise UsageError("-o and --push name two repositories", "give one of them")
-        text, push = None, match[1]
-    if push is not None:
-        from qconvert.run.upload import check_repository
-
-        check_repository(push)
-    elif public:
-        raise UsageError("--public is for a repository, and none is named", "add --push org/name")
-    return text, Hub(push, public)

@@ -1,4 +1,4 @@
-"""What `quantize` says: the plan of every output before, and what was written after."""
+"""What `quantize` says of its outputs."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from qconvert.cli import options, render
+from qconvert.cli import render
 from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -14,90 +14,7 @@ if TYPE_CHECKING:
 
     from qconvert.plan.types import Plan
     from qconvert.run.clustered import Clustered
-    from qconvert.run.crew import Crew
     from qconvert.run.stream import Result
-
-
-def write(
-    planned: "Sequence[Plan]",
-    crew: "Crew",
-    *,
-    device: str = "auto",
-    hub: options.Hub = options.NOWHERE,
-    force: bool,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Say what will be done, do it, and say what was done."""
-    from qconvert.plan.algorithms import by_sample, cost
-    from qconvert.plan.effort import effort_line
-
-    if not quiet:
-        for one in planned:
-            if len(planned) > 1 and notices(one):
-                render.say(f"{one.recipe.type}:")
-            for notice in notices(one):
-                render.say(notice)
-    if dry_run:
-        if not quiet:
-            for numbers in by_sample(planned):
-                render.say(cost([planned[number] for number in numbers]))
-            render.say(effort_line(planned, crew.workers or 1, crew.cores))
-        show_plans(planned, as_json)
-        return
-    from qconvert.run.outputs import write_stale
-
-    with render.watching(quiet) as watcher, crew.at_work(watcher) as workers:
-        results = write_stale(planned, workers, watcher, device, force=force)
-    paths = [one.target.path for one in planned]
-    upload(
-        hub, [result.paths for result in results], paths, planned[0].checkpoint.source, quiet=quiet
-    )
-    show_results(planned, results, as_json=as_json, quiet=quiet)
-
-
-def upload(
-    hub: options.Hub,
-    files: "Sequence[Sequence[Path]]",
-    places: "Sequence[Path]",
-    source: str,
-    *,
-    quiet: bool,
-) -> None:
-    """Put what was made on the hub, if that was asked for, and say where it is.
-
-    Args:
-        files: of each output.
-        places: what each is called.
-        source: what the model is called that they were made of.
-    """
-    if hub.repo is None:
-        return
-    from qconvert.run import upload as uploading
-
-    made = uploading.upload(
-        files,
-        places,
-        hub.repo,
-        base=source,
-        public=hub.public,
-        progress=False if quiet else None,
-    )
-    if not quiet:
-        render.say(
-            f"{made.repo} has {len(made.files)} files, {human_bytes(made.nbytes)}: {made.url}"
-        )
-
-
-def notices(planned: "Plan") -> list[str]:
-    """What the user should know of an output."""
-    from qconvert.plan.fallbacks import fallback_lines
-    from qconvert.plan.safetensors.schemes import is_scheme
-
-    if not is_scheme(planned.recipe.type):
-        return [*planned.notices, *fallback_lines(planned)]
-    return list(planned.notices)  # which name the fallbacks, as the model card does
 
 
 def describe(planned: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
@@ -122,19 +39,15 @@ def describe(planned: "Plan", paths: "Sequence[Path]") -> dict[str, Any]:
     }
 
 
-def show_plans(planned: "Sequence[Plan]", as_json: bool) -> None:
-    """The plans of `--dry-run`: every tensor."""
-    if as_json:
-        print_all([_plan_as_data(one) for one in planned])
-        return
-    for one in planned:
-        print_kinds(one)
-        print_tensors(one)
-        if one.recipe.has_budget:
-            from qconvert.cli.allocation import show_allocation
+def show_plan(planned: "Plan") -> None:
+    """Every tensor, for `--dry-run`."""
+    print_kinds(planned)
+    print_tensors(planned)
+    if planned.recipe.has_budget:
+        from qconvert.cli.allocation import show_allocation
 
-            show_allocation(one)
-        render.show(f"would write {one.target.path}: {summary(one, one.nbytes)}")
+        show_allocation(planned)
+    render.show(f"would write {planned.target.path}: {summary(planned, planned.nbytes)}")
 
 
 def print_kinds(planned: "Plan") -> None:
@@ -165,12 +78,6 @@ def print_tensors(planned: "Plan") -> None:
         for line in planned.tensors
     ]
     render.print_table(("tensor", "shape", "from", "to", ">bytes"), rows)
-
-
-def _plan_as_data(planned: "Plan") -> dict[str, Any]:
-    from qconvert.containers.target import paths_of
-
-    return {**describe(planned, paths_of(planned.target)), **plan_data(planned)}
 
 
 def plan_data(planned: "Plan") -> dict[str, Any]:
@@ -222,14 +129,14 @@ def clustered_line(found: "Clustered") -> str:
     )
 
 
-def exact_line(planned: "Plan", result: "Result") -> str:
+def exact_line(result: "Result") -> str:
     """How many tensors lose nothing though they are quantized."""
     from qconvert.errors import shorten
 
-    kinds = Counter(line.format for line in planned.tensors if line.name in set(result.exact))
+    kinds = Counter(line.format for line in result.plan.tensors if line.name in set(result.exact))
     words = ", ".join(f"{count} {name}" for name, count in kinds.items())
     return (
-        f"{planned.target.path.name}: exactly the source's numbers in {words}: "
+        f"{result.plan.target.path.name}: exactly the source's numbers in {words}: "
         f"{shorten(list(result.exact))}"
     )
 
@@ -241,24 +148,29 @@ def summary(planned: "Plan", nbytes: int, *, bits: bool = True) -> str:
     return f"{human_bytes(nbytes)} ({nbytes} bytes){weight}, {kinds}"
 
 
-def show_results(
-    planned: "Sequence[Plan]", results: "Sequence[Result]", *, as_json: bool, quiet: bool
-) -> None:
-    """Where the outputs are, and what they weigh."""
-    pairs = list(zip(planned, results, strict=True))
+def show_results(made: "Sequence[Result]", *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    """Where the outputs are, and what they weigh; or what they would be."""
     if as_json:
-        print_all([describe(one, result.paths) | result_data(result) for one, result in pairs])
+        print_all([describe(one.plan, one.paths) | more(one, dry_run) for one in made])
+    elif dry_run:
+        for one in made:
+            show_plan(one.plan)
     elif not quiet:
-        for one, result in pairs:
-            for path in result.paths if one.target.path in result.paths else [one.target.path]:
-                render.show_path(path)
-            render.show(f"{summary(one, result.nbytes)}, {result.seconds:.1f} s")
-            if result.clustered:
-                render.say(clustered_line(result.clustered))
-            if result.exact:
-                render.say(exact_line(one, result))
-        if gain := gain_line([one for one, result in pairs if not result.exact]):
+        for one in made:
+            path = one.plan.target.path
+            for file in one.paths if path in one.paths else [path]:
+                render.show_path(file)
+            render.show(f"{summary(one.plan, one.nbytes)}, {one.seconds:.1f} s")
+            if one.clustered:
+                render.say(clustered_line(one.clustered))
+            if one.exact:
+                render.say(exact_line(one))
+        if gain := gain_line([one.plan for one in made if not one.exact]):
             render.say(gain)
+
+
+def more(result: "Result", dry_run: bool) -> dict[str, Any]:
+    return plan_data(result.plan) if dry_run else result_data(result)
 
 
 def print_all(outputs: list[dict[str, Any]]) -> None:

@@ -116,12 +116,11 @@ def prune(
     from qconvert import api
     from qconvert.cli.prune_shown import describe, show
 
-    place, hub = options.to_hub(output, push, public)
     with render.watching(quiet, "steps") as watcher:
         made = api.prune(
             model,
             calibration,
-            place,
+            output,
             layers=layers,
             ffn=ffn,
             heads=heads,
@@ -137,12 +136,12 @@ def prune(
             device=device,
             adapter=adapter,
             threads=threads,
+            push=push,
+            public=public,
             dry_run=dry_run,
             force=force,
             watcher=watcher,
         )
-    if made.files:
-        outcome.upload(hub, [made.files], [made.path], model, quiet=quiet)
     if as_json:
         outcome.print_all([describe(made)])
     elif not quiet or dry_run:

@@ -86,6 +86,7 @@ def tune(
     """
     from qconvert.checkpoint import open_checkpoint
     from qconvert.model.open import open_model
+    from qconvert.plan.fallbacks import notices
     from qconvert.plan.recipe import Recipe, placed
     from qconvert.plan.safetensors.schemes import find_types
     from qconvert.run.executor import default_threads
@@ -109,7 +110,7 @@ def tune(
         plans = plan_outputs(checkpoint, starts, run)
         samples = [_sample(plan) for plan in plans]
         for recipe, plan, sample in zip(recipes, plans, samples, strict=True):
-            for notice in () if quiet else outcome.notices(plan):
+            for notice in () if quiet else notices(plan):
                 render.say(notice)
             tuning = Tuning(tokens or ROUNDS * sample.size, hours, rate, weights=weights, seed=seed)
             path = recipe.path(checkpoint.source)

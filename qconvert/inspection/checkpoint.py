@@ -1,6 +1,5 @@
 """A checkpoint at a glance, and what each file type would make of it."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from qconvert.checkpoint import Checkpoint
 from qconvert.checkpoint.metadata import Field
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.inspection.grids import Grid, find_grids
+from qconvert.inspection.tensors import dtypes_of
 from qconvert.inspection.vision import describe_vision, is_vision_part
 from qconvert.model.open import Model, open_model
 from qconvert.model.vision.open import ARCHITECTURE
@@ -80,7 +80,7 @@ def look_at(checkpoint: Checkpoint, types: Sequence[str] = EVERY_FILE_TYPE) -> I
         model.parameters if model else checkpoint.parameters,
         _context_length(checkpoint.config, metadata),
         _tokenizer(metadata),
-        _dtypes(checkpoint),
+        dtypes_of(checkpoint.tensors.values()),
         metadata,
         tuple(plans),
         (*(model.notices if model and known is not None else ()), *problems),
@@ -97,7 +97,7 @@ def _of_vision_part(checkpoint: Checkpoint) -> Inspection:
         checkpoint.parameters,
         None,
         "",
-        _dtypes(checkpoint),
+        dtypes_of(checkpoint.tensors.values()),
         checkpoint.metadata,
         (),
         (),
@@ -146,12 +146,3 @@ def _tokenizer(metadata: Mapping[str, Field]) -> str:
     if "tokenizer.ggml.pre" in metadata:
         parts.append(str(metadata["tokenizer.ggml.pre"].value))
     return f"{'/'.join(parts)}, {len(tokens)} tokens" if tokens else "/".join(parts)
-
-
-def _dtypes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for tensor in checkpoint.tensors.values():
-        counts[tensor.dtype] += 1
-        sizes[tensor.dtype] += tensor.stored_bytes
-    return {dtype: (counts[dtype], sizes[dtype]) for dtype, _ in sizes.most_common()}

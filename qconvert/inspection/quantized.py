@@ -5,7 +5,6 @@ table), for names in config.json are patterns that somebody else wrote; of input
 tells.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from qconvert.checkpoint.safetensors import read_metadata, read_safetensors
 from qconvert.errors import QconvertError
 from qconvert.formats.safetensors.types import ActivationFormat, WeightFormat
 from qconvert.inspection.checkpoint import Inspection, look_at
+from qconvert.inspection.tensors import dtypes_of
 from qconvert.plan.safetensors.schemes import Scheme
 
 if TYPE_CHECKING:
@@ -100,12 +100,7 @@ class Quantized:
     @cached_property
     def dtypes(self) -> dict[str, tuple[int, int]]:
         """Tensors and bytes by dtype, the most bytes first."""
-        counts: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        for tensor in self.tensors.values():
-            counts[tensor.dtype] += 1
-            sizes[tensor.dtype] += tensor.nbytes
-        return {dtype: (counts[dtype], sizes[dtype]) for dtype, _ in sizes.most_common()}
+        return dtypes_of(self.tensors.values())
 
 
 def look_at_quantized(source: str, path: Path) -> Quantized:

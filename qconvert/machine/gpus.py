@@ -7,7 +7,9 @@ CUDA's by compute capability (CUDA C++ programming guide, appendix on compute ca
     8.0 Ampere    and bf16         10.0 Blackwell  and fp4
 """
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from qconvert.machine.types import Gpu
@@ -29,6 +31,15 @@ ROCM = {
     "gfx1201": ("fp8", "bf16", "int8", "fp16"),
 }
 """By AMD's name of the processor: MI200, MI300, MI350, Radeon 7900, Radeon 9060 and 9070."""
+
+
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""What the drivers of NVIDIA, of AMD and of Windows' Linux put up."""
+
+
+def may_have_gpu() -> bool:
+    """Whether torch could find a GPU; outside Linux only torch can tell."""
+    return sys.platform != "linux" or any(Path(driver).exists() for driver in DRIVERS)
 
 
 def cuda_numbers(capability: tuple[int, int]) -> tuple[str, ...]:

@@ -86,27 +86,10 @@ def _xllamacpp(xllamacpp: Any) -> dict[str, Any]:
     return _llama(library)
 
 
-def _numba(numba: Any) -> dict[str, Any]:
-    """Compile a loop and run it."""
-
-    def count(limit: int) -> int:
-        total = 0
-        for index in range(limit):
-            total += index
-        return total
-
-    begin = time.perf_counter()
-    found = numba.njit(count)(10)
-    if found != 45:
-        raise ArithmeticError(f"a compiled loop gives {found} in place of 45")
-    return {"compile": round(time.perf_counter() - begin, 3)}
-
-
 FACTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "torch": _torch,
     "llama_cpp": _llama,
     "xllamacpp": _xllamacpp,
-    "numba": _numba,
 }
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from qconvert.machine.gpus import may_have_gpu
 from qconvert.machine.probe import MARK
 from qconvert.machine.requirements import unmet
 from qconvert.machine.types import Runtime, State
@@ -31,6 +32,7 @@ class Package:
         needed: this program does not work without it.
         group: those of one group are imported by one process, one after the other.
         slow: importing it takes seconds: unless that is asked for, only what it needs is looked at.
+            torch is imported all the same where it may know of a GPU.
     """
 
     name: str
@@ -42,7 +44,7 @@ class Package:
 
 # What stands on torch shares its import, which is the longest of all.
 PACKAGES = (
-    Package("torch", "torch", True, "torch"),
+    Package("torch", "torch", True, "torch", slow=not may_have_gpu()),
     Package("transformers", "transformers", True, "torch", slow=True),
     Package("compressed-tensors", "compressed_tensors", True, "torch", slow=True),
     Package("numba", "numba", True, "small"),
@@ -179,8 +181,6 @@ def _version(name: str) -> str:
 
 
 def _detail(module: str, facts: dict[str, Any]) -> str:
-    if module == "numba":
-        return f"compiles ({facts['compile']:.1f} s for the first loop)"
     if module == "torch":
         kinds = {gpu["backend"] for gpu in facts["gpus"]}
         return f"{', '.join(sorted(kinds)) or 'cpu only'}, {facts['threads']} threads"

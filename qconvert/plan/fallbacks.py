@@ -1,9 +1,17 @@
 """Tensors of a GGUF file that are stored otherwise than its type asks, as people are told."""
 
 from qconvert.errors import shorten
+from qconvert.plan.safetensors.schemes import is_scheme
 from qconvert.plan.types import Plan
 
 REMEDY = "  q8_0, q5_1, q5_0, q4_0 and iq4_nl have blocks of 32, which divide more rows"
+
+
+def notices(plan: Plan) -> list[str]:
+    """What the user should know of an output."""
+    if not is_scheme(plan.recipe.type):
+        return [*plan.notices, *fallback_lines(plan)]
+    return list(plan.notices)  # which name the fallbacks, as the model card does
 
 
 def fallback_lines(plan: Plan) -> list[str]:

@@ -95,7 +95,7 @@ def in_the_way(paths: Sequence[Path]) -> OutputError:
 def found(plan: Plan) -> Result:
     """Of an output that was there already."""
     paths = paths_of(plan.target)
-    return Result(paths, sum(map(file_size, paths)), 0.0, len(plan.tensors))
+    return Result(plan, paths, sum(map(file_size, paths)), 0.0, len(plan.tensors))
 
 
 def is_current(target: Target) -> bool:

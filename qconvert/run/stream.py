@@ -38,7 +38,7 @@ from qconvert.run.slabs import cut
 
 @dataclass(frozen=True)
 class Result:
-    """What was written.
+    """What was written; of a plan alone, what would be.
 
     Attributes:
         helped: as the plan has it.
@@ -46,6 +46,7 @@ class Result:
         clustered: of weights that have few distinct values, what they come to.
     """
 
+    plan: Plan
     paths: tuple[Path, ...]
     nbytes: int
     seconds: float
@@ -123,13 +124,14 @@ def write_files(
     seconds = time.monotonic() - started
     return [
         Result(
+            plan,
             tuple(file.path for file in files),
             sum(file.nbytes for file in files),
             seconds,
             count,
             exact=kept,
         )
-        for (_, files), count, kept in zip(works, resumed, exact, strict=True)
+        for (plan, files), count, kept in zip(works, resumed, exact, strict=True)
     ]
 
 

@@ -8,8 +8,8 @@ from common import save_model
 from speaking_models import save_speaking_model
 from typer.testing import CliRunner
 
+from qconvert.api import calibrating as calibrate
 from qconvert.calibration.file import read_calibration
-from qconvert.cli import calibrate
 from qconvert.cli.app import Session, app
 
 

@@ -7,12 +7,16 @@ BOS where the tokenizer adds one, and of each window the tokens behind the middl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from qconvert.checkpoint import Checkpoint
 from qconvert.text.types import Windows
+
+if TYPE_CHECKING:
+    from qconvert.evaluation.extras import Extras
+    from qconvert.evaluation.gates.gates import Verdict
 
 Backend = Literal["torch", "transformers", "llama.cpp"]
 """What computes: torch with weights dequantized block by block, the whole model as transformers
@@ -138,6 +142,8 @@ class Evaluation:
         better: by (i, j), the share of bootstrap samples, drawn by window, in which file i has
             the smaller mean divergence than file j; i < j. Empty with fewer than 8 windows,
             which cannot tell.
+        extras: of each file, speed and tasks that were asked for.
+        verdicts: on the gates that were asked for.
     """
 
     reference: str
@@ -148,3 +154,5 @@ class Evaluation:
     bound: float
     files: tuple[FileScores, ...]
     better: dict[tuple[int, int], float]
+    extras: "tuple[Extras, ...]" = ()
+    verdicts: "tuple[Verdict, ...]" = ()
