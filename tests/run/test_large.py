@@ -92,6 +92,4 @@ def test_transformers_loads_what_is_quantized(family: str, large: Large, tmp_pat
         assert all(name.endswith((*ends, "out_proj.weight")) for name in scattered)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     logits = torch_logits(model, random_tokens())
-    # A router whose scores are near a tie may choose otherwise for a token.
-    near = [correlation(*both) > 0.999 for both in zip(large(family).logits, logits, strict=True)]
-    assert np.mean(near) > 0.95
+    assert correlation(large(family).logits, logits) > 0.999
