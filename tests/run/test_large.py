@@ -26,6 +26,7 @@ FED = {
     "gpt_oss": {"attn_q", "ffn_gate_exps", "ffn_down_exps"},
     "qwen3_5_moe": {"attn_qkv", "attn_gate", "ssm_alpha", "ssm_out", "ffn_down_shexp"},
     "qwen3_next": {"attn_qkv", "attn_gate", "ssm_ba"},
+    "gemma4": {"attn_q", "attn_k", "ffn_down", "inp_gate"},
     "deepseek_v3": {"attn_q_b", "attn_kv_a_mqa", "ffn_up_exps", "ffn_up_shexp"},
 }
 """Weights that feedback is to reach, among others."""
