@@ -57,6 +57,8 @@ def save_encoder(name: str, folder: Path, **changes: Any) -> Any:
             random = torch.randn(weight.shape, generator=draw)
             norm = weight.dim() == 1 and key.endswith("weight") and "Gemma" not in name
             scale = 0.06 if weight.dim() > 1 and "embeddings" not in key else 0.2
+            if key.endswith("SelfAttention.q.weight"):  # T5 divides no scores: its queries are less
+                scale /= config.d_kv**0.5
             weight.copy_(scale * random + (1.0 if norm else 0.0))
     model.save_pretrained(folder)
     return model

@@ -115,9 +115,6 @@ _WIDE_CONVOLVED = {
     "intermediate_size": 768,
     "block_multiple_of": 256,
 }
-WHOLE = ("gemma4",)
-"""Those that cannot be run block by block."""
-
 LARGE: dict[str, Large] = {
     "gpt_oss": Large(
         "GptOssForCausalLM",

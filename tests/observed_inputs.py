@@ -85,6 +85,8 @@ def calibrate(
         for block in walk:
             block.run(collector.observe)
             inputs |= {one.weights[0]: one for one in collector.take(block.matrices)}
+        walk.finish(collector.observe)
+        inputs |= {one.weights[0]: one for one in collector.take({})}
     sample = Sample(tokens, "random", 0)
     path = folder / "calibration.safetensors"
     return open_model(checkpoint), Calibration(path, sample, inputs, "tiny", "")

@@ -35,7 +35,9 @@ class Way(Protocol):
 
     def batches(self) -> Iterator[tuple[int, int]]: ...
 
-    def arguments(self, index: int, windows: int) -> tuple[tuple, dict]: ...
+    def arguments(self, index: int, windows: int, start: int | None) -> tuple[tuple, dict]: ...
+
+    def keep(self, index: int, start: int | None, kwargs: dict, out: Any) -> None: ...
 
 
 @dataclass
@@ -114,24 +116,27 @@ class Block:
         hidden: Any,
         observe: Observe | None = None,
         *,
+        start: int | None = None,
         gradients: bool = False,
         give: Observe | None = None,
     ) -> Any:
         """What the block makes of hidden states [windows, window, hidden].
 
         Args:
+            start: the first window; what blocks pass to each other beside hidden states needs it.
             gradients: keep what is needed to derive the output by what wants a gradient.
             give: called after each product, with the names of all weights in its module, what it
                 gave [..., rows], and the number of the matrix.
         """
         import torch
 
-        args, kwargs = self.walk.arguments(self.index, len(hidden))
+        args, kwargs = self.walk.arguments(self.index, len(hidden), start)
         self._observe, self._give = observe, give
         try:
             with torch.set_grad_enabled(gradients):
                 out = self.module(hidden, *args, **kwargs)
             self._flush()
+            self.walk.keep(self.index, start, kwargs, out)
         finally:
             self._observe, self._pending, self._give = None, None, None
         return out[0] if isinstance(out, tuple) else out
@@ -157,7 +162,7 @@ class Block:
             if self.passage is not None:
                 out = self.passage.finish(number, hidden)
             else:
-                out = self.forward(hidden, observe)
+                out = self.forward(hidden, observe, start=start)
             check_finite(self, out)
             if before_write and not start:
                 before_write()

@@ -52,7 +52,11 @@ def walk_through(walk: Walk, advance: Callable[[int], None]) -> None:
     Args:
         walk: at a place that keeps them.
         advance: called with the windows of each batch.
+
+    Raises:
+        UnsupportedError: blocks pass more to each other than hidden states.
     """
+    walk.check_alone("derived")
     for block in walk:
         block.run(advance=advance)
         walk.states.sync(block.index + 1)

@@ -85,6 +85,7 @@ class Passage:
     def __init__(self, block: "Block", points: Collection[str] = (), beside: int = 0) -> None:
         self.block = block
         self._runs: dict[int, _Run] = {}
+        self._starts = [start for start, _ in block.walk.batches()]
         self._now: _Run | None = None
         self._awake: _Run | None = None
         self.parks = (1 + beside) * _bytes_waiting(block) > WAITING
@@ -161,7 +162,7 @@ class Passage:
         from greenlet import greenlet
 
         def through() -> None:
-            run.out = self.block.forward(hidden)
+            run.out = self.block.forward(hidden, start=self._starts[batch])
 
         run = _Run(batch, greenlet(through))
         run.streams[""] = hidden

@@ -33,7 +33,7 @@ def writers(block: Block, hidden: Any) -> dict[str, Writer]:
     """The layers of a block that write, by the GGUF names of their weights.
 
     Args:
-        hidden: what goes into the block, [windows, window, hidden].
+        hidden: what goes into the block, [windows, window, hidden], from the first window on.
     """
     modules = {
         line.names: line.module
@@ -46,7 +46,7 @@ def writers(block: Block, hidden: Any) -> dict[str, Writer]:
         if name and all(p.dim() == 1 for p in module.parameters()) and list(module.parameters())
     }
     with _seen_by(points, inputs=True) as streams, _seen_by(modules, inputs=False) as outputs:
-        out = block.forward(hidden)
+        out = block.forward(hidden, start=0)
     found = {}
     stream, point = hidden, ""
     for name, after in [*streams.items(), ("", out)]:

@@ -17,6 +17,9 @@ from qconvert.model.families.parts.common import plain_numbers
 from qconvert.model.quiet import quiet_transformers
 from qconvert.model.types import Family
 
+OF_LAYERS = "embed_tokens_per_layer"
+"""Gemma's embedding of tokens for each layer."""
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -36,10 +39,20 @@ class Skeleton:
     blocks_name: str
     head: str
 
+    @property
+    def tables(self) -> tuple[tuple[str, ...], ...]:
+        """The modules with a row for each token, by name; those with the same weights together."""
+        first = self.model.get_input_embeddings().weight
+        head = self.model.get_output_embeddings()
+        modules = [(n, module) for n, module in self.model.named_modules() if module is not head]
+        alike = tuple(n for n, module in modules if getattr(module, "weight", None) is first)
+        return (alike, *((n,) for n, _ in modules if n.endswith(OF_LAYERS)))
+
     def parameters_beside_blocks(self) -> dict[str, Any]:
-        """The parameters that are neither in a block nor in the two large tables."""
-        tables = {self.model.get_input_embeddings(), self.model.get_output_embeddings()}
-        large = {id(p) for table in tables if table is not None for p in table.parameters()}
+        """The parameters that are neither in a block nor in large tables."""
+        head = self.model.get_output_embeddings()
+        large = {id(self.model.get_submodule(names[0]).weight) for names in self.tables}
+        large |= {id(p) for p in head.parameters()} if head is not None else set()
         return {
             name: parameter
             for name, parameter in self.model.named_parameters()
@@ -72,6 +85,8 @@ def build_skeleton(source: Parameters) -> Skeleton:
     try:
         with quiet_transformers():
             config = _text_config(source.model.config)
+            if hasattr(config, "num_decoder_layers"):  # of two halves one is meant
+                auto = transformers.AutoModelForTextEncoding
             if source.model.family.stand_in:
                 config = _stand_in(config, source.model.family)
         _without_padding(config)
@@ -83,7 +98,6 @@ def build_skeleton(source: Parameters) -> Skeleton:
             f"{first_line(error)}",
             "the same configuration has to load with AutoModel.from_pretrained",
         ) from error
-    _check_passed(config, source.checkpoint.source)
     use_strips(model.config)
     if hasattr(model, "pooler"):
         model.pooler = None
@@ -93,23 +107,6 @@ def build_skeleton(source: Parameters) -> Skeleton:
     head = model.get_output_embeddings()
     head_name = next((n for n, module in model.named_modules() if module is head), "")
     return Skeleton(model, config, blocks, name, head_name)
-
-
-def _check_passed(config: Any, name: str) -> None:
-    """Refuse models whose blocks need more of each other than hidden states."""
-    passed = {
-        "num_kv_shared_layers": "keys and values of others",
-        "hidden_size_per_layer_input": "inputs of their own",
-        "relative_attention_num_buckets": "the first one's numbers for distances",
-    }
-    what = next((words for key, words in passed.items() if getattr(config, key, 0)), "")
-    if "shared" in (getattr(config, "indexer_types", None) or ()):
-        what = "tokens that others choose"
-    if what:
-        raise UnsupportedError(
-            f"{name} has layers with {what}, and cannot be run block by block",
-            "an importance matrix from llama-imatrix can stand for a calibration: quantize -c FILE",
-        )
 
 
 def _text_config(config: Mapping[str, Any]) -> Any:

@@ -30,6 +30,7 @@ class States:
         dtype: torch's name of the type.
         name: of the files, up to the number.
         files: that take turns.
+        beside: others that are made, kept and removed with them.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class States:
     dtype: str
     name: str = "states"
     files: int = 2
+    beside: tuple["States", ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -63,6 +65,8 @@ class States:
             check_free(self.folder, self.files * self.nbytes - present, hint, "hidden states")
             for path in self._paths:
                 take_room(path, self.nbytes)
+            for others in self.beside:
+                others.create(hint)
         except OSError as error:
             raise OutputError(f"cannot write {self.folder}: {error.strerror}", hint) from error
 
@@ -70,10 +74,13 @@ class States:
         """Give their room back."""
         for path in self._paths:
             path.unlink(missing_ok=True)
+        for others in self.beside:
+            others.remove()
 
     def exist(self) -> bool:
         """Whether all files are there, with their full size."""
-        return all(path.is_file() and path.stat().st_size == self.nbytes for path in self._paths)
+        own = (path.is_file() and path.stat().st_size == self.nbytes for path in self._paths)
+        return all(own) and all(others.exist() for others in self.beside)
 
     def read(self, block: int, start: int, stop: int) -> Any:
         """What goes into a block for some windows: [stop - start, window, hidden]. Writing into
@@ -88,6 +95,8 @@ class States:
         """Have the disk take what goes into a block."""
         with self._path(block).open("rb+") as file:
             os.fsync(file.fileno())
+        for others in self.beside:
+            others.sync(block)
 
     @property
     def _paths(self) -> tuple[Path, ...]:

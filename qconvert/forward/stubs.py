@@ -11,6 +11,7 @@ from qconvert.forward.skeleton import Skeleton, set_module
 OTHERS: dict[str, tuple[None, ...]] = {
     "FalconH1DecoderLayer": (),
     "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
+    "T5Block": (None, None),  # what is added to scores, of its own tokens and of others
 }
 """What blocks give behind hidden states, where they do not give those alone."""
 

@@ -29,8 +29,8 @@ gives the same windows each time, all of them or `windows=` the first few.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from qconvert.forward.device import choose_device, choose_dtype
 from qconvert.forward.experts import Inputs
 from qconvert.forward.linears import Linear, find_linears
 from qconvert.forward.memory import keep_freed_memory
+from qconvert.forward.passed import check_alone, find_passed
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
 from qconvert.forward.states import States
 from qconvert.forward.stubs import Stubs
@@ -127,7 +128,9 @@ class Walk:
         self.batch = place.batch or max(1, BATCH_TOKENS[self.device] // tokens.shape[1])
         shape = (*tokens.shape, self._width())
         files = len(self.skeleton.blocks) + 1 if place.kept else 2
-        self.states = States(place.folder, shape, self.dtype, place.states, files)
+        own = States(place.folder, shape, self.dtype, place.states, files)
+        self.passed = find_passed(self.skeleton.config, own)
+        self.states = replace(own, beside=self.passed.files)
         self._check_positions()
         rest = self.skeleton.parameters_beside_blocks()
         first = model.family.first_position(model.settings)
@@ -171,16 +174,35 @@ class Walk:
         digest.update(repr(about).encode())
         return digest.hexdigest()
 
+    def check_alone(self, doing: str) -> None:
+        """Refuse a model whose blocks pass more than hidden states.
+
+        Args:
+            doing: what cannot be done with it, "tuned".
+
+        Raises:
+            UnsupportedError: it is one.
+        """
+        check_alone(self.skeleton.config, self.model.checkpoint.source, doing)
+
     @property
     def output_name(self) -> str:
         """The GGUF name of the output projection's weight; empty where there is none."""
         return self.model.output if self.skeleton.head else ""
 
     def finish(self, observe: Observe | None = None) -> None:
-        """Show the input of the output projection to the observer, where there is one."""
+        """Show the inputs of products outside the blocks to the observer: of the output projection,
+        where there is one, and of what makes inputs for each block."""
+        hooks = [
+            module.register_forward_pre_hook(partial(_show, observe, name))
+            for name, module in self._outside().items()
+            if observe
+        ]
         for hidden in self.last_hidden():
             if observe and self.output_name:
                 observe((self.output_name,), hidden.reshape(-1, hidden.shape[-1]), 0)
+        for hook in hooks:
+            hook.remove()
 
     def last_hidden(self) -> Iterator[Any]:
         """What comes out behind the last block and norm: [windows, window, hidden], by batch."""
@@ -199,12 +221,27 @@ class Walk:
             for start in range(first, last, self.batch):
                 yield start, min(start + self.batch, last)
 
-    def arguments(self, index: int, windows: int) -> tuple[tuple, dict]:
-        """What the model passes to a block beside the hidden states, for so many windows."""
-        if windows not in self._arguments:
-            self._stubs.run(self.numbers(0, windows))
-            self._arguments[windows] = self._stubs.seen
-        return self._arguments[windows][index]
+    def arguments(self, index: int, windows: int, start: int | None) -> tuple[tuple, dict]:
+        """What the model passes to a block beside the hidden states, for so many windows.
+
+        Args:
+            start: the first of them, which matters where blocks pass something to each other.
+        """
+        if self.passed.of_tokens:
+            assert start is not None
+            self._stubs.run(self.numbers(start, start + windows))
+            found = self._stubs.seen[index]
+        else:
+            if windows not in self._arguments:
+                self._stubs.run(self.numbers(0, windows))
+                self._arguments[windows] = self._stubs.seen
+            found = self._arguments[windows][index]
+        return self.passed.give(index, start, windows, *found) if start is not None else found
+
+    def keep(self, index: int, start: int | None, kwargs: dict, out: Any) -> None:
+        """Write what later blocks need of what a block was called with and has given."""
+        if start is not None:
+            self.passed.keep(index, start, kwargs, out)
 
     def load(self, index: int) -> "Block":
         """A block with its weights, while the next one's are read ahead; `unload` it before that
@@ -239,6 +276,13 @@ class Walk:
 
         return torch.from_numpy(self._compact[start:stop]).to(self.device)
 
+    def _outside(self) -> dict[str, Any]:
+        """The modules outside the blocks and beside the output that multiply, by the GGUF names of
+        their weights."""
+        found = find_linears(self.source, "", self.skeleton.model)
+        tables = [self.skeleton.model.get_submodule(n) for t in self.skeleton.tables for n in t]
+        return {name: line.module for name, line in found.items() if line.module not in tables}
+
     def _width(self) -> int:
         return int(self.skeleton.config.hidden_size)
 
@@ -253,18 +297,20 @@ class Walk:
             )
 
     def _fill_rest(self, rest: dict[str, Any]) -> None:
-        """Load what is outside the blocks: norms, positions, and the rows of the embedding that
-        the sample needs, under new numbers."""
+        """Load what is outside the blocks: norms, positions, and the rows of embeddings that the
+        sample needs, under new numbers."""
         model = self.skeleton.model
         for name, parameter in rest.items():
             values = read_parameter(self.source, name, tuple(parameter.shape), self.dtype)
             set_parameter(model, name, values.to(self.device))
-        table = model.get_input_embeddings()
-        name = next(n for n, module in model.named_modules() if module is table) + ".weight"
         used, numbers = np.unique(self.tokens, return_inverse=True)
         self._compact = numbers.reshape(self.tokens.shape).astype(np.int64)
-        rows = read_rows_of(self.source, name, used, self.dtype)
-        set_parameter(model, name, rows)
+        for table in self.skeleton.tables:
+            names = [f"{module}.weight" for module in table]
+            stored = next((n for n in names if bare_name(n) in self.source.maps), names[0])
+            rows = read_rows_of(self.source, stored, used, self.dtype)
+            for name in names:
+                set_parameter(model, name, rows)
         model.to(self.device)
 
     def _parameters(self, index: int) -> list[str]:
@@ -273,3 +319,7 @@ class Walk:
             return []
         prefix = f"{self.skeleton.blocks_name}.{index}."
         return [prefix + name for name, _ in self.skeleton.blocks[index].named_parameters()]
+
+
+def _show(observe: Observe, name: str, module: Any, args: tuple) -> None:
+    observe((name,), args[0].reshape(-1, args[0].shape[-1]), 0)

@@ -103,6 +103,7 @@ def distill(
     work = path.with_name(f"{path.name}.distill")
     place = Place(work_folder(work), run.device)
     walk = Walk(student, ordered, replace(place, states="student"))
+    walk.check_alone("taught")
     digest = sha256(repr((walk.identity, fingerprint(teacher.checkpoint), how)).encode())
     cores = library_threads()
     digest.update(repr(cores).encode())

@@ -72,7 +72,7 @@ def side_by_side(blocks: Sequence[Block], beside: Block) -> Iterator[list[Pair]]
     _, hidden = next(iter(beside.batches()))
     adding = writers(beside, hidden[:1])
     groups: dict[Group, None] = {}
-    beside.forward(hidden[:1], lambda names, x, matrix: groups.setdefault(names))
+    beside.forward(hidden[:1], lambda names, x, matrix: groups.setdefault(names), start=0)
     points = {writer.point for writer in adding.values()} - {""}
     with ExitStack() as stack:
         other = stack.enter_context(passing(beside, points, len(blocks)))

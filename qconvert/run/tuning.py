@@ -147,6 +147,7 @@ def _tune(
     work = target.path.with_name(f"{target.path.name}.tune")
     place = Place(work_folder(work), run.device)
     walk = Walk(open_model(start.checkpoint), tokens, replace(place, states="student"))
+    walk.check_alone("tuned")
     watcher = run.watcher
     recipe = start.plan.recipe
     if is_scheme(recipe.type) and scheme_of(recipe).inputs is not None:

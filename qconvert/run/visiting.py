@@ -156,6 +156,7 @@ def go_through(
 def visited(executor: Executor, walk: Walk, job: Visit) -> Iterator[tuple[Visited, bool]]:
     """Each batch behind each block, in order, and whether it is the block's last. What came out has
     to be written before the next is asked for."""
+    walk.check_alone("run by several processes")
     batches = list(walk.batches())
     if walk.begin:
         walk.states.create()

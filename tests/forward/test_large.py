@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from common import random_tokens, torch_logits
-from large_models import LARGE, WHOLE, Converted, large_model
+from large_models import LARGE, Converted, large_model
 from llama_inputs import gather
 from observed_inputs import calibrate
 
 from qconvert.checkpoint import open_checkpoint
-from qconvert.errors import UnsupportedError
 from qconvert.evaluation.runtimes.settings import Settings
 from qconvert.evaluation.runtimes.torch_blocks import TorchRuntime
 from qconvert.forward.linears import rows_of, with_rows
@@ -24,14 +23,13 @@ pytest.importorskip("llama_cpp")
 
 Large = Callable[[str], Converted]
 WINDOW = 40
-BLOCKWISE = [family for family in LARGE if family not in WHOLE]
 SCALED = ("falcon_h1", "mimo_v2")
 """transformers multiplies inputs with what llama.cpp has in weights, or behind them."""
 
 TOKENS = np.array([random_tokens(WINDOW, seed=seed) for seed in range(3)], np.int32)
 
 
-@pytest.mark.parametrize("family", BLOCKWISE)
+@pytest.mark.parametrize("family", LARGE)
 def test_inputs_are_those_that_llama_cpp_multiplies(
     family: str, large: Large, tmp_path: Path
 ) -> None:
@@ -40,7 +38,7 @@ def test_inputs_are_those_that_llama_cpp_multiplies(
     _, calibration = calibrate(made.path, tmp_path, TOKENS)
     own = {name: one for one in calibration.inputs.values() for name in one.weights}
     theirs = gather(made.file("f32"), TOKENS.tolist())
-    assert own.keys() == theirs.keys() - {"output.weight"}
+    assert own.keys() == theirs.keys()
     for name, one in own.items():
         squares, counts = theirs[name]
         assert np.array_equal(one.count, counts), name
@@ -51,7 +49,7 @@ def test_inputs_are_those_that_llama_cpp_multiplies(
         assert np.abs(seen - squares).max() <= near * squares.max(), name
 
 
-@pytest.mark.parametrize("family", BLOCKWISE)
+@pytest.mark.parametrize("family", LARGE)
 def test_logits_block_by_block_are_those_of_the_whole_model(family: str, large: Large) -> None:
     runtime = TorchRuntime(open_checkpoint(str(large(family).path)), Settings(device="cpu"))
     windows = make_windows(TOKENS, "random")
@@ -61,7 +59,7 @@ def test_logits_block_by_block_are_those_of_the_whole_model(family: str, large: 
     assert np.abs(found - np.stack(expected)).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("family", BLOCKWISE)
+@pytest.mark.parametrize("family", LARGE)
 def test_rows_are_put_where_they_were_taken(family: str, large: Large, tmp_path: Path) -> None:
     walk = Walk(
         open_model(open_checkpoint(str(large(family).path))), TOKENS, Place(tmp_path, "cpu")
@@ -75,11 +73,3 @@ def test_rows_are_put_where_they_were_taken(family: str, large: Large, tmp_path:
             assert (rows_of(line, changed) == rows + 1).all(), name
             assert int((changed != before).sum()) == rows.numel(), name
         block.is_done = True
-
-
-@pytest.mark.parametrize("family", WHOLE)
-def test_layers_that_need_more_of_each_other_are_refused(
-    family: str, large: Large, tmp_path: Path
-) -> None:
-    with pytest.raises(UnsupportedError, match="cannot be run block by block"):
-        calibrate(large(family).path, tmp_path, TOKENS)

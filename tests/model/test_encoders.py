@@ -25,7 +25,6 @@ from encoder_models import llama_encoded, llama_ranks, save_encoder
 from safetensors.numpy import save_file
 
 from qconvert.checkpoint import open_checkpoint
-from qconvert.errors import UnsupportedError
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
@@ -59,14 +58,7 @@ def test_texts_are_embedded_alike(name: str, tmp_path: Path) -> None:
     one, other = expected.mean(axis=0), found.mean(axis=0)
     assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.9999
 
-    windows = np.array([tokens], np.int32)
-    opened = open_model(open_checkpoint(str(tmp_path / "m")))
-    walk = Walk(opened, windows, Place(tmp_path / "work", device="cpu", dtype="f32"))
-    (tmp_path / "work").mkdir()
-    for block in walk:
-        block.run()
-    (hidden,) = walk.last_hidden()
-    assert np.abs(hidden[0].numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert_walked(tmp_path, tokens, expected)
 
 
 @pytest.mark.parametrize("name", ["T5EncoderModel", "UMT5EncoderModel"])
@@ -78,9 +70,19 @@ def test_prompts_are_encoded_alike(name: str, tmp_path: Path) -> None:
     expected = torch_hidden(model, tokens)
     assert worst_difference(expected, llama_encoded(tmp_path / "f32.gguf", tokens)) <= 1e-3
     assert correlation(expected, llama_encoded(tmp_path / "q8_0.gguf", tokens)) > 0.999
-    opened = open_model(open_checkpoint(str(tmp_path / "m")))
-    with pytest.raises(UnsupportedError, match="cannot be run block by block"):
-        Walk(opened, np.array([tokens], np.int32), Place(tmp_path, device="cpu"))
+    assert_walked(tmp_path, tokens, expected)
+
+
+def assert_walked(folder: Path, tokens: list[int], expected: np.ndarray) -> None:
+    """Block by block the same comes out."""
+    opened = open_model(open_checkpoint(str(folder / "m")))
+    place = Place(folder / "work", device="cpu", dtype="f32")
+    walk = Walk(opened, np.array([tokens], np.int32), place)
+    (folder / "work").mkdir()
+    for block in walk:
+        block.run()
+    (hidden,) = walk.last_hidden()
+    assert np.abs(hidden[0].numpy() - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_layers_behind_the_mean_are_multiplied_with(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_transformers_computes_with_quantized_directories(name: str, tmp_path: P
     assert any("as it stands" in notice for notice in plan.notices)
     tokens = random_tokens(24)
     computed = outputs(load_model(tmp_path / "out"), tokens)
-    assert correlation(outputs(model, tokens), computed) > 0.998
+    assert correlation(outputs(model, tokens), computed) > 0.999
     if name.startswith("Nomic"):  # whose modules go by other names, by which the reference rounds
         return
     expected = outputs(reference_model(plan, tmp_path / "out"), tokens)

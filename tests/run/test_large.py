@@ -26,6 +26,7 @@ FED = {
     "gpt_oss": {"attn_q", "ffn_gate_exps", "ffn_down_exps"},
     "qwen3_5_moe": {"attn_qkv", "attn_gate", "ssm_alpha", "ssm_out", "ffn_down_shexp"},
     "qwen3_next": {"attn_qkv", "attn_gate", "ssm_ba"},
+    "gemma4": {"attn_q", "attn_k", "ffn_down", "inp_gate"},
     "deepseek_v3": {"attn_q_b", "attn_kv_a_mqa", "ffn_up_exps", "ffn_up_shexp"},
 }
 """Weights that feedback is to reach, among others."""
@@ -92,6 +93,4 @@ def test_transformers_loads_what_is_quantized(family: str, large: Large, tmp_pat
         assert all(name.endswith((*ends, "out_proj.weight")) for name in scattered)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     logits = torch_logits(model, random_tokens())
-    # A router whose scores are near a tie may choose otherwise for a token.
-    near = [correlation(*both) > 0.999 for both in zip(large(family).logits, logits, strict=True)]
-    assert np.mean(near) > 0.95
+    assert correlation(large(family).logits, logits) > 0.999

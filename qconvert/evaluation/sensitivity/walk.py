@@ -110,6 +110,7 @@ def travel(
         PlanError: a weight of the file has another shape.
     """
     walk = Walk(open_model(reference), tokens, place)
+    walk.check_alone("measured part by part")
     journey = Journey(walk, source, place.folder, source.model.output == EMBEDDING)
     for block in walk:
         if outside and block.index == 0:

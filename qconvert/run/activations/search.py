@@ -209,8 +209,8 @@ def _inputs(
             of_joint = seen.setdefault(joint.name, {})
             of_joint.setdefault(matrix, []).append(x.to(torch.float32, copy=True))
 
-    for _, hidden in block.batches(windows):
-        block.forward(hidden, observe)
+    for start, hidden in block.batches(windows):
+        block.forward(hidden, observe, start=start)
     return seen
 
 

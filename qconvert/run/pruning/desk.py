@@ -50,7 +50,9 @@ class Desk:
 
     def walk(self) -> Walk:
         """Over all tokens to choose by."""
-        return Walk(self.model, self.every, self.place)
+        walk = Walk(self.model, self.every, self.place)
+        walk.check_alone("pruned")
+        return walk
 
     @cached_property
     def of_layers(self) -> dict[str, list[Any]]:

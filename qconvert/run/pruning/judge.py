@@ -94,6 +94,7 @@ class Judge:
         # Others have their states in the same folder.
         name = f"judged-{sha256(tokens.tobytes()).hexdigest()[:12]}"
         walk = self._walk = Walk(model, tokens, replace(place, states=name, kept=True))
+        walk.check_alone("pruned")
         self.batches = list(walk.batches())
         self.layers = len(walk)
         self.head = Head(walk.source, walk.device, walk.dtype)

@@ -50,6 +50,7 @@ def prune_weights(desk: Desk, wanted: Wanted, output: Path, run: Run) -> Pruned:
         return plain
     tokens, shown = in_order(desk.every)
     walk = Walk(model, tokens, desk.place, cut=shown)
+    walk.check_alone("pruned")
     sparse = make_sparse(walk, shown, pattern, desk.store, run.watcher)
     own = model.checkpoint.tensors
     changed = {name: info for name, info in desk.store.tensors.items() if name in own}

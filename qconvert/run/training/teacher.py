@@ -74,6 +74,7 @@ def teach(
         OutputError: no room.
     """
     walk = Walk(model, tokens, replace(place, states="walk"))
+    walk.check_alone("learnt from")
     head = Head(walk.source, walk.device, walk.dtype) if walk.skeleton.head else None
     states = replace(walk.states, name="teacher", files=1 + len(blocks))
     teacher = Teacher(head, states, walk.device, blocks)
