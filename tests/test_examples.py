@@ -1,5 +1,7 @@
 """The examples run as they stand, on a tiny model."""
 
+import atexit
+import functools
 import importlib.util
 import json
 import os
@@ -7,12 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 from checkpoints import TINY, write_llama
 from speaking_models import PROSE, save_speaking_model
+from warm import write_command
 from writing_models import write_gguf, write_model
 
 from qconvert.plan.document import options_of, read_document
@@ -32,8 +36,18 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@functools.cache
+def warm_folder() -> str:
+    """Where scripts find a `qconvert` that starts at once."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(write_command(Path(folder)))
+
+
 def run(place: Path, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    programs = os.pathsep.join(
+        [warm_folder(), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
     keep = {key: value for key, value in os.environ.items() if key != "CI"}
     return subprocess.run(
         command,

@@ -1,34 +1,29 @@
-"""The program in a process that starts at once: a fork of one that has imported torch.
+"""The program in a process that starts at once: a fork of one that has imported all.
 
-A cold process imports for seconds what hundreds of tests need. Here a server imports it once and
-does nothing else; what a test starts is a fork of it: a process all the same, with streams, an
+A cold process imports for seconds what hundreds of tests need. Here a server (`warm_server`)
+imports it once; what a test starts is a fork of it: a process all the same, with streams, an
 environment, signals and an exit code of its own. What modules read while they are imported (the
 settings of huggingface_hub, or of OpenMP) is the server's, so who sets `IMPORTED` or asks how the
 program starts takes a cold process.
+
+Scripts that call `qconvert` find it warm where `write_command` has put one on their PATH.
 """
 
 import atexit
 import functools
-import multiprocessing
+import json
 import os
+import shutil
 import signal
+import socket
+import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing.context import ForkServerContext
+from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CompletedProcess
 
-HEAVY = [
-    "gguf",
-    "matplotlib.pyplot",
-    "numba",
-    "scipy.special",
-    "torch",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.llama.modeling_llama",
-    "qconvert.cli.app",
-]
 IMPORTED = ("HF_", "NUMBA_", "OMP_", "PYTHON", "TORCH_", "TRANSFORMERS_")
 """How settings begin that are read when modules are imported."""
 
@@ -37,20 +32,87 @@ PATIENCE = 600.0
 
 
 @functools.cache
-def _server() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    return context
+def _server() -> tuple[str, subprocess.Popen]:
+    """Where to ask, and the process; its standard input ends with this process."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen()
+        script = Path(__file__).with_name("warm_server.py")
+        command = [sys.executable, str(script), str(listener.fileno())]
+        handed = (listener.fileno(),)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=handed)
+    return f"{folder}/s", process
 
 
 def can_be_warm(settings: Mapping[str, str]) -> bool:
     return not any(name.startswith(IMPORTED) for name in settings)
 
 
+@dataclass
+class Warm:
+    """A process that was begun.
+
+    Attributes:
+        pid: its number.
+        returncode: its exit code, minus the signal of one that was killed; None until it is known.
+    """
+
+    pid: int
+    connection: socket.socket
+    returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code; TimeoutError."""
+        if self.returncode is None:
+            self.connection.settimeout(timeout)
+            (self.returncode,) = _receive(self.connection)
+            self.connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except (BlockingIOError, TimeoutError):
+            return None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _receive(connection: socket.socket) -> tuple[int]:
+    told = connection.recv(4)
+    if len(told) != 4:
+        raise ConnectionError("the warm server has ended")
+    return struct.unpack("i", told)
+
+
+def begin_at(
+    address: str, arguments: Sequence[str], environment: Mapping[str, str], streams: Sequence[int]
+) -> Warm:
+    """Begin `qconvert` in this folder, with three streams, which stay open here."""
+    request = json.dumps([list(arguments), dict(environment), str(Path.cwd())]).encode()
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    socket.send_fds(connection, [struct.pack("i", len(request))], list(streams))
+    connection.sendall(request)
+    return Warm(*_receive(connection), connection)
+
+
+def begin_warm(
+    arguments: Sequence[str], environment: Mapping[str, str], out: Path, err: Path
+) -> Warm:
+    """Begin `qconvert` with both streams into files, and nothing to read."""
+    with Path(os.devnull).open("rb") as none, out.open("ab") as one, err.open("ab") as two:
+        streams = [file.fileno() for file in (none, one, two)]
+        return begin_at(_server()[0], arguments, environment, streams)
+
+
 def run_warm(
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-) -> CompletedProcess:
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess:
     """`qconvert` with arguments, as `subprocess.run` would have it.
 
     Args:
@@ -61,38 +123,28 @@ def run_warm(
     """
     with tempfile.TemporaryDirectory() as streams:
         out, err = Path(streams, "out"), Path(streams, "err")
-        given = (list(arguments), dict(environment), str(Path.cwd()), str(out), str(err))
-        process = _server().Process(target=_main, args=given)
-        process.start()
-        process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        texts = [path.read_text() if path.exists() else "" for path in (out, err)]
-        return CompletedProcess(["qconvert", *arguments], process.exitcode, *texts)
+        process = begin_warm(arguments, environment, out, err)
+        try:
+            code = process.wait(PATIENCE)
+        except TimeoutError:
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+        texts = [path.read_text() for path in (out, err)]
+        return subprocess.CompletedProcess(["qconvert", *arguments], code, *texts)
 
 
-def _main(
-    arguments: list[str], environment: dict[str, str], folder: str, out: str, err: str
-) -> None:
-    for number, path in ((0, os.devnull), (1, out), (2, err)):
-        flags = os.O_RDWR if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        opened = os.open(path, flags, 0o600)
-        os.dup2(opened, number)
-        os.close(opened)
-    os.environ.clear()
-    os.environ.update(environment)
-    tempfile.tempdir = None  # TMPDIR may be another
-    os.chdir(folder)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-    sys.argv = ["qconvert", *arguments]
-    from qconvert.cli.app import main
+COMMAND = """#!{python} -SE
+import os, sys
+sys.path.insert(0, {tests!r})
+import warm
+sys.exit(warm.begin_at({address!r}, sys.argv[1:], os.environ, (0, 1, 2)).wait())
+"""
 
-    try:
-        main()
-    finally:
-        sys.stdout.flush()
-        atexit._run_exitfuncs()
+
+def write_command(folder: Path) -> Path:
+    """A `qconvert` in a folder for PATH, which scripts call as the installed one."""
+    path = folder / "qconvert"
+    tests, (address, _) = str(Path(__file__).parent), _server()
+    path.write_text(COMMAND.format(python=sys.executable, tests=tests, address=address))
+    path.chmod(0o755)
+    return folder

@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_llama
-from common import heed_interruptions
-from warm import can_be_warm, run_warm
+from warm import begin_warm, can_be_warm, run_warm
 
 Run = Callable[..., subprocess.CompletedProcess]
 PROGRAM = str(Path(sys.executable).with_name("qconvert"))
@@ -55,22 +55,18 @@ def interrupt() -> Run:
     def run(
         how: signal.Signals, when: Callable[[], object], *arguments: object, **settings: str
     ) -> subprocess.CompletedProcess:
-        command = [PROGRAM, *map(str, arguments)]
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=QUIET | settings,
-            preexec_fn=heed_interruptions,
-        )
-        deadline = time.monotonic() + 120
-        while not when() and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        child.send_signal(how)
-        printed, errors = child.communicate()
-        return subprocess.CompletedProcess(command, child.returncode, printed, errors)
+        assert can_be_warm(settings)
+        words = [*map(str, arguments)]
+        with tempfile.TemporaryDirectory() as streams:
+            out, err = Path(streams, "out"), Path(streams, "err")
+            child = begin_warm(words, QUIET | settings, out, err)
+            deadline = time.monotonic() + 120
+            while not when() and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            child.send_signal(how)
+            code = child.wait()
+            texts = [path.read_text() for path in (out, err)]
+            return subprocess.CompletedProcess(["qconvert", *words], code, *texts)
 
     return run
 

@@ -199,11 +199,24 @@ def second_moments(model: Any, layer: str, norms: torch.Tensor | None) -> np.nda
     return (x.T @ x / len(x)).numpy()
 
 
+Balanced = tuple[dict[str, bytes], list[torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def balanced(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Balanced:
+    """What is made in one go, and what leaves the last block."""
+    folder = tmp_path_factory.mktemp("balanced")
+    plan = plan_of(models["llama"][0], folder / "q.gguf")
+    with made_by_block(plan, folder / "whole", "balance") as (store, walk):
+        return arrays_of(store), list(walk.last_hidden())
+
+
 @pytest.mark.parametrize("stop", [1, 2])
-def test_an_interrupted_walk_is_taken_up(stop: int, models: Any, tmp_path: Path):
+def test_an_interrupted_walk_is_taken_up(
+    stop: int, models: Any, balanced: Balanced, tmp_path: Path
+):
     plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
-    with made_by_block(plan, tmp_path / "whole", "balance") as (store, _):
-        whole = arrays_of(store)
+    whole, _ = balanced
     with (
         pytest.raises(KeyboardInterrupt),
         made_by_block(plan, tmp_path / "out", "balance", Listening(stop)),
@@ -244,12 +257,11 @@ def test_a_weight_that_is_made_is_not_made_again(
 
 @pytest.mark.parametrize("count", [8, 14, 20])
 def test_a_crash_while_a_block_runs(
-    count: int, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    count: int, models: Any, balanced: Balanced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Hidden states are written six batches a block; those into the block that runs stay."""
     plan = plan_of(models["llama"][0], tmp_path / "q.gguf")
-    with made_by_block(plan, tmp_path / "whole", "balance") as (store, walk):
-        whole, last = arrays_of(store), list(walk.last_hidden())
+    whole, last = balanced
     written = []
     write = States.write
 

@@ -48,6 +48,13 @@ def massive(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return lambda family: (model, folder / "model", folder / "calib.safetensors")
 
 
+@pytest.fixture(scope="module")
+def divided(massive: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It in Q6_K, made in one go."""
+    path = tmp_path_factory.mktemp("divided") / "whole.gguf"
+    return quantized(massive, "", Recipe("q6_k", output=path))
+
+
 def far(model: Any, path: Path) -> float:
     """Of what llama.cpp foretells from what the original does."""
     tokens = random_tokens(60, seed=5)
@@ -65,16 +72,17 @@ def norms(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def test_massive_channels_cost_little(massive: Any, tmp_path: Path, monkeypatch: Any):
-    model = massive("")[0]
-    path = quantized(massive, "", Recipe("q6_k", output=tmp_path / "out.gguf"))
+def test_massive_channels_cost_little(
+    massive: Any, divided: Path, tmp_path: Path, monkeypatch: Any
+):
+    model, path = massive("")[0], divided
     with monkeypatch.context() as patch:
         patch.setattr(by_block, "joint_of", lambda *args: None)
         without = quantized(massive, "", Recipe("q6_k", output=tmp_path / "without.gguf"))
     assert far(model, path) < 0.5 * far(model, without)
-    divided, whole = norms(path), norms(without)
-    assert {*divided} == {*whole}
-    for name, values in divided.items():
+    made, whole = norms(path), norms(without)
+    assert {*made} == {*whole}
+    for name, values in made.items():
         ratio = np.abs(values / whole[name])
         assert (ratio[list(LARGE)] < 0.5 * np.median(ratio)).all(), name
     # What does not round its inputs finds the same model.
@@ -85,14 +93,13 @@ def test_massive_channels_cost_little(massive: Any, tmp_path: Path, monkeypatch:
     assert own < 1.1 * other + 1e-5
 
 
-def test_an_interrupted_run_divides_alike(massive: Any, tmp_path: Path):
+def test_an_interrupted_run_divides_alike(massive: Any, divided: Path, tmp_path: Path):
     from listening import Listening
 
-    whole = quantized(massive, "", Recipe("q6_k", output=tmp_path / "whole.gguf"))
     recipe = Recipe("q6_k", output=tmp_path / "out.gguf")
     with pytest.raises(KeyboardInterrupt):
         quantized(massive, "", recipe, Listening(3))
-    assert quantized(massive, "", recipe).read_bytes() == whole.read_bytes()
+    assert quantized(massive, "", recipe).read_bytes() == divided.read_bytes()
 
 
 def test_nothing_is_divided_where_nothing_rounds(massive: Any, tmp_path: Path):

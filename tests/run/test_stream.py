@@ -1,6 +1,7 @@
 """Conversion end to end: the same bytes always, complete files or none, and work taken up again."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import TINY, Llama, write_llama
-from common import heed_interruptions
 from gguf import GGUFReader
+from warm import Warm, begin_warm
 
 from qconvert.checkpoint import open_checkpoint
 from qconvert.containers.partial import partial_path
@@ -187,17 +188,14 @@ def test_a_disk_that_fills_up_loses_nothing(medium, tmp_path):
     assert out.read_bytes() == expected
 
 
-def start(model: Path, out: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(model, out),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interruptions,
-    )
+def start(model: Path, out: Path) -> Warm:
+    """What it says goes into a file beside the model."""
+    said = model.with_name("said")
+    said.unlink(missing_ok=True)
+    return begin_warm(command(model, out)[1:], os.environ, Path(os.devnull), said)
 
 
-def wait_for_bytes(path: Path, size: int, process: subprocess.Popen) -> None:
+def wait_for_bytes(path: Path, size: int, process: Warm) -> None:
     """Until the partial file has grown to that size."""
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
@@ -212,10 +210,10 @@ def test_ctrl_c_is_answered_at_once_and_the_work_goes_on(medium, tmp_path):
         process = start(medium, out)
         wait_for_bytes(partial_path(out), 3_600_000, process)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
-        if process.returncode:
+        if process.wait(timeout=10):
             break
         out.unlink()
+    errors = medium.with_name("said").read_text()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "goes on where this one stopped" in errors
@@ -237,9 +235,8 @@ def test_thirty_kills_at_random_moments_change_no_byte(medium, tmp_path):
         process = start(medium, out)
         wait_for_bytes(partial_path(out), reached + chance.randrange(2_000_000), process)
         time.sleep(chance.random() * 0.01)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        process.stderr.close()
         if out.exists():
             assert out.read_bytes() == expected
             out.unlink()

@@ -94,11 +94,11 @@ def test_a_tuned_file_is_nearer_and_no_larger(made, tmp_path, family, type_, rat
     ]
 
 
-def test_a_tuned_directory_has_the_files_of_a_quantized_one(made, tmp_path):
+def test_a_tuned_directory_has_the_files_of_a_quantized_one(short, tmp_path):
     path = tmp_path / "out"
-    learnt = tuned_to(made, "llama", Recipe("w4a16", output=path))
+    learnt = tuned_to(short, "llama", Recipe("w4a16", output=path))
     assert learnt.outcome is not None
-    plain = quantized_to(made, "llama", Recipe("w4a16", output=tmp_path / "plain")).parent
+    plain = quantized_to(short, "llama", Recipe("w4a16", output=tmp_path / "plain")).parent
     assert sorted(p.name for p in path.iterdir()) == sorted(p.name for p in plain.iterdir())
     if learnt.outcome.step:
         assert (path / "model.safetensors").read_bytes() != (
@@ -107,24 +107,24 @@ def test_a_tuned_directory_has_the_files_of_a_quantized_one(made, tmp_path):
     assert learnt.outcome.after <= learnt.outcome.before
 
 
-def test_an_interrupted_run_comes_to_the_same_bytes(made, tmp_path):
+def test_an_interrupted_run_comes_to_the_same_bytes(short, tmp_path):
     whole, again = (tmp_path / f"{name}.gguf" for name in ("whole", "again"))
-    tuned_to(made, "llama", Recipe("q2_k", output=whole))
+    tuned_to(short, "llama", Recipe("q2_k", output=whole))
     for steps in (3, 9):
         with pytest.raises(KeyboardInterrupt):
-            tuned_to(made, "llama", Recipe("q2_k", output=again), watcher=Stopping(steps))
+            tuned_to(short, "llama", Recipe("q2_k", output=again), watcher=Stopping(steps))
         assert not again.exists()
-    tuned_to(made, "llama", Recipe("q2_k", output=again))
+    tuned_to(short, "llama", Recipe("q2_k", output=again))
     assert again.read_bytes() == whole.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.gguf", "whole.gguf"]
-    assert tuned_to(made, "llama", Recipe("q2_k", output=again)).outcome is None  # up to date
+    assert tuned_to(short, "llama", Recipe("q2_k", output=again)).outcome is None  # up to date
 
 
-def test_a_checkpoint_of_a_tuned_file_gives_the_same_weights_again(made, tmp_path):
+def test_a_checkpoint_of_a_tuned_file_gives_the_same_weights_again(short, tmp_path):
     """Exported in float32 it lies on the type's grid, which plain quantizing recognizes."""
     path, again = tmp_path / "tuned.gguf", tmp_path / "again.gguf"
     few = replace(TUNING, tokens=1024, weights=True)
-    learnt = tuned_to(made, "llama", Recipe("q4_0", output=path), few)
+    learnt = tuned_to(short, "llama", Recipe("q4_0", output=path), few)
     assert learnt.outcome is not None
     exported = Recipe("f32", output=tmp_path / "checkpoint")
     write_outputs([make_export_plan(open_checkpoint(str(path)), exported)], 2, Silent())
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_a_tuned_file_gives_the_same_weights_again(made, tmp_pat
     write_outputs(plan_outputs(source, [recipe], run), 2, Silent())
     mine, other = (open_checkpoint(str(one)).tensors for one in (path, again))
     compared = [name for name, info in mine.items() if info.dtype == "Q4_0"]
-    assert len(compared) > 50
+    assert len(compared) > 25
     for name in compared:  # a block of -d and the opposite codes is the same
         first, second = (read_values(one[name]) for one in (mine, other))
         np.testing.assert_array_equal(first, second)

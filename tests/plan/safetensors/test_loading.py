@@ -184,6 +184,6 @@ def test_a_gguf_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["w4a16", "fp8 block", "nvfp4a16"])
+@pytest.mark.parametrize("name", ["w4a16", "fp8 block"])
 def test_smollm2(name: str, tmp_path: Path) -> None:
     assert_loads(smollm2_gguf(), tmp_path / "out", name, vocabulary=49152)
