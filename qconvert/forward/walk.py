@@ -279,9 +279,11 @@ class Walk:
     def _outside(self) -> dict[str, Any]:
         """The modules outside the blocks and beside the output that multiply, by the GGUF names of
         their weights."""
+        import torch
+
         found = find_linears(self.source, "", self.skeleton.model)
-        tables = [self.skeleton.model.get_submodule(n) for t in self.skeleton.tables for n in t]
-        return {name: line.module for name, line in found.items() if line.module not in tables}
+        lines = found.items()  # embeddings, of positions too, look their rows up
+        return {n: line.module for n, line in lines if isinstance(line.module, torch.nn.Linear)}
 
     def _width(self) -> int:
         return int(self.skeleton.config.hidden_size)
