@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import TINY, write_llama
-from warm import begin_warm, can_be_warm, run_warm
+from warm import PATIENCE, begin_warm, can_be_warm, run_warm
 
 Run = Callable[..., subprocess.CompletedProcess]
 PROGRAM = str(Path(sys.executable).with_name("qconvert"))
@@ -60,7 +60,7 @@ def interrupt() -> Run:
         with tempfile.TemporaryDirectory() as streams:
             out, err = Path(streams, "out"), Path(streams, "err")
             child = begin_warm(words, QUIET | settings, out, err)
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             while not when() and child.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             child.send_signal(how)
