@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qconvert.api.types import SILENT, TOKENS, WINDOW, Where, opened
 from qconvert.errors import QconvertError, UsageError
-from qconvert.machine.watcher import Watcher
+from qconvert.machine.watcher import ANEW, KEPT, Watcher
 
 if TYPE_CHECKING:
     from qconvert.calibration.capture import Captured
@@ -90,7 +90,11 @@ class Wanted:
 
 
 def _draw(checkpoint: "Checkpoint", path: Path, wanted: Wanted, watcher: Watcher) -> "Sample":
-    """The sample for the calibration at a path."""
+    """The sample for the calibration at a path.
+
+    Raises:
+        KeyboardInterrupt: which says what the same command does then.
+    """
     from qconvert.calibration.work import keep_sample
     from qconvert.text.sample import draw_sample
 
@@ -107,7 +111,10 @@ def _draw(checkpoint: "Checkpoint", path: Path, wanted: Wanted, watcher: Watcher
         )
 
     about = (wanted.tokens, wanted.window, wanted.seed, wanted.device)
-    return keep_sample(checkpoint, path, about, drawn) if wanted.is_written else drawn()
+    try:
+        return keep_sample(checkpoint, path, about, drawn) if wanted.is_written else drawn()
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(KEPT if wanted.is_written else ANEW) from interruption
 
 
 def _run(

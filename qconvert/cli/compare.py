@@ -10,6 +10,7 @@ import typer
 from qconvert.cli import options, render
 from qconvert.containers.place import check_output
 from qconvert.errors import PartError, UsageError
+from qconvert.machine.watcher import ANEW
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -84,7 +85,7 @@ def compare(
     asked = read_prompts(prompts) if prompts else default_prompts()
     count = len(in_order(files, reference))
     settings = AnswerSettings(threads or default_threads(), max_tokens, temperature, seed)
-    with render.watching(quiet, "tokens", render.ANEW) as watcher:
+    with render.watching(quiet, "tokens", ANEW) as watcher:
         watcher.begin(work_of(count, len(asked), settings), 0)
         found = answers(files, asked, settings, original=reference, told=watcher.advance)
     if output is not None:

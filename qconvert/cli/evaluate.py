@@ -9,6 +9,7 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.containers.place import check_output
+from qconvert.machine.watcher import ANEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +124,7 @@ def evaluate(
     for path in (junit, summary):
         if path is not None:
             check_output(path)
-    with render.watching(quiet, "tokens", render.ANEW) as watcher:
+    with render.watching(quiet, "tokens", ANEW) as watcher:
         found = api.evaluate(
             files,
             reference,

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qconvert.machine.watcher import GOES_ON
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -163,11 +165,6 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-GOES_ON = "the same command goes on where this one stopped"
-KEPT = "what is complete is kept, and the same command makes the rest"
-ANEW = "the same command begins this anew"
-
-
 @contextmanager
 def watching(
     quiet: bool, unit: str = "weights", again: str = GOES_ON
@@ -176,13 +173,13 @@ def watching(
 
     Args:
         unit: what is counted.
-        again: what the same command does then.
+        again: what the same command does then, unless the interruption says it.
     """
     watcher = make_watcher(quiet, unit)
     try:
         yield watcher
-    except KeyboardInterrupt:
-        watcher.note(f"interrupted: {again}")
+    except KeyboardInterrupt as interruption:
+        watcher.note(f"interrupted: {interruption.args[0] if interruption.args else again}")
         raise
     finally:
         watcher.close()

@@ -9,6 +9,7 @@ import typer
 from qconvert.cli import options, render
 from qconvert.cli.quantize import complete_type
 from qconvert.errors import PartError, UsageError
+from qconvert.machine.watcher import KEPT
 
 if TYPE_CHECKING:
     from qconvert.report.types import Report, Wish
@@ -153,7 +154,7 @@ def report(
         threads=threads or default_threads(),
         quiet=quiet,
     )
-    found = build(asked, lambda unit: render.watching(quiet, unit, render.KEPT))
+    found = build(asked, lambda unit: render.watching(quiet, unit, KEPT))
     page = write_report(found, output, wish)
     if as_json:
         from qconvert.report.columns import as_data

@@ -2,6 +2,11 @@
 
 from typing import Protocol
 
+GOES_ON = "the same command goes on where this one stopped"
+KEPT = "what is complete is kept, and the same command makes the rest"
+ANEW = "the same command begins this anew"
+"""What the same command does after an interruption: of `KeyboardInterrupt`, where a step knows."""
+
 
 class Watcher(Protocol):
     """Who wants to know how it goes."""

@@ -11,8 +11,8 @@ from plain_models import ALWAYS_TIED, SMALL
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
 from qconvert.model.families import BY_CLASS, find_family
-from qconvert.model.mapping import _order, map_tensors, unknown_to
-from qconvert.model.types import Rule, TensorMap
+from qconvert.model.mapping import map_tensors, order_of_pairs, unknown_to
+from qconvert.model.types import TensorMap
 
 Make = Callable[..., Any]
 OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias", "o_proj.bias", "e_score_correction_bias")
@@ -196,15 +196,13 @@ def test_an_output_that_is_promised_must_be_there(listing: Make) -> None:
 
 
 def test_halves_of_heads_become_neighbours() -> None:
-    source = tensor("q_proj.weight", 12, 5)
-    order = _order(Rule("", "", heads=2), source, (12, 5))
-    assert order == (0, 3, 1, 4, 2, 5)
+    assert order_of_pairs("q_proj.weight", 12, 2) == (0, 3, 1, 4, 2, 5)
 
 
 @pytest.mark.parametrize("heads", [5, 4])
 def test_heads_that_are_no_pairs_are_refused(heads: int) -> None:
     with pytest.raises(PlanError, match=r"q_proj\.weight"):
-        _order(Rule("", "", heads=heads), tensor("q_proj.weight", 12, 5), (12, 5))
+        order_of_pairs("q_proj.weight", 12, heads)
 
 
 def test_the_table_of_classes_says_what_the_families_say() -> None:
