@@ -293,6 +293,5 @@ def test_they_go_one_way(family: str, large: Large) -> None:
 def test_a_tied_output_of_gpt_oss_is_written_out_for_llama_cpp(tmp_path: Path) -> None:
     model = save_large("gpt_oss", tmp_path / "model", tie_word_embeddings=True)
     convert_model(tmp_path / "model", tmp_path / "out.gguf", "f32")
-    wanted = torch_logits(model, random_tokens())
     logits = llama_logits(tmp_path / "out.gguf", random_tokens())
-    assert np.abs(logits - wanted).max() < 1e-3 * np.ptp(wanted)
+    assert worst_difference(torch_logits(model, random_tokens()), logits) < 1e-3
