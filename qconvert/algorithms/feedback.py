@@ -16,9 +16,8 @@ Sources: E. Frantar et al., "GPTQ", arXiv 2210.17323; J. Chee et al., "QuIP", ar
 (LDLQ, which is the same).
 """
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,27 +77,22 @@ def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
     """Codes and params of a span, and its errors, divided by the factor's diagonal."""
     own = span.w.cpu().contiguous().numpy()
     columns = span.w.T.contiguous()
-
-    def fit(weights: Weights) -> tuple[Any, Grid | None]:
-        params = format_.fit(weights, Seen(span.importance), span.peak)
-        return params, format_.grid(params)
-
-    params, grid = fit(own)
+    params, grid = _fit(format_, span, own)
     if grid is None:
         return _round_together(format_, span, params)
     if len(columns) >= WIDE:
-
-        def round_by(weights: Weights) -> tuple[np.ndarray, Any, Any]:
-            return _round(columns, span.factor, cast(Grid, fit(weights)[1]))
-
-        params, grid = fit(_best_target(own, round_by, format_.row_step))
-    codes, errors, _ = _round(columns, span.factor, cast(Grid, grid))
+        params, grid = _fit(format_, span, _best_target(format_, span, own, columns, grid))
+    codes, errors, _ = _round(columns, span.factor, grid)
     return Coded(np.ascontiguousarray(codes.T), params), errors.T
 
 
-def _best_target(
-    own: Weights, round_by: Callable[[Weights], tuple[np.ndarray, Any, Any]], row_step: int
-) -> Weights:
+def _fit(format_: Format, span: Span, weights: Weights) -> tuple[Any, Any]:
+    """Params, and the grid; None where codes stand for several weights at once."""
+    params = format_.fit(weights, Seen(span.importance), span.peak)
+    return params, format_.grid(params)
+
+
+def _best_target(format_: Format, span: Span, own: Weights, columns: Any, grid: Grid) -> Weights:
     """What scales are best fitted to, of a wide span.
 
     Scales are fitted before columns take up the errors of those in front of them, so they are
@@ -106,19 +100,22 @@ def _best_target(
     gave it the least error.
 
     Args:
-        round_by: as `_round`, with scales that are fitted to these weights.
+        own, columns: the span's weights, as rows in numpy and as columns in torch.
+        grid: what own was fitted to.
     """
     weights: Weights = own
     best: Weights = own.copy()
     least = np.full(len(own), np.inf, np.float32)
     become = np.zeros_like(own)
-    for tried in range(1, TRIES + 1):
-        _, errors, rounded = round_by(weights)
-        error = _by_step(errors.square().sum(0).cpu().numpy(), row_step)
+    for tried in range(TRIES):
+        if tried:
+            weights = become / np.float32(tried)
+            _, grid = _fit(format_, span, weights)
+        _, errors, rounded = _round(columns, span.factor, grid)
+        error = _by_step(errors.square().sum(0).cpu().numpy(), format_.row_step)
         np.copyto(best, weights, where=(error < least)[:, None])
         np.minimum(error, least, out=least)
         become += rounded.T.cpu().numpy()
-        weights = become / np.float32(tried)
     return best
 
 
@@ -161,7 +158,7 @@ def _round(columns: Any, factor: Any, grid: Grid) -> tuple[np.ndarray, Any, Any]
             codes[piece],
             off.numpy(),
         )
-        if piece.stop < len(w) or w.is_cuda:
+        if piece.stop < len(w) or not w.is_cpu:
             w[piece], errors[piece] = own, off
             w[piece.stop :] -= factor[piece, piece.stop :].T @ errors[piece]
     return codes.view(kind), errors, w

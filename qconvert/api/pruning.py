@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qconvert.api import types
-from qconvert.api.types import SILENT, Size, Where, bytes_of, opened, run_of
+from qconvert.api.types import SILENT, Size, Where, bytes_of, opened, put_on_hub, run_of, to_hub
 from qconvert.machine.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def prune(
     from qconvert.run.pruning.prune import prune as run
     from qconvert.run.pruning.types import Wanted, check_wanted, parse_count
 
-    place, repo = types.to_hub(output, push, public)
+    place, repo = to_hub(output, push, public)
     wanted = Wanted(
         layers,
         ffn,
@@ -83,5 +82,5 @@ def prune(
     how = replace(run_of(threads, watcher, device, dry=dry_run), force=force)
     made = run(checkpoint, Path(calibration), path, wanted, how)
     if made.files:
-        types.push(repo, [made.files], [made.path], str(model), watcher, public=public)
+        put_on_hub(repo, [made.files], [made.path], str(model), watcher, public=public)
     return made

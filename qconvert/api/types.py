@@ -61,7 +61,7 @@ class Options(TypedDict, total=False):
 
 
 class Work(Options, total=False):
-    """The same, and how it is made; see `quantize`."""
+    """The same, and how it is made; see `quantize_all`."""
 
     calibrate: Where | Sequence[Where]
     adapter: Where | None
@@ -123,7 +123,7 @@ def to_hub(output: Where | None, repo: str | None, public: bool) -> tuple[str | 
     return text, repo
 
 
-def push(
+def put_on_hub(
     repo: str | None,
     files: Sequence[Sequence[Path]],
     places: Sequence[Path],

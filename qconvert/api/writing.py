@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qconvert.api.types import push
+from qconvert.api.types import put_on_hub
 
 if TYPE_CHECKING:
     from qconvert.plan.types import Plan
@@ -30,7 +30,7 @@ def write(
         made = write_stale(plans, workers, run.watcher, run.device, force=run.force)
     paths = [plan.target.path for plan in plans]
     source = plans[0].checkpoint.source
-    push(repo, [one.paths for one in made], paths, source, run.watcher, public=public)
+    put_on_hub(repo, [one.paths for one in made], paths, source, run.watcher, public=public)
     return tuple(made)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from qconvert.errors import UnsupportedError
 from qconvert.forward.experts import Inputs
-from qconvert.forward.skeleton import Skeleton, build_skeleton, set_module, set_parameter
+from qconvert.forward.skeleton import build_skeleton, set_module, set_parameter
 from qconvert.forward.weights import Parameters, read_parameter
 from qconvert.model.mapping import EMBEDDING
 
@@ -46,7 +46,7 @@ class Head:
         for name, parameter in list(head.named_parameters()):
             stored = f"{skeleton.head}.{name}"
             if name == "weight" and source.model.output == EMBEDDING:
-                stored = _embedding(skeleton)
+                stored = f"{skeleton.tables[0][0]}.weight"
             values = read_parameter(source, stored, tuple(parameter.shape), dtype)
             set_parameter(head, name, values.to(device))
         self.rows = int(head.weight.shape[0])
@@ -103,11 +103,3 @@ class _Outputs:
         if name.startswith("__"):
             raise AttributeError(name)
         return None
-
-
-def _embedding(skeleton: Skeleton) -> str:
-    """The name of the token embedding's weight, which the projection shares."""
-    model = skeleton.model
-    table = model.get_input_embeddings()
-    name: str = next(n for n, module in model.named_modules() if module is table)
-    return f"{name}.weight"

@@ -41,7 +41,8 @@ class Skeleton:
 
     @property
     def tables(self) -> tuple[tuple[str, ...], ...]:
-        """The modules with a row for each token, by name; those with the same weights together."""
+        """The modules with a row for each token, by name; those with the same weights together, and
+        those of the token embedding first."""
         first = self.model.get_input_embeddings().weight
         head = self.model.get_output_embeddings()
         modules = [(n, module) for n, module in self.model.named_modules() if module is not head]

@@ -190,16 +190,15 @@ class Walk:
         """The GGUF name of the output projection's weight; empty where there is none."""
         return self.model.output if self.skeleton.head else ""
 
-    def finish(self, observe: Observe | None = None) -> None:
+    def finish(self, observe: Observe) -> None:
         """Show the inputs of products outside the blocks to the observer: of the output projection,
         where there is one, and of what makes inputs for each block."""
         hooks = [
             module.register_forward_pre_hook(partial(_show, observe, name))
             for name, module in self._outside().items()
-            if observe
         ]
         for hidden in self.last_hidden():
-            if observe and self.output_name:
+            if self.output_name:
                 observe((self.output_name,), hidden.reshape(-1, hidden.shape[-1]), 0)
         for hook in hooks:
             hook.remove()

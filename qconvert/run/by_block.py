@@ -167,11 +167,10 @@ def quantize_by_block(
 
 def _quantize_output(bench: Bench, job: Job, walk: Walk, shown: int) -> None:
     """Make what the store lacks of the output projection."""
-    here = job.tasks.get(walk.output_name, ())
-    missing = [task for task in here if task.name not in job.store]
+    name = walk.output_name
+    missing = [task for task in job.tasks.get(name, ()) if task.name not in job.store]
     if not missing:
         return
-    name = walk.output_name
     both = observe_output(walk, shown)
     about = about_matrix(bench, name, 0, both, is_table=name == EMBEDDING)
     for task in missing:
