@@ -10,7 +10,7 @@
 1 / U_jj^2 is what an error of column j costs when the columns behind it have done their best to
 make up for it. Scales are stored as they are fitted, so that rounding sees the file's own grid.
 Of wide spans they are fitted several times: what the weights become is known when they have been
-rounded. Formats whose codes stand for several weights at once are rounded a span at a time.
+rounded. Where codes stand for several weights at once these are rounded together.
 
 Sources: E. Frantar et al., "GPTQ", arXiv 2210.17323; J. Chee et al., "QuIP", arXiv 2307.13304
 (LDLQ, which is the same).
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qconvert.formats.quantize import nearest
-from qconvert.formats.types import Coded, Format, Grid, Seen, Weights
+from qconvert.formats.types import Coded, Format, Joint, Seen, Weights
 
 PIECE = 256
 """Columns that the kernel takes at a time; a product takes the error on to the others."""
@@ -92,12 +92,13 @@ class Columns(NamedTuple):
 
 
 class Rounded(NamedTuple):
-    """What becomes of a span's columns, [columns, rows].
+    """What becomes of a span's columns.
 
     Attributes:
-        codes: uint8, the bits of int8 where a grid has negative codes.
-        errors: float32, divided by the factor's diagonal.
-        become: float32, the weights when they were rounded.
+        codes: uint8 [columns, rows], the bits of int8 where a grid has negative codes; of formats
+            whose codes stand for several weights, what they make these of.
+        errors: float32 [columns, rows], divided by the factor's diagonal.
+        become: the same, the weights when they were rounded.
     """
 
     codes: np.ndarray
@@ -111,14 +112,12 @@ def _fitted(format_: Format, span: Columns, peak: float | None) -> tuple[Coded, 
     fit = partial(format_.fit, seen=Seen(span.importance), peak=peak)
     own = np.ascontiguousarray(span.w.T)
     params = fit(own)
-    grid = format_.grid(params)
-    if grid is None:
+    made = _round(format_, span, params)
+    if made is None:
         return _round_together(format_, span, own, params)
-    made = _round(span, grid)
     if len(span.w) >= WIDE:
         params = fit(_best_target(format_, span, fit, own, made))
-    codes = made.codes.T.view(np.int8 if grid.first < 0 else np.uint8)
-    return Coded(np.ascontiguousarray(codes), params), made.errors
+    return _coded(format_, made, params), made.errors
 
 
 def _best_target(
@@ -143,17 +142,23 @@ def _best_target(
     keep_better(step, own, *made, least, best, *made[:2], become)
     for tried in range(1, TRIES):
         weights = np.divide(become.T, np.float32(tried), order="C")
-        grid = format_.grid(fit(weights))
-        assert grid is not None
-        other = _round(span, grid)
+        other = _round(format_, span, fit(weights))
+        assert other is not None
         keep_better(step, weights, *other, least, best, *made[:2], become)
     return best
 
 
-def _round(span: Columns, grid: Grid) -> Rounded:
-    """A span's columns, rounded on the CPU; products are where the factor is."""
+def _round(format_: Format, span: Columns, params: Any) -> Rounded | None:
+    """A span's columns, rounded on the CPU; None where only `fit` can do that. Products are where
+    the factor is."""
     from qconvert.kernels.feedback import round_with_feedback
 
+    if isinstance(format_, Joint):
+        factor = np.ascontiguousarray(span.factor.cpu().numpy())
+        return Rounded(*format_.feed(span.w, factor, params))
+    grid = format_.grid(params)
+    if grid is None:
+        return None
     levels = _levels(grid.values.tobytes(), grid.first)
     steps = np.ascontiguousarray(grid.step.T), np.ascontiguousarray(grid.low.T)
     w, factor = span.w.copy(), span.factor
@@ -166,6 +171,16 @@ def _round(span: Columns, grid: Grid) -> Rounded:
         if piece.stop < len(w):
             w[piece.stop :] -= _taken_on(factor[piece, piece.stop :], errors)
     return made
+
+
+def _coded(format_: Format, made: Rounded, params: Any) -> Coded:
+    """What was made of a span with these params."""
+    if isinstance(format_, Joint):
+        return format_.fed(made.codes, params)
+    grid = format_.grid(params)
+    assert grid is not None
+    codes = made.codes.T.view(np.int8 if grid.first < 0 else np.uint8)
+    return Coded(np.ascontiguousarray(codes), params)
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ what is stored apart again.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -110,6 +110,30 @@ class Coded(NamedTuple):
 
     codes: np.ndarray
     params: Any
+
+
+@runtime_checkable
+class Joint(Protocol):
+    """What a format can do besides whose codes stand for several weights at once, and which can
+    round them a few at a time."""
+
+    def feed(
+        self, w: Weights, factor: np.ndarray, params: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The columns of a span, rounded with the scales of its params, each group taking up the
+        errors of those in front of it (`qconvert.algorithms.feedback`).
+
+        Args:
+            w: float32 [columns, rows].
+            factor: float32 [columns, columns], upper triangular.
+
+        Returns:
+            uint8 [bytes, rows], what `fed` makes codes of; the errors, divided by the factor's
+            diagonal, and what weights were when they were rounded, float32 [columns, rows].
+        """
+
+    def fed(self, made: np.ndarray, params: Any) -> Coded:
+        """The codes of what `feed` has made of rows, and their params."""
 
 
 class Format(Protocol):

@@ -187,8 +187,8 @@ def keep_better(
     """Keep what a try has made of the rows whose error is less than it was.
 
     step: so many rows count as one.
-    target: [rows, columns], what scales were fitted to; codes, errors, become: [columns, rows],
-        what came of it.
+    target: [rows, columns], what scales were fitted to; codes: [bytes, rows], errors, become:
+        [columns, rows], what came of it.
     least: [rows], the errors so far; best, best_codes, best_errors: what made them.
     total: the sum of `become` over the tries.
     """
@@ -210,5 +210,8 @@ def keep_better(
     for j in range(columns):
         for row in range(rows):
             if better[row]:
-                best_codes[j, row] = codes[j, row]
                 best_errors[j, row] = errors[j, row]
+    for j in range(len(codes)):
+        for row in range(rows):
+            if better[row]:
+                best_codes[j, row] = codes[j, row]

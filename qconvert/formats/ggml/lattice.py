@@ -21,7 +21,16 @@ import numpy as np
 
 from qconvert.formats.ggml.scalar import CHUNK, parts_of
 from qconvert.formats.ggml.searches import lattice
-from qconvert.formats.types import Arrays, Part, Seen, Units, Weights, block_sizes, square_of
+from qconvert.formats.types import (
+    Arrays,
+    Coded,
+    Part,
+    Seen,
+    Units,
+    Weights,
+    block_sizes,
+    square_of,
+)
 
 BLOCK = 256
 
@@ -162,11 +171,7 @@ def find(layout: Layout, x: Weights, seen: Seen | None) -> Params:
         np.zeros((blocks, BLOCK // 8), np.uint8),
         np.empty((blocks, layout.groups), np.uint8),
     )
-    first, last = layout.levels[0], layout.levels[-1]
-    step, shifts = layout.levels[1] - first, layout.shifts
-    bump = last - layout.levels[-2] - step
-    lists = len(shifts)
-    values = (first + shifts[0], step, bump, shifts[-1] - shifts[0])
+    lists = len(layout.shifts)
     counts = (layout.dims, layout.bits, len(layout.levels), layout.listed, FEW)
     fit_lattice(
         x.reshape(-1),
@@ -174,14 +179,22 @@ def find(layout: Layout, x: Weights, seen: Seen | None) -> Params:
         max(x.shape[1], 1),
         near(layout),
         (*counts, layout.size, layout.reach, layout.signs, lists, lists if layout.together else 1),
-        tuple(np.float32(value) for value in values),
-        lattice(last, layout.reach),
+        reals(layout),
+        lattice(layout.levels[-1], layout.reach),
         np.zeros(REALS, np.float32),
         np.zeros(BLOCK, np.float32),
         np.zeros(WHOLES, np.int32),
         *(part.reshape(-1) for part in params),
     )
     return params._replace(points=places(layout)[params.points])
+
+
+def reals(layout: Layout) -> tuple[np.float32, ...]:
+    """What the kernels make levels of: low, step, bump and shift of their `Grid`."""
+    first, last = layout.levels[0], layout.levels[-1]
+    step, shifts = layout.levels[1] - first, layout.shifts
+    bump = last - layout.levels[-2] - step
+    return tuple(map(np.float32, (first + shifts[0], step, bump, shifts[-1] - shifts[0])))
 
 
 def halves(blocks: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -293,6 +306,29 @@ class Lattice:
     def pack(self, codes: np.ndarray, params: Params) -> Arrays:
         packed = self.write(params._replace(points=codes.reshape(params.points.shape)))
         return (packed.reshape(len(codes), -1),)
+
+    def feed(
+        self, w: Weights, factor: np.ndarray, params: Params
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        from qconvert.kernels.lattice_feedback import round_points_with_feedback
+
+        layout = self.layout
+        x = np.ascontiguousarray(w.T)
+        scales = params.d[:, None] * (2 * params.scales.astype(np.float32) + 1)
+        points, signs = np.empty_like(params.points), np.zeros_like(params.signs)
+        errors = np.empty_like(x)
+        counts = (layout.dims, layout.bits, len(layout.levels), layout.listed)
+        grid = (near(layout), (*counts, layout.size, layout.signs), reals(layout))
+        found = (scales, params.shifts, points, signs, errors)
+        round_points_with_feedback(x, factor, *grid, *found)
+        made = np.hstack([places(layout)[points].view(np.uint8), signs])
+        made, errors, x = (np.ascontiguousarray(of.T) for of in (made, errors, x))
+        return made, errors, x
+
+    def fed(self, made: np.ndarray, params: Params) -> Coded:
+        points, signs = np.split(np.ascontiguousarray(made.T), [2 * self.layout.groups], axis=1)
+        points = np.ascontiguousarray(points).view(np.uint16)
+        return Coded(points, params._replace(points=points, signs=np.ascontiguousarray(signs)))
 
     def unpack(self, arrays: Arrays) -> None:
         return None
