@@ -45,7 +45,7 @@ from qconvert.model.mapping import EMBEDDING
 from qconvert.plan.algorithms import first_matrix, format_to_fit, gguf_name, is_elsewhere, order_of
 from qconvert.plan.types import TensorPlan
 from qconvert.run.executor import Executor, Threads
-from qconvert.run.fitting import linear_algebra_on, peak_of, prepared, spread
+from qconvert.run.fitting import linear_algebra_on, peak_of, prepared, spread, with_lookups
 
 ROWS = 128
 """Of each matrix, that are quantized."""
@@ -244,7 +244,7 @@ class _Bench:
         for tensor_name, each in self.by_weight.get(name, {}).items():
             if pair[0] is None or pair[1] is None or pair[1].hessian is None:
                 continue
-            fitted = factored(pair[0])
+            fitted = factored(with_lookups(pair[0]) if name == EMBEDDING else pair[0])
             offs = self._offs(each, self._rows(each[0], _by_weight_of(slopes)), 0, fitted)
             errors = [output_error(off, pair[1]) / len(off) for off in offs]
             found[tensor_name] = list(np.array(errors) * slopes.sum() / (2 * self.walk.tokens.size))

@@ -77,12 +77,8 @@ def test_points_and_signs_are_those_of_a_plain_program(name, case):
     packed = format_.pack(*format_.fed(made, params))[0]
     back = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[name])
     scales = params.d[:, None] * (2 * params.scales.astype(np.float64) + 1)
-    wanted = np.array(
-        [
-            plain(format_, *one)
-            for one in zip(x, [factor] * ROWS, scales, params.shifts, strict=True)
-        ]
-    )
+    each = zip(x, scales, params.shifts, strict=True)
+    wanted = np.array([plain(format_, row, factor, *rest) for row, *rest in each])
     same = np.isclose(back, wanted, rtol=1e-3, atol=1e-7).all(axis=1)
     assert same.mean() > 0.8  # where two points cost the same, all that follows is another
     np.testing.assert_allclose(errors.T @ factor, x - back, atol=2e-4 * np.abs(x).max())
