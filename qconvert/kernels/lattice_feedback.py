@@ -90,27 +90,23 @@ def round_points_with_feedback(
         for base in range(0, BLOCK, EIGHT):
             s = scales[row, base // size]
             per_s = _ONE / s if s > _ZERO else _ZERO
-            flipped = -1
             sign[:] = _ONE
-            if signs > 0:
-                byte = 0
+            if signs == 2:
+                product = _ONE
                 for j in range(EIGHT):
-                    if own[base + j] < _ZERO:
-                        sign[j] = -_ONE
-                        byte ^= 1 << j
-                odd = byte ^ byte >> 4
-                odd ^= odd >> 2
-                odd ^= odd >> 1
-                if signs > 1 and odd & 1:
-                    flipped = _cheapest(own, inverse, base, s, per_s, low0, step, levels)
-                    sign[flipped] = -sign[flipped]
-                    byte ^= 1 << flipped
-                negative[row, base // EIGHT] = byte
+                    sign[j] = -_ONE if own[base + j] < _ZERO else _ONE
+                    product *= sign[j]
+                if product < _ZERO:
+                    j = _cheapest(own, inverse, base, s, per_s, low0, step, levels)
+                    sign[j] = -sign[j]
             for start in range(base, base + EIGHT, dims):
                 low = low0 + np.float32(parts[row, start // dims]) * shift
                 for digit in range(levels):
                     table[digit] = s * (low + np.float32(digit) * step)
                 table[levels - 1] += s * bump
+                if signs == 1:
+                    for j in range(start, start + dims):
+                        sign[j - base] = -_ONE if own[j] < _ZERO else _ONE
                 index = 0
                 for i in range(dims - 1, -1, -1):
                     turned = sign[start - base + i] * own[start + i]
@@ -142,3 +138,9 @@ def round_points_with_feedback(
                     across = factor[start + i]
                     for k in range(start + i + 1, BLOCK):
                         own[k] -= e * across[k]
+            if signs > 0:
+                byte = 0
+                for j in range(EIGHT):
+                    if sign[j] < _ZERO:
+                        byte |= 1 << j
+                negative[row, base // EIGHT] = byte

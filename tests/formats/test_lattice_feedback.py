@@ -38,9 +38,7 @@ def plain(format_: Lattice, row: np.ndarray, factor: np.ndarray, scales, shifts)
     for base in range(0, BLOCK, 8):
         s = float(scales[base // layout.size])
         eight = slice(base, base + 8)
-        sign = np.ones(8)
-        if layout.signs:
-            sign = np.where(x[eight] < 0, -1.0, 1.0)
+        sign = np.where(x[eight] < 0, -1.0, 1.0) if layout.signs else np.ones(8)
         if layout.signs == 2 and sign.prod() < 0:
             size = np.abs(x[eight])
             step = levels[1] - levels[0]
@@ -51,6 +49,8 @@ def plain(format_: Lattice, row: np.ndarray, factor: np.ndarray, scales, shifts)
         for start in range(base, base + 8, layout.dims):
             own = slice(start, start + layout.dims)
             turned = sign[start - base : start - base + layout.dims]
+            if layout.signs == 1:
+                turned = np.where(x[own] < 0, -1.0, 1.0)
             shift = layout.shifts[shifts[start // layout.dims]]
             step = levels[1] - levels[0]
             digits = np.rint((turned * x[own] / s - levels[0] - shift) / step)
