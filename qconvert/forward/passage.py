@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from qconvert.containers.room import WAITING, waiting_bytes
-from qconvert.forward.device import free_memory
 from qconvert.forward.linears import Linear, rows_of
 from qconvert.forward.parking import Parked, park, unpark
+from qconvert.machine.limits import free_memory
 
 if TYPE_CHECKING:
     from qconvert.forward.block import Block

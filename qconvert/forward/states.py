@@ -18,7 +18,7 @@ import numpy as np
 
 from qconvert.containers.room import TEMPORARY, check_free, take_room
 from qconvert.errors import OutputError
-from qconvert.forward.device import free_memory
+from qconvert.machine.limits import free_memory
 
 BITS = {"bfloat16": np.int16, "float16": np.int16, "float32": np.int32}
 

@@ -137,3 +137,13 @@ def read_disk(purpose: str, path: Path) -> Disk:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     usage = shutil.disk_usage(there)
     return Disk(purpose, path, usage.free, usage.total, os.access(there, os.W_OK))
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be had."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -19,7 +19,7 @@ import numpy as np
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.containers.whole import replacing
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError, first_line
-from qconvert.forward.device import free_memory
+from qconvert.machine.limits import free_memory
 from qconvert.model.families import find_family
 from qconvert.model.quiet import quiet_transformers
 from qconvert.text.tokenizer import Tokenizer
