@@ -24,7 +24,7 @@ from compressed_models import (
 from encoder_models import llama_encoded, llama_ranks, save_encoder
 from safetensors.numpy import save_file
 
-from qconvert.checkpoint import open_checkpoint
+from qconvert.checkpoint import fingerprint, open_checkpoint
 from qconvert.forward.walk import Place, Walk
 from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
@@ -108,6 +108,10 @@ def test_layers_behind_the_mean_are_multiplied_with(tmp_path: Path) -> None:
     (found,) = llama_embeddings(tmp_path / "f32.gguf", tokens, pooled=True)
     assert np.abs(found - expected).max() <= 1e-3 * np.ptp(expected)
     assert not any("behind the pooling" in notice for notice in plan.notices)
+
+    before = fingerprint(open_checkpoint(str(tmp_path)))
+    save_file({"linear.weight": -layers[1]}, tmp_path / "3_Dense/model.safetensors")
+    assert fingerprint(open_checkpoint(str(tmp_path))) != before
 
     gelu = said | {"activation_function": "torch.nn.modules.activation.GELU"}
     (tmp_path / "3_Dense/config.json").write_text(json.dumps(gelu))
