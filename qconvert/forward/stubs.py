@@ -6,6 +6,7 @@ and applies the last norm to what is put in the place of the last block's output
 
 from typing import Any
 
+from qconvert.forward.copies import apart, copies_of, joined
 from qconvert.forward.skeleton import Skeleton, set_module
 
 OTHERS: dict[str, tuple[None, ...]] = {
@@ -32,7 +33,7 @@ class Stubs:
         self.first: Any = None
         self.last: Any = None
         self.caught: Any = None
-        count = len(skeleton.blocks)
+        count, copies = len(skeleton.blocks), copies_of(skeleton.config)
 
         class Stub(torch.nn.Module):
             """Hands on what it gets."""
@@ -47,10 +48,10 @@ class Stubs:
 
             def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
                 if not self.seen:
-                    self.first = hidden
+                    self.first = joined(hidden, copies)
                 self.seen.append((args, kwargs))
                 if len(self.seen) == count and self.last is not None:
-                    hidden = self.last
+                    hidden = apart(self.last, copies)
                 return hidden if stub.others is None else (hidden, *stub.others)
 
         class Catch(torch.nn.Module):

@@ -51,6 +51,8 @@ class Rule:
         stored: the shape of the source, where it is no matter of rows: the elements are the same.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
         blocks: the numbers of the blocks that it holds for, and has to be there; None for all.
+        copies: how many sources `{e}` stands for, where these are no experts.
+        blank: llama.cpp wants it there and computes nothing with it: zeros where the source is not.
     """
 
     gguf: str
@@ -68,6 +70,8 @@ class Rule:
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[int, ...] | None = None
+    copies: int = 0
+    blank: bool = False
 
     def holds_for(self, block: int) -> bool:
         return self.blocks is None or block in self.blocks
@@ -105,6 +109,7 @@ class TensorMap:
         reshaped: the source has other rows, and the same elements.
         steps: what becomes of the values, once they are in place and `add` is added.
         value: for tensors that no source holds (rotary factors): the float32 values, flat.
+        unused: llama.cpp wants it and computes nothing with it, nor does transformers.
     """
 
     name: str
@@ -116,6 +121,7 @@ class TensorMap:
     reshaped: bool = False
     steps: tuple[Step, ...] = ()
     value: np.ndarray | None = None
+    unused: bool = False
 
     @property
     def columns(self) -> int:

@@ -33,6 +33,7 @@ from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
+from qconvert.model.families.gemma.gemma3n import GEMMA3N
 from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
@@ -144,6 +145,7 @@ FAMILIES = (
     LFM2_MOE,
     GEMMA4,
     GEMMA4_UNIFIED,
+    GEMMA3N,
     ARCEE,
     NEMOTRON,
     OLMO,
