@@ -10,7 +10,10 @@ from qconvert.forward.copies import apart, copies_of, joined
 from qconvert.forward.skeleton import Skeleton, set_module
 
 OTHERS: dict[str, tuple[None, ...]] = {
+    "BloomBlock": (None,),  # the weights of attention, if anybody asks
+    "FalconDecoderLayer": (None,),
     "FalconH1DecoderLayer": (),
+    "MptBlock": (None,),
     "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
     "T5Block": (None, None),  # what is added to scores, of its own tokens and of others
 }

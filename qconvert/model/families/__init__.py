@@ -13,6 +13,12 @@ from qconvert.model.families.arcee import ARCEE
 from qconvert.model.families.cohere import COHERE, COHERE2
 from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
 from qconvert.model.families.deepseek_dsa import DEEPSEEK_V32, GLM_MOE_DSA
+from qconvert.model.families.early.bloom import BLOOM
+from qconvert.model.families.early.falcon import FALCON
+from qconvert.model.families.early.gpt2 import GPT2
+from qconvert.model.families.early.gpt_neox import GPT_NEOX
+from qconvert.model.families.early.mpt import MPT
+from qconvert.model.families.early.stablelm import STABLELM, stablelm_of
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
 from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
@@ -37,8 +43,6 @@ from qconvert.model.families.gemma.gemma3n import GEMMA3N
 from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
-from qconvert.model.families.gpt2 import GPT2
-from qconvert.model.families.gpt_neox import GPT_NEOX
 from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
 from qconvert.model.families.granite.granite_hybrid import (
@@ -81,7 +85,6 @@ from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from qconvert.model.families.refused import why_refused
 from qconvert.model.families.seed_oss import SEED_OSS
 from qconvert.model.families.smollm3 import SMOLLM3
-from qconvert.model.families.stablelm import STABLELM
 from qconvert.model.families.starcoder2 import STARCODER2
 from qconvert.model.families.wrapped import INNER, OUTER, WRAPPED
 from qconvert.model.types import Config, Family
@@ -170,6 +173,9 @@ FAMILIES = (
     LAGUNA,
     FALCON_H1,
     MIMO_V2,
+    FALCON,
+    MPT,
+    BLOOM,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -189,6 +195,7 @@ BY_LAYERS: dict[str, Callable[[Config], Family]] = {
     "NemotronHForCausalLM": nemotron_of,
     "GraniteMoeHybridForCausalLM": granite_of,
     "LagunaForCausalLM": laguna_of,
+    "StableLmForCausalLM": stablelm_of,
 }
 """Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 
