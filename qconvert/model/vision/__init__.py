@@ -35,8 +35,8 @@ HEARING = frozenset(
 
 
 OTHERWISE = {
-    "LlavaForConditionalGeneration": "gives each patch the position of the one before it, and takes "
-    "CLIP's class token for one",
+    "LlavaForConditionalGeneration": "gives each patch the position of the one before it, and "
+    "takes CLIP's class token for one",
 }
 """Classes whose images llama.cpp sees in another way than transformers, and how (llama.cpp's
 #25814)."""
