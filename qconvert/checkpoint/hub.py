@@ -23,6 +23,7 @@ WANTED = (
     "*.json",
     "*.jinja",
     "*.model",
+    "*.tiktoken",
     "merges.txt",
     "vocab.txt",
     "additional_chat_templates/*.jinja",
