@@ -195,6 +195,7 @@ def _inward(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _some_of_bias(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
     """Elements of a bias that belong to the rows of a weight, of each matrix."""
     outputs, steps = _columns(rule, shape[-1])
+    outputs = rule.stored[-1] if rule.stored else outputs
     if info.shape != (*shape[:-1], outputs):
         raise misshapen(info, (*shape[:-1], outputs))
     return TensorMap(name, shape, (Rows(info.name, 0, info.rows, steps=steps),), steps=rule.steps)

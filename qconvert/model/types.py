@@ -48,7 +48,8 @@ class Rule:
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
-        stored: the shape of the source, where it is no matter of rows: the elements are the same.
+        stored: the shape of the source, where it is no matter of rows: the elements are the same;
+            or of a bias, some of whose elements `rows` are, where these are no half of it.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
         blocks: the numbers of the blocks that it holds for, and has to be there; None for all.
         copies: how many sources `{e}` stands for, where these are no experts.

@@ -18,6 +18,7 @@ from qconvert.model.families.early.mpt import MPT
 from qconvert.model.families.early.stablelm import STABLELM, stablelm_of
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
+from qconvert.model.families.encoders.jina_v3 import JINA_V3
 from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
 from qconvert.model.families.encoders.nomic_bert import NOMIC_BERT
 from qconvert.model.families.encoders.roberta import (
@@ -176,6 +177,7 @@ FAMILIES = (
     FALCON,
     MPT,
     BLOOM,
+    JINA_V3,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""

@@ -51,6 +51,7 @@ def test_every_plain_decoder_gets_the_types_of_llama_quantize(
         "ModernBertForSequenceClassification",
         "NomicBertModel",
         "Gemma3TextModel",
+        "JinaEmbeddingsV3Model",
         "T5EncoderModel",
     ],
 )
