@@ -16,7 +16,8 @@ Sources: E. Frantar et al., "GPTQ", arXiv 2210.17323; J. Chee et al., "QuIP", ar
 (LDLQ, which is the same).
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,146 +45,151 @@ def feedback(format_: Format, x: Weights, seen: Seen | None, peak: float | None)
     columns = x.shape[1]
     factor = seen.factor
     importance = np.square(1 / factor.diagonal().cpu().numpy())
-    w = torch.from_numpy(x.copy()).to(factor.device)
+    w = torch.from_numpy(np.ascontiguousarray(x.T)).to(factor.device)
     span = format_.span(columns)
+    step = max(PIECE // span, 1) * span
     made: list[Coded] = []
-    for start in range(0, columns, span):
-        stop = min(start + span, columns)
-        own = Span(w[:, start:stop], factor[start:stop, start:stop], importance[start:stop], peak)
-        coded, errors = _fitted(format_, own)
-        w[:, stop:] -= errors @ factor[start:stop, stop:]
-        made.append(coded)
+    for start in range(0, columns, step):
+        here = slice(start, min(start + step, columns))
+        own = factor[here, here]
+        # A GPU is no place for many small products.
+        some = Columns(w[here].cpu().numpy(), own.cpu() if step <= PIECE else own, importance[here])
+        errors = np.empty_like(some.w)
+        for first in range(0, len(errors), span):
+            one = slice(first, min(first + span, len(errors)))
+            coded, errors[one] = _fitted(format_, some.part(one), peak)
+            made.append(coded)
+            if one.stop < len(errors):
+                some.w[one.stop :] -= _taken_on(some.factor[one, one.stop :], errors[one])
+        w[here.stop :] -= factor[here, here.stop :].T @ torch.from_numpy(errors).to(w.device)
     whole = format_.join([one.params for one in made])
     return Coded(np.hstack([one.codes for one in made]), whole)
 
 
-class Span(NamedTuple):
-    """Columns that are fitted without regard to the others.
+def _taken_on(factor: Any, errors: np.ndarray) -> np.ndarray:
+    """What columns behind take on of errors [columns, rows]: a product where the factor is."""
+    import torch
+
+    product: np.ndarray = (factor.T @ torch.from_numpy(errors).to(factor.device)).cpu().numpy()
+    return product
+
+
+class Columns(NamedTuple):
+    """Some columns of a weight, and what they need not know the others for.
 
     Attributes:
-        w: torch float32 [rows, columns].
+        w: float32 [columns, rows].
         factor: torch float32 [columns, columns], upper triangular.
         importance: float32 [columns].
-        peak: as `Format.fit` takes it.
     """
 
-    w: Any
+    w: np.ndarray
     factor: Any
     importance: np.ndarray
-    peak: float | None
+
+    def part(self, some: slice) -> "Columns":
+        return Columns(self.w[some], self.factor[some, some], self.importance[some])
 
 
-def _fitted(format_: Format, span: Span) -> tuple[Coded, Any]:
-    """Codes and params of a span, and its errors, divided by the factor's diagonal."""
-    own = span.w.cpu().contiguous().numpy()
-    columns = span.w.T.contiguous()
-    params, grid = _fit(format_, span, own)
+class Rounded(NamedTuple):
+    """What becomes of a span's columns, [columns, rows].
+
+    Attributes:
+        codes: uint8, the bits of int8 where a grid has negative codes.
+        errors: float32, divided by the factor's diagonal.
+        become: float32, the weights when they were rounded.
+    """
+
+    codes: np.ndarray
+    errors: np.ndarray
+    become: np.ndarray
+
+
+def _fitted(format_: Format, span: Columns, peak: float | None) -> tuple[Coded, np.ndarray]:
+    """Codes and params of a span, and its errors [columns, rows], divided by the factor's
+    diagonal."""
+    fit = partial(format_.fit, seen=Seen(span.importance), peak=peak)
+    own = np.ascontiguousarray(span.w.T)
+    params = fit(own)
+    grid = format_.grid(params)
     if grid is None:
-        return _round_together(format_, span, params)
-    if len(columns) >= WIDE:
-        params, grid = _fit(format_, span, _best_target(format_, span, own, columns, grid))
-    codes, errors, _ = _round(columns, span.factor, grid)
-    return Coded(np.ascontiguousarray(codes.T), params), errors.T
+        return _round_together(format_, span, own, params)
+    made = _round(span, grid)
+    if len(span.w) >= WIDE:
+        params = fit(_best_target(format_, span, fit, own, made))
+    codes = made.codes.T.view(np.int8 if grid.first < 0 else np.uint8)
+    return Coded(np.ascontiguousarray(codes), params), made.errors
 
 
-def _fit(format_: Format, span: Span, weights: Weights) -> tuple[Any, Any]:
-    """Params, and the grid; None where codes stand for several weights at once."""
-    params = format_.fit(weights, Seen(span.importance), span.peak)
-    return params, format_.grid(params)
-
-
-def _best_target(format_: Format, span: Span, own: Weights, columns: Any, grid: Grid) -> Weights:
-    """What scales are best fitted to, of a wide span.
+def _best_target(
+    format_: Format, span: Columns, fit: Callable[[Weights], Any], own: Weights, made: Rounded
+) -> Weights:
+    """What the scales of a wide span are best fitted to, and in `made` what becomes of it then.
 
     Scales are fitted before columns take up the errors of those in front of them, so they are
     fitted again to what the columns had become, in the mean over all tries: each row keeps what
     gave it the least error.
 
     Args:
-        own, columns: the span's weights, as rows in numpy and as columns in torch.
-        grid: what own was fitted to.
+        own: the span's weights [rows, columns], to which the first fit was made.
+        made: what came of that.
     """
-    weights: Weights = own
+    from qconvert.kernels.feedback import keep_better
+
     best: Weights = own.copy()
     least = np.full(len(own), np.inf, np.float32)
-    become = np.zeros_like(own)
-    for tried in range(TRIES):
-        if tried:
-            weights = become / np.float32(tried)
-            _, grid = _fit(format_, span, weights)
-        _, errors, rounded = _round(columns, span.factor, grid)
-        error = _by_step(errors.square().sum(0).cpu().numpy(), format_.row_step)
-        np.copyto(best, weights, where=(error < least)[:, None])
-        np.minimum(error, least, out=least)
-        become += rounded.T.cpu().numpy()
+    become = np.zeros_like(made.become)
+    step = min(format_.row_step, len(own))  # of formats whose rows all share scales it has no end
+    keep_better(step, own, *made, least, best, *made[:2], become)
+    for tried in range(1, TRIES):
+        weights = np.divide(become.T, np.float32(tried), order="C")
+        grid = format_.grid(fit(weights))
+        assert grid is not None
+        other = _round(span, grid)
+        keep_better(step, weights, *other, least, best, *made[:2], become)
     return best
 
 
-def _by_step(error: np.ndarray, step: int) -> np.ndarray:
-    """The errors of rows, summed over those that share scales."""
-    step = min(step, len(error))  # of formats whose rows all share them it has no end
-    firsts = np.arange(0, len(error), step)
-    return np.repeat(np.add.reduceat(error, firsts), step)[: len(error)]
-
-
-def _round(columns: Any, factor: Any, grid: Grid) -> tuple[np.ndarray, Any, Any]:
-    """The codes of a span's columns, its errors, and what each weight had become when it was
-    rounded.
-
-    Columns are rounded on the CPU; products are where the factor is.
-
-    Args:
-        columns: torch float32 [columns, rows]; so are the results.
-    """
-    import torch
-
+def _round(span: Columns, grid: Grid) -> Rounded:
+    """A span's columns, rounded on the CPU; products are where the factor is."""
     from qconvert.kernels.feedback import round_with_feedback
 
-    kind = np.int8 if grid.first < 0 else np.uint8
-    levels = _levels(grid.values.tobytes(), grid.first, kind)
+    levels = _levels(grid.values.tobytes(), grid.first)
     steps = np.ascontiguousarray(grid.step.T), np.ascontiguousarray(grid.low.T)
-    w = columns.clone()
-    codes = np.empty(w.shape, np.uint8)
-    errors = torch.empty_like(w)
+    w, factor = span.w.copy(), span.factor
+    made = Rounded(np.empty(w.shape, np.uint8), np.empty_like(w), w)
     for begin in range(0, len(w), PIECE):
         piece = slice(begin, min(begin + PIECE, len(w)))
-        own, off = w[piece].cpu(), errors[piece].cpu()
-        round_with_feedback(
-            own.numpy(),
-            factor[piece, piece].cpu().contiguous().numpy(),
-            begin,
-            grid.size,
-            *steps,
-            *levels,
-            codes[piece],
-            off.numpy(),
-        )
-        if piece.stop < len(w) or not w.is_cpu:
-            w[piece], errors[piece] = own, off
-            w[piece.stop :] -= factor[piece, piece.stop :].T @ errors[piece]
-    return codes.view(kind), errors, w
+        own = factor[piece, piece].cpu().contiguous().numpy()
+        codes, errors = made.codes[piece], made.errors[piece]
+        round_with_feedback(w[piece], own, begin, grid.size, *steps, *levels, codes, errors)
+        if piece.stop < len(w):
+            w[piece.stop :] -= _taken_on(factor[piece, piece.stop :], errors)
+    return made
 
 
 @lru_cache(maxsize=8)
-def _levels(
-    values: bytes, first: int, kind: type[np.int8 | np.uint8]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _levels(values: bytes, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The finite ones of float32 values in ascending order, what lies between two of them, or
-    nothing where they are a step apart, and the code of each, where codes count from `first`."""
+    nothing where they are a step apart, and the code of each, where codes count from `first`:
+    its bits, uint8."""
     ascending, at = np.unique(np.frombuffer(values, np.float32), return_index=True)
     is_finite = np.isfinite(ascending)
     ascending, at = ascending[is_finite], at[is_finite] + first
     middles = (ascending[1:] + ascending[:-1]) / 2
     if (np.diff(ascending) == 1).all():
         middles = middles[:0]
-    return ascending, middles, at.astype(kind).view(np.uint8)
+    return ascending, middles, at.astype(np.uint8)
 
 
-def _round_together(format_: Format, span: Span, params: Any) -> tuple[Coded, Any]:
-    """The same where a span is rounded by `fit` itself."""
+def _round_together(
+    format_: Format, span: Columns, own: Weights, params: Any
+) -> tuple[Coded, np.ndarray]:
+    """The same as `_fitted` where a span is rounded by `fit` itself."""
     import torch
 
-    codes = format_.round(span.w.cpu().contiguous().numpy(), params)
-    back = torch.from_numpy(format_.dequantize(format_.pack(codes, params))).to(span.w.device)
-    errors = torch.linalg.solve_triangular(span.factor, span.w - back, upper=True, left=False)
-    return Coded(codes, params), errors
+    codes = format_.round(own, params)
+    off = torch.from_numpy((own - format_.dequantize(format_.pack(codes, params))).T)
+    factor = span.factor
+    errors = torch.linalg.solve_triangular(factor.T, off.to(factor.device), upper=False)
+    return Coded(codes, params), errors.cpu().numpy()

@@ -52,6 +52,16 @@ def choose_dtype(name: str, device: str) -> str:
     return "bfloat16"
 
 
+def free_memory(device: str) -> int:
+    """Bytes that can be had."""
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
 def _cpu_has_bf16(torch: Any) -> bool:
     """Whether the processor has instructions for products of bfloat16 (AVX-512 BF16 or AMX)."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

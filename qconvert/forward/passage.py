@@ -23,11 +23,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from qconvert.containers.room import WAITING, waiting_bytes
+from qconvert.forward.device import free_memory
 from qconvert.forward.linears import Linear, rows_of
 from qconvert.forward.parking import Parked, park, unpark
 
 if TYPE_CHECKING:
     from qconvert.forward.block import Block
+
+SHARE = 0.3
+"""Of a GPU's free memory, for batches that wait there."""
 
 Group = tuple[str, ...]
 """The GGUF names of weights that share an input."""
@@ -88,7 +92,7 @@ class Passage:
         self._starts = [start for start, _ in block.walk.batches()]
         self._now: _Run | None = None
         self._awake: _Run | None = None
-        self.parks = (1 + beside) * _bytes_waiting(block) > WAITING
+        self.parks = (1 + beside) * _bytes_waiting(block) > _room(block.walk.device)
         block.passage = self
         self._hooks = [
             block.module.get_submodule(point).register_forward_pre_hook(self._keep(point))
@@ -204,6 +208,11 @@ class Passage:
                 self._now.seen.append(ref(args[0]))
 
         return keep
+
+
+def _room(device: str) -> int:
+    """Bytes that may wait where the block is computed."""
+    return max(WAITING, int(SHARE * free_memory(device))) if device == "cuda" else WAITING
 
 
 def _bytes_waiting(block: "Block") -> int:

@@ -41,7 +41,7 @@ from qconvert import __version__
 from qconvert.checkpoint.open import check_unchanged
 from qconvert.errors import PlanError
 from qconvert.forward.absorbed import find_absorbed
-from qconvert.forward.ahead import advise
+from qconvert.forward.ahead import Ahead, advise
 from qconvert.forward.block import Block, Observe
 from qconvert.forward.copies import copies_of
 from qconvert.forward.device import choose_device, choose_dtype
@@ -50,7 +50,7 @@ from qconvert.forward.linears import Linear, find_linears
 from qconvert.forward.memory import keep_freed_memory
 from qconvert.forward.passed import check_alone, find_passed
 from qconvert.forward.skeleton import Skeleton, build_skeleton, set_parameter
-from qconvert.forward.states import States
+from qconvert.forward.states import States, find_near
 from qconvert.forward.stubs import Stubs
 from qconvert.forward.weights import Parameters, find_parameters, read_parameter, read_rows_of
 from qconvert.model.names import bare_name
@@ -131,6 +131,8 @@ class Walk:
         shape = (*tokens.shape, self._width())
         files = len(self.skeleton.blocks) + 1 if place.kept else 2
         own = States(place.folder, shape, self.dtype, place.states, files)
+        if not place.kept:
+            own = replace(own, near=find_near(self.device, files * own.nbytes))
         self.passed = find_passed(self.skeleton.config, own)
         self.states = replace(own, beside=self.passed.files)
         self._check_positions()
@@ -139,6 +141,7 @@ class Walk:
         self._stubs = Stubs(self.skeleton, first)
         self._fill_rest(rest)
         self._arguments: dict[int, list[tuple[tuple, dict]]] = {}
+        self._ahead = Ahead()
 
     def __len__(self) -> int:
         return len(self.skeleton.blocks)
@@ -249,9 +252,7 @@ class Walk:
         one."""
         module = self.skeleton.blocks[index]
         prefix = f"{self.skeleton.blocks_name}.{index}."
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        for name, shape in shapes.items():
-            values = read_parameter(self.source, prefix + name, shape, self.dtype)
+        for name, values in self._ahead.take(index, self._read).items():
             set_parameter(module, name, values.to(self.device))
         for name, buffer in module.named_buffers():
             known = bare_name(prefix + name) in self.source.maps
@@ -260,9 +261,22 @@ class Walk:
                 buffer.copy_(values)
         check_unchanged(self.model.checkpoint)  # before anything is made of what was read
         advise(self.source, self._parameters(index + 1))
+        if self.device == "cuda" and index + 1 < len(self):
+            self._ahead.begin(index + 1, self._read)
         module.to(self.device)
         linears = find_linears(self.source, prefix, module)
         return Block(self, index, module, linears, find_absorbed(self.source, prefix, module))
+
+    def _read(self, index: int) -> dict[str, Any]:
+        """The parameters of a block, by their names in it; for a GPU where it takes them from."""
+        module = self.skeleton.blocks[index]
+        prefix = f"{self.skeleton.blocks_name}.{index}."
+        found = {}
+        for name, parameter in module.named_parameters():
+            shape = tuple(parameter.shape)
+            values = read_parameter(self.source, prefix + name, shape, self.dtype)
+            found[name] = values.pin_memory() if self.device == "cuda" else values
+        return found
 
     def embed(self) -> None:
         """Have what goes into the first block on the disk; the walk does it by itself."""

@@ -153,3 +153,62 @@ def round_with_feedback(
                 off[row] = (own[row] - (unit[row] * values[nearest[row]] - shift[row])) / diagonal
         if behind < columns:  # so there are as many as are taken together
             _take_errors(w, factor, first, errors)
+
+
+@njit(
+    void(
+        int64,
+        float32[:, ::1],
+        uint8[:, ::1],
+        float32[:, ::1],
+        float32[:, ::1],
+        float32[::1],
+        float32[:, ::1],
+        uint8[:, ::1],
+        float32[:, ::1],
+        float32[:, ::1],
+    ),
+    error_model="numpy",
+    nogil=True,
+    cache=True,
+)
+def keep_better(
+    step: int,
+    target: Any,
+    codes: Any,
+    errors: Any,
+    become: Any,
+    least: Any,
+    best: Any,
+    best_codes: Any,
+    best_errors: Any,
+    total: Any,
+) -> None:
+    """Keep what a try has made of the rows whose error is less than it was.
+
+    step: so many rows count as one.
+    target: [rows, columns], what scales were fitted to; codes, errors, become: [columns, rows],
+        what came of it.
+    least: [rows], the errors so far; best, best_codes, best_errors: what made them.
+    total: the sum of `become` over the tries.
+    """
+    columns, rows = errors.shape
+    own = np.zeros(rows, np.float32)
+    better = np.zeros(rows, np.bool_)
+    for j in range(columns):
+        for row in range(rows):
+            own[row] += errors[j, row] * errors[j, row]
+            total[j, row] += become[j, row]
+    for first in range(0, rows, step):
+        behind = min(first + step, rows)
+        error = own[first:behind].sum()
+        for row in range(first, behind):
+            better[row] = error < least[row]
+            if better[row]:
+                least[row] = error
+                best[row] = target[row]
+    for j in range(columns):
+        for row in range(rows):
+            if better[row]:
+                best_codes[j, row] = codes[j, row]
+                best_errors[j, row] = errors[j, row]

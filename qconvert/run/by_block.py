@@ -19,6 +19,7 @@ the disk, since a block's output takes the place of the input of the block befor
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -146,23 +147,31 @@ def quantize_by_block(
     walks.begin_at(max(done.pop() - 1, 0))
     size = walks.original.tokens.size * len(jobs)
     watcher.begin(len(walks) * size, walks.original.begin * size)
-    with at_work(workers) as executor:
+    saving: Future[None] | None = None
+    with at_work(workers) as executor, ThreadPoolExecutor(1) as saver:
         bench = Bench(walks.original.model, executor)
         for blocks, beside in walks:
             with side_by_side(blocks, beside) as pairs:
                 for group in pairs[0].groups:
                     for job, pair in zip(jobs, pairs, strict=True):
                         _quantize(bench, job, pair, group, walks.shown)
+                if saving:  # whoever finds the mark takes up what the block in front gave
+                    saving.result()
                 for job in jobs:
                     job.store.put(_mark(beside.index), {})
                 for block in (*blocks, beside):
                     block.run()
-            for walk in walks.every:
-                walk.states.sync(beside.index + 1)
+            saving = saver.submit(_sync, walks, beside.index + 1)
             watcher.advance(size, f"block {beside.index + 1} of {len(walks)}")
         for job, walk in zip(jobs, walks.quantized, strict=True):
             _quantize_output(bench, job, walk, walks.shown)
     return [_helped(job) for job in jobs]
+
+
+def _sync(walks: Walks, block: int) -> None:
+    """Have the disk take what goes into a block of every model."""
+    for walk in walks.every:
+        walk.states.sync(block)
 
 
 def _quantize_output(bench: Bench, job: Job, walk: Walk, shown: int) -> None:

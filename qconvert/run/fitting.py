@@ -34,9 +34,16 @@ NEAREST = "nearest"
 
 Made = TypeVar("Made")
 
+SLAB = 256
+"""Rows of a weight that are quantized at a time, about: with fewer the time between kernels counts,
+which only one thread has at a time."""
+
+SLABS = 32
+"""At most so many: more cores than that there are seldom."""
+
 ROWS = 128
-"""Rows of a weight that are quantized at a time: a multiple of every format's `row_step`, but of
-those that take all rows together."""
+"""Rows that the guard takes together: a multiple of every format's `row_step`, but of those that
+take all rows together."""
 
 PIECE = 1 << 24
 """Weights of a table that are made at a time."""
@@ -241,7 +248,7 @@ def _helps(
     peak: float,
 ) -> bool:
     """Whether what an algorithm has made beats what streaming would write, by some of the rows."""
-    step = _step(task.format, len(x))
+    step = ROWS if task.format.row_step <= ROWS else max(len(x), 1)
     slabs = -(-len(x) // step)
     firsts = step * spread(slabs, max(slabs // JUDGED, 2))
     rows = np.concatenate([np.arange(first, min(first + step, len(x))) for first in firsts])
@@ -303,8 +310,12 @@ def _made(
 
 
 def _step(format_: Format, rows: int) -> int:
-    """How many of so many rows are quantized at a time."""
-    return ROWS if format_.row_step <= ROWS else max(rows, 1)
+    """How many of so many rows are quantized at a time: the same for any number of threads, of
+    which there are two mostly."""
+    if format_.row_step > ROWS:
+        return max(rows, 1)
+    slabs = min(2 * max(round(rows / (2 * SLAB)), 1), SLABS)
+    return max(-(-rows // slabs // format_.row_step), 1) * format_.row_step
 
 
 def _some_read_back(coding: Coding, start: int, peak: float, some: Some) -> Weights:

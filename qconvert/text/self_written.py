@@ -19,6 +19,7 @@ import numpy as np
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.containers.whole import replacing
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError, first_line
+from qconvert.forward.device import free_memory
 from qconvert.model.families import find_family
 from qconvert.model.quiet import quiet_transformers
 from qconvert.text.tokenizer import Tokenizer
@@ -173,16 +174,6 @@ def _dtype(checkpoint: Checkpoint, device: str) -> str:
         f"it needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
         HINT,
     )
-
-
-def free_memory(device: str) -> int:
-    """Bytes that can be had."""
-    import psutil
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _batch(model: Any, windows: int, window: int) -> int:

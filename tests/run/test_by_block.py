@@ -142,7 +142,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[np.ndarray, An
         return nearest(format_, x, None, peak)
 
     monkeypatch.setitem(ALGORITHMS, "spy", spy)
-    monkeypatch.setattr(fitting, "ROWS", 4096)
+    monkeypatch.setattr(fitting, "_step", lambda format_, rows: rows)
     return shown
 
 
@@ -242,7 +242,7 @@ def test_a_weight_that_is_made_is_not_made_again(
         return ALGORITHMS["balance"](format_, x, seen, peak)
 
     monkeypatch.setitem(ALGORITHMS, "failing", fails_once)
-    monkeypatch.setattr(fitting, "ROWS", 4096)
+    monkeypatch.setattr(fitting, "_step", lambda format_, rows: rows)
     with pytest.raises(KeyboardInterrupt), made_by_block(plan, tmp_path / "out", "failing"):
         pass
     with open_store(tmp_path / "out", "failing") as store:

@@ -70,7 +70,8 @@ LAYOUTS = {
 
 
 def find(layout: Layout, search: Search, x: Weights, seen: Seen | None) -> Params:
-    """Scales and minima of every sub-block. Importance that is 0 throughout counts as none."""
+    """Scales and minima of every sub-block, without what weights are rounded by: `nearest` makes
+    that. Importance that is 0 throughout counts as none."""
     rows, columns = x.shape
     kind = np.uint8 if layout.minima else np.int8
     d, dmin = (np.empty((rows, columns // BLOCK), np.float32) for _ in range(2))
@@ -81,17 +82,18 @@ def find(layout: Layout, search: Search, x: Weights, seen: Seen | None) -> Param
         from qconvert.kernels.affine import fit_affine
 
         fit_affine(*shared, layout.size, layout.top, layout.limit, *search, *flat)
-        return rounded_by_steps(Params(d, dmin, scales, mins))
+        return Params(d, dmin, scales, mins)
     from qconvert.kernels.symmetric import fit_symmetric
 
     fit_symmetric(*shared, layout.zero, layout.limit, *search, flat[0], flat[2])
-    return rounded_by_steps(Params(d, None, scales))
+    return Params(d, None, scales)
 
 
 def nearest(layout: Layout, x: Weights, params: Params) -> np.ndarray:
     """The nearest code of each weight, uint8 [rows, columns]; `zero` where the step is 0."""
     from qconvert.kernels.codes import round_even
 
+    params = rounded_by_steps(params)
     codes = np.empty(x.shape, np.uint8)
     shift = (params.low * params.per_step).reshape(-1)
     by = (params.per_step.reshape(-1), shift, layout.size, layout.zero, layout.top)
