@@ -1,6 +1,6 @@
 """Settings of tiny models with layers of state spaces, choices of tokens, and large mixtures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common import LLAMA3
@@ -13,6 +13,7 @@ class Large:
     Attributes:
         wide: what makes it one whose rows K-types can pack.
         zero_norms: the model adds one to the weights of its norms.
+        scaled: by the endings of names, what drawn weights are multiplied with.
     """
 
     model: str
@@ -20,6 +21,7 @@ class Large:
     settings: dict[str, Any]
     wide: dict[str, Any]
     zero_norms: bool = False
+    scaled: dict[str, float] = field(default_factory=dict)
 
     @property
     def experts(self) -> int:

@@ -90,6 +90,27 @@ _BESIDE = _LAYERED | {
     "moe_intermediate_size": 96,
 }
 
+_COPIES: dict[str, Any] = {
+    "hidden_size": 96,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 25,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "vocab_size_per_layer_input": VOCABULARY - 3,
+    "num_kv_shared_layers": 5,
+    "sliding_window": 16,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+
+_WRITERS = (
+    *("attention_layernorm", "feedforward_layernorm", "laurel_norm", "per_layer_input_norm"),
+)
+"""Norms of what is added, which small errors must not be multiplied by."""
+
 _WIDE_LINEAR = WIDE | {
     "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2,
     "linear_num_key_heads": 2,
@@ -153,6 +174,13 @@ LARGE: dict[str, Large] = {
     "gemma4": Large("Gemma4ForCausalLM", "Gemma4TextConfig", _LAYERED, _WIDE_LAYERED),
     "gemma4_moe": Large(
         "Gemma4ForCausalLM", "Gemma4TextConfig", _BESIDE, _WIDE_LAYERED | _WIDE_BESIDE
+    ),
+    "gemma3n": Large(
+        "Gemma3nForCausalLM",
+        "Gemma3nTextConfig",
+        _COPIES,
+        {"hidden_size": 256, "num_attention_heads": 8, "head_dim": 32},
+        scaled={f"post_{of}.weight": 0.2 for of in _WRITERS} | {"modality_router.weight": 30.0},
     ),
     "lfm2": Large("Lfm2ForCausalLM", "Lfm2Config", _CONVOLVED, _WIDE_CONVOLVED),
     "lfm2_moe": Large(
@@ -220,6 +248,8 @@ def spread(model: Any, entry: Large) -> None:
                 weight.copy_(0.06 * random)
             else:
                 weight.copy_(0.2 * random + (0.0 if entry.zero_norms else 1.0))
+            for end, factor in entry.scaled.items():
+                weight.mul_(factor if name.endswith(end) else 1.0)
 
 
 EMBEDDINGS = ("embed_tokens.weight", "embeddings.weight")

@@ -47,6 +47,8 @@ def _layer_norms(settings: dict[str, Any], epsilon: str) -> dict[str, Any]:
     return rest | {epsilon: 0.02}
 
 
+_EPSILON = "layer_norm_epsilon"
+
 PLAIN: dict[str, Family] = {
     "gemma": plain("Gemma", sizes(192, 6, 2, 40, 416, 3), shifted=True, scaled=True),
     "gemma2": plain(
@@ -171,9 +173,26 @@ PLAIN: dict[str, Family] = {
             }
         },
     ),
+    "stablelm_12b": plain(
+        "StableLm",
+        _layer_norms(sizes(192, 6, 2, None, 416, 3), "layer_norm_eps")
+        | {"qk_layernorm": True, "use_parallel_residual": True},
+    ),
+    "falcon_7b": plain("Falcon", _layer_norms(sizes(192, 6, 6, None, 768, 3), _EPSILON)),
+    "falcon_40b": plain(
+        "Falcon",
+        _layer_norms(sizes(192, 6, 6, None, 416, 3), _EPSILON)
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 416},
+    ),
+    "bloom": plain("Bloom", _layer_norms(sizes(192, 6, 6, None, 768, 3), _EPSILON)),
+    "mpt": plain(
+        "Mpt",
+        _layer_norms(sizes(192, 6, 6, None, 768, 3), _EPSILON)
+        | {"max_seq_len": 128, "attn_config": {"clip_qkv": 0.9}},
+    ),
 }
 
-ONE_WAY = ("apertus", "gpt_neox")
+ONE_WAY = ("apertus", "gpt_neox", "stablelm_12b", "falcon_7b", "falcon_40b", "bloom", "mpt")
 """Those that are not written back."""
 
 ALWAYS_TIED = ("gemma", "gemma2", "cohere", "cohere_norms", "cohere2")

@@ -98,8 +98,10 @@ def export(
     )
     if mmproj:
         _check_mmproj(recipe)
-    checkpoint = opened(model, watcher, adapter, dry=dry_run)
+    checkpoint = opened(model, watcher, adapter, dry=dry_run or mmproj)
     plan = _planned(checkpoint, recipe, mmproj=mmproj)
+    if mmproj and not dry_run:
+        plan = _planned(_with_tower(plan, watcher, adapter), recipe, mmproj=True)
     run = replace(run_of(threads, watcher, dry=dry_run), force=force)
     return write([plan], Crew(threads=threads), run, repo, public=public)[0]
 
@@ -134,6 +136,16 @@ def _planned(checkpoint: "Checkpoint", recipe: "Recipe", *, mmproj: bool) -> "Pl
     if recipe.type == AUTO:
         recipe = replace(recipe, type=float_type(checkpoint.tensors.values()))
     return plan_outputs(checkpoint, [recipe], Run(1, Silent()))[0]
+
+
+def _with_tower(plan: "Plan", watcher: Watcher, adapter: Where | None) -> "Checkpoint":
+    """The planned checkpoint with all that the plan reads of it."""
+    from qconvert.checkpoint.open import with_weights
+
+    sources = {part.source for tensor in plan.tensors for part in tensor.map.parts}
+    progress = False if isinstance(watcher, Silent) else None
+    merged = None if adapter is None else Path(adapter)
+    return with_weights(plan.checkpoint, sources, progress=progress, adapter=merged)
 
 
 def _check_file(path: Path, why: str = "") -> None:

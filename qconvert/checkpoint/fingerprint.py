@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.checkpoint.modules import dense_settings, dense_weights
 from qconvert.checkpoint.rows import pread, read_bytes
 from qconvert.checkpoint.types import Checkpoint, TensorInfo
 
@@ -16,8 +17,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """SHA-256 over what the checkpoint says of itself and up to three samples of each tensor.
 
     It covers config.json or the GGUF metadata, each tensor's name, dtype and shape, and 4 KiB at
-    its start, middle and end. It does not depend on shards, file names or where the files are.
-    It recognizes a model, and does not protect against one that was altered on purpose.
+    its start, middle and end, and those of layers that sentence-transformers puts behind a model.
+    It does not depend on shards, file names or where the files are. It recognizes a model, and
+    does not protect against one that was altered on purpose.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -36,6 +38,10 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             digest.update(repr((tensor.delta.scale, tensor.delta.turned)).encode())
             for part in tensor.delta.parts:
                 _add(digest, part)
+    if checkpoint.container == "huggingface" and (settings := dense_settings(checkpoint.path)):
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for part in dense_weights(checkpoint.path):
+            _add(digest, part)
     return digest.hexdigest()
 
 

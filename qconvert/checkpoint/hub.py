@@ -23,10 +23,12 @@ WANTED = (
     "*.json",
     "*.jinja",
     "*.model",
+    "*.tiktoken",
     "merges.txt",
     "vocab.txt",
     "additional_chat_templates/*.jinja",
     "[0-9]_*/config.json",
+    "[0-9]_*Dense/model.safetensors",  # small, and a part of what the model says
 )
 UNWANTED = ("*.index.json", "trainer_state.json", "training_args.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -56,17 +58,35 @@ def fetch(
         HubError: the repository, revision or file cannot be had.
         UnsupportedError: it holds what is no model; nothing of it is downloaded.
     """
+    with _explained(repo, revision, progress):
+        snapshot = _fetch(repo, file, revision, headers_only)
+    if file is None:
+        return f"{repo}@{snapshot.name}", snapshot
+    return f"{repo}:{file}@{snapshot.name}", snapshot / file
+
+
+def fetch_shards(repo: str, folder: Path, shards: Sequence[str], progress: bool | None) -> None:
+    """Bring some of a preview's files, which are then whole.
+
+    Raises:
+        HubError: they cannot be had.
+    """
+    from qconvert.checkpoint.preview import fill
+
+    with _explained(repo, folder.name, progress):
+        fill(repo, folder, shards)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, progress: bool | None) -> Iterator[None]:
     with bars(sys.stderr.isatty() if progress is None else progress):
         try:
-            snapshot = _fetch(repo, file, revision, headers_only)
+            yield
         except QconvertError:
             raise
         except Exception as error:
             # The library lets its transport's exceptions through, and these change with it.
             raise _explain(error, repo, revision) from error
-    if file is None:
-        return f"{repo}@{snapshot.name}", snapshot
-    return f"{repo}:{file}@{snapshot.name}", snapshot / file
 
 
 def _fetch(repo: str, file: str | None, revision: str | None, headers_only: bool) -> Path:

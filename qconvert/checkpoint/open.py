@@ -1,6 +1,7 @@
 """Which reader opens what the user names."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,33 @@ def open_path(name: str, path: Path, adapter: Path | None = None) -> Checkpoint:
 
         opened = merge(opened, read_adapter(adapter))
     return with_states(opened)
+
+
+def with_weights(
+    checkpoint: Checkpoint,
+    tensors: Iterable[str],
+    *,
+    progress: bool | None = None,
+    adapter: Path | None = None,
+) -> Checkpoint:
+    """A checkpoint that was opened for its headers, with the files that hold these tensors; what
+    lies in others reads as zeros.
+
+    Raises:
+        HubError: the hub did not give them.
+        CheckpointError: they are not what their headers said.
+    """
+    from qconvert.checkpoint.preview import whose
+
+    path = checkpoint.path
+    repo = whose(path)
+    if repo is None:
+        return checkpoint
+    from qconvert.checkpoint.hub import fetch_shards
+
+    wanted = replace(checkpoint, tensors={name: checkpoint.tensors[name] for name in tensors})
+    fetch_shards(repo, path, [f.name for f in wanted.files if f.parent == path], progress)
+    return open_path(checkpoint.source, path, adapter)
 
 
 def with_states(checkpoint: Checkpoint) -> Checkpoint:

@@ -10,6 +10,9 @@ from typing import Any
 
 NAME = "qconvert_strips"
 
+BY_NAME = ("falcon",)
+"""Models that ask what their attention is called, and know no other than transformers' own."""
+
 STRIP = 128
 """Queries at a time."""
 
@@ -19,7 +22,7 @@ def use_strips(config: Any) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if getattr(config, "_attn_implementation", "") != "sdpa":
+    if getattr(config, "_attn_implementation", "") != "sdpa" or config.model_type in BY_NAME:
         return
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -12,6 +12,7 @@ import numpy as np
 
 from qconvert.errors import WeightError
 from qconvert.forward.absorbed import Absorbed
+from qconvert.forward.copies import apart, joined
 from qconvert.forward.experts import Inputs, are_experts, first_of, run_all_experts, run_experts
 from qconvert.forward.linears import Linear, names_in, with_rows
 from qconvert.forward.memory import release_freed_memory
@@ -32,6 +33,7 @@ class Way(Protocol):
     dtype: str
     states: States
     inputs: Inputs | None
+    copies: int
 
     def batches(self) -> Iterator[tuple[int, int]]: ...
 
@@ -134,12 +136,12 @@ class Block:
         self._observe, self._give = observe, give
         try:
             with torch.set_grad_enabled(gradients):
-                out = self.module(hidden, *args, **kwargs)
+                out = self.module(apart(hidden, self.walk.copies), *args, **kwargs)
             self._flush()
             self.walk.keep(self.index, start, kwargs, out)
         finally:
             self._observe, self._pending, self._give = None, None, None
-        return out[0] if isinstance(out, tuple) else out
+        return joined(out[0] if isinstance(out, tuple) else out, self.walk.copies)
 
     def run(
         self,

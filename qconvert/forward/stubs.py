@@ -6,10 +6,14 @@ and applies the last norm to what is put in the place of the last block's output
 
 from typing import Any
 
+from qconvert.forward.copies import apart, copies_of, joined
 from qconvert.forward.skeleton import Skeleton, set_module
 
 OTHERS: dict[str, tuple[None, ...]] = {
+    "BloomBlock": (None,),  # the weights of attention, if anybody asks
+    "FalconDecoderLayer": (None,),
     "FalconH1DecoderLayer": (),
+    "MptBlock": (None,),
     "GlmMoeDsaDecoderLayer": (None,),  # the tokens that it chose, if the next may share them
     "T5Block": (None, None),  # what is added to scores, of its own tokens and of others
 }
@@ -32,7 +36,7 @@ class Stubs:
         self.first: Any = None
         self.last: Any = None
         self.caught: Any = None
-        count = len(skeleton.blocks)
+        count, copies = len(skeleton.blocks), copies_of(skeleton.config)
 
         class Stub(torch.nn.Module):
             """Hands on what it gets."""
@@ -47,10 +51,10 @@ class Stubs:
 
             def forward(stub, hidden: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
                 if not self.seen:
-                    self.first = hidden
+                    self.first = joined(hidden, copies)
                 self.seen.append((args, kwargs))
                 if len(self.seen) == count and self.last is not None:
-                    hidden = self.last
+                    hidden = apart(self.last, copies)
                 return hidden if stub.others is None else (hidden, *stub.others)
 
         class Catch(torch.nn.Module):

@@ -43,6 +43,7 @@ from qconvert.errors import PlanError
 from qconvert.forward.absorbed import find_absorbed
 from qconvert.forward.ahead import Ahead, advise
 from qconvert.forward.block import Block, Observe
+from qconvert.forward.copies import copies_of
 from qconvert.forward.device import choose_device, choose_dtype
 from qconvert.forward.experts import Inputs
 from qconvert.forward.linears import Linear, find_linears
@@ -121,6 +122,7 @@ class Walk:
         self.model = model
         self.source: Parameters = find_parameters(model)
         self.skeleton: Skeleton = build_skeleton(self.source)
+        self.copies = copies_of(self.skeleton.config)
         self.tokens = tokens
         self.begin = begin
         self.cut = cut
@@ -299,7 +301,7 @@ class Walk:
         return {n: line.module for n, line in lines if isinstance(line.module, torch.nn.Linear)}
 
     def _width(self) -> int:
-        return int(self.skeleton.config.hidden_size)
+        return int(self.skeleton.config.hidden_size) * self.copies
 
     def _check_positions(self) -> None:
         longest = getattr(self.skeleton.config, "max_position_embeddings", None)
@@ -320,13 +322,24 @@ class Walk:
             set_parameter(model, name, values.to(self.device))
         used, numbers = np.unique(self.tokens, return_inverse=True)
         self._compact = numbers.reshape(self.tokens.shape).astype(np.int64)
-        for table in self.skeleton.tables:
+        for number, table in enumerate(self.skeleton.tables):
             names = [f"{module}.weight" for module in table]
             stored = next((n for n in names if bare_name(n) in self.source.maps), names[0])
-            rows = read_rows_of(self.source, stored, used, self.dtype)
+            rows = self._rows_of(stored, used, is_first=not number)
             for name in names:
                 set_parameter(model, name, rows)
         model.to(self.device)
+
+    def _rows_of(self, table: str, used: np.ndarray, *, is_first: bool) -> Any:
+        """Of a table those of some tokens. Tokens that one for each layer lacks take the first row,
+        as in transformers."""
+        map_ = self.source.maps.get(bare_name(table))
+        if is_first or map_ is None or used[-1] < map_.rows:
+            return read_rows_of(self.source, table, used, self.dtype)
+        known = used[used < map_.rows]
+        rows = read_rows_of(self.source, table, np.union1d([0], known), self.dtype)
+        places = np.searchsorted(np.union1d([0], known), np.where(used < map_.rows, used, 0))
+        return rows[places.tolist()]
 
     def _parameters(self, index: int) -> list[str]:
         """The names of a block's parameters; none behind the last."""

@@ -20,6 +20,7 @@ from qconvert.model.mapping import in_file_order
 from qconvert.model.names import bare_name
 from qconvert.model.open import Model
 from qconvert.model.shapes import read_sizes
+from qconvert.model.transforms import Some
 from qconvert.model.types import Rule, TensorMap
 
 SLAB = 1 << 24
@@ -210,7 +211,10 @@ def _by_table(parameters: Parameters, bare: str, shape: tuple[int, ...]) -> list
 
 
 def _part(whole: TensorMap, start: int, stop: int) -> TensorMap:
-    """Rows of a matrix that is stored together with others."""
+    """Rows of a matrix that is stored together with others, or elements of such a bias."""
+    if len(whole.shape) == 1:
+        steps = (*whole.parts[0].steps, Some(start, stop))
+        return replace(whole, shape=(stop - start,), parts=(replace(whole.parts[0], steps=steps),))
     parts = tuple(overlapping(whole.parts, start, stop))
     return replace(whole, shape=(stop - start, *whole.shape[1:]), parts=parts)
 

@@ -1,30 +1,24 @@
-"""Layers that sentence-transformers puts behind the mean of all tokens, each in a directory of its
-own, which llama.cpp multiplies with too, for EmbeddingGemma.
-
-modules.json                     the modules in order, each with its type and directory
-2_Dense/config.json              "in_features", "out_features", "bias", "activation_function"
-2_Dense/model.safetensors        linear.weight [out_features, in_features]
+"""Layers that sentence-transformers puts behind the mean of all tokens, which llama.cpp multiplies
+with too, for EmbeddingGemma.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qconvert.checkpoint import read_rows
-from qconvert.checkpoint.files import inside
 from qconvert.checkpoint.metadata import Metadata, u32
+from qconvert.checkpoint.modules import dense_file, dense_folders, read_description
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.errors import CheckpointError
 from qconvert.model.families.parts.common import prefixed, whole
-from qconvert.model.pooling import read_description
 from qconvert.model.types import Config, Family, TensorMap
 
 NAMES = ("dense_2", "dense_3")
 """GGUF's, for the first and the second."""
 
-MODULES, WEIGHT = "modules.json", "linear.weight"
+WEIGHT = "linear.weight"
 PLAIN = "torch.nn.modules.linear.Identity"
 
 
@@ -34,7 +28,7 @@ def dense_tensors(path: Path, family: Family, settings: Config) -> tuple[TensorM
     Raises:
         CheckpointError: a description cannot be read, or sizes do not fit each other.
     """
-    folders = _folders(path)
+    folders = dense_folders(path)
     if not family.dense or len(folders) != len(NAMES):
         return ()
     described = [_described(path, folder) for folder in folders]
@@ -63,22 +57,10 @@ def dense_keys(family: Family, tensors: tuple[TensorMap, ...]) -> Metadata:
 
 def dense_notices(path: Path, family: Family, tensors: tuple[TensorMap, ...]) -> tuple[str, ...]:
     """What is left out."""
-    folders = _folders(path) if family.pooled else []
+    folders = dense_folders(path) if family.pooled else []
     if not folders or any(tensor.name.startswith(NAMES) for tensor in tensors):
         return ()
     return (f"layers behind the pooling have no place in GGUF: {', '.join(folders)}",)
-
-
-def _folders(path: Path) -> list[str]:
-    if not (path / MODULES).is_file():
-        return []
-    modules = read_description(path, MODULES)
-    listed = modules if isinstance(modules, list) else []
-    return [
-        str(module.get("path", ""))
-        for module in listed
-        if isinstance(module, Mapping) and str(module.get("type", "")).endswith(".Dense")
-    ]
 
 
 def _described(path: Path, folder: str) -> dict[str, Any]:
@@ -95,7 +77,7 @@ def _is_plain(settings: Config) -> bool:
 
 
 def _read(path: Path, folder: str, shape: tuple[int, int]) -> np.ndarray:
-    file = inside(path, folder, path / MODULES) / "model.safetensors"
+    file = dense_file(path, folder)
     info = read_safetensors(file).get(WEIGHT)
     if info is None or info.shape != shape:
         stored = "missing" if info is None else f"of shape {list(info.shape)}"

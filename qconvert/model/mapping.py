@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from math import prod
 
+import numpy as np
+
 from qconvert.checkpoint.rows import have_equal_values
 from qconvert.checkpoint.types import TensorInfo
 from qconvert.errors import PlanError
@@ -137,7 +139,7 @@ def _make(
 ) -> TensorMap | None:
     """The tensor by its first line whose source is there; None for an optional one without."""
     for rule in rules:
-        infos = _find(rule, sources, sizes(0)["experts"])
+        infos = _find(rule, sources, rule.copies or sizes(0)["experts"])
         if infos:
             if empty := next((info for info in infos if not info.elements), None):
                 raise empty_tensor(empty)
@@ -155,20 +157,23 @@ def _make(
             return _stacked(name, rule, infos, shape)
     if all(rule.optional for rule in rules):
         return None
+    if rules[0].blank:
+        shape = expected_shape(family, name, sizes)
+        return TensorMap(name, shape, value=np.zeros(shape, np.float32), unused=True)
     raise _missing(rules[0].hf.replace("{e}", "0"))
 
 
-def _find(rule: Rule, sources: Sources, experts: int) -> list[TensorInfo]:
+def _find(rule: Rule, sources: Sources, copies: int) -> list[TensorInfo]:
     """The sources of a line: one, or one for each expert; none if the first is missing."""
     if "{e}" not in rule.hf:
         info = sources.get(bare_name(rule.hf))
         return [info] if info else []
     bare = bare_name(rule.hf)
-    found = [sources.get(bare.replace("{e}", str(expert))) for expert in range(experts)]
+    found = [sources.get(bare.replace("{e}", str(expert))) for expert in range(copies)]
     if not found or found[0] is None:
         return []
     infos = [info for info in found if info is not None]
-    if len(infos) < experts:
+    if len(infos) < copies:
         raise _missing(rule.hf.replace("{e}", str(found.index(None))))
     return infos
 
@@ -190,6 +195,7 @@ def _inward(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _some_of_bias(name: str, rule: Rule, info: TensorInfo, shape: tuple[int, ...]) -> TensorMap:
     """Elements of a bias that belong to the rows of a weight, of each matrix."""
     outputs, steps = _columns(rule, shape[-1])
+    outputs = rule.stored[-1] if rule.stored else outputs
     if info.shape != (*shape[:-1], outputs):
         raise misshapen(info, (*shape[:-1], outputs))
     return TensorMap(name, shape, (Rows(info.name, 0, info.rows, steps=steps),), steps=rule.steps)
@@ -243,7 +249,8 @@ def _stacked(
         if not fits:
             raise misshapen(info, stored)
     order = order_of_pairs(info.name, shape[0], rule.heads)
-    return TensorMap(name, shape, tuple(parts), order, rule.add, steps=rule.steps)
+    made = TensorMap(name, shape, tuple(parts), order, rule.add, steps=rule.steps)
+    return replace(made, unused=rule.blank)
 
 
 def _runs(info: TensorInfo, rule: Rule) -> Iterator[Rows]:

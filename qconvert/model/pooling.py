@@ -10,8 +10,8 @@ from typing import Any
 
 from gguf import PoolingType
 
-from qconvert.checkpoint.files import parse_json, read_small
 from qconvert.checkpoint.metadata import Field, Metadata, u32
+from qconvert.checkpoint.modules import read_description
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.types import Family
 
@@ -94,8 +94,3 @@ def _pooling_type(settings: Mapping[str, Any]) -> PoolingType:
         "the model pools in a way that GGUF has no name for",
         hint=f"known: {', '.join(MODES)}",
     )
-
-
-def read_description(path: Path, name: str) -> Any:
-    """What one of sentence-transformers' files says."""
-    return parse_json(read_small(path, name), f"{name:.200}")

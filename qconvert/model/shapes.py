@@ -164,6 +164,18 @@ def read_sizes(architecture: str, metadata: Mapping[str, Field], block: int = 0)
         **_linear_sizes(value, query),
         **_mamba_sizes(value),
         **_latent_sizes(value, heads),
+        **_copy_sizes(value),
+    }
+
+
+def _copy_sizes(value: Callable[[str, int], int]) -> dict[str, int]:
+    """Of several copies of the hidden states (Gemma 3n), whose rank no key tells."""
+    copies = value("altup.num_inputs", 0)
+    return {
+        "copies": copies,
+        "other_copies": copies - 1,
+        "copies_squared": copies * copies,
+        "laurel_rank": 64,
     }
 
 

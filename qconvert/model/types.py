@@ -48,9 +48,12 @@ class Rule:
         turned: each matrix that is taken is [out, in], and the tensor has it [in, out]: keys' rows,
             with which queries are multiplied instead (MLA).
         optional: the checkpoint may lack it (biases, tied outputs).
-        stored: the shape of the source, where it is no matter of rows: the elements are the same.
+        stored: the shape of the source, where it is no matter of rows: the elements are the same;
+            or of a bias, some of whose elements `rows` are, where these are no half of it.
         steps: what becomes of the values, from Hugging Face's to GGUF's.
         blocks: the numbers of the blocks that it holds for, and has to be there; None for all.
+        copies: how many sources `{e}` stands for, where these are no experts.
+        blank: llama.cpp wants it there and computes nothing with it: zeros where the source is not.
     """
 
     gguf: str
@@ -68,6 +71,8 @@ class Rule:
     stored: tuple[int, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[int, ...] | None = None
+    copies: int = 0
+    blank: bool = False
 
     def holds_for(self, block: int) -> bool:
         return self.blocks is None or block in self.blocks
@@ -105,6 +110,7 @@ class TensorMap:
         reshaped: the source has other rows, and the same elements.
         steps: what becomes of the values, once they are in place and `add` is added.
         value: for tensors that no source holds (rotary factors): the float32 values, flat.
+        unused: llama.cpp wants it and computes nothing with it, nor does transformers.
     """
 
     name: str
@@ -116,6 +122,7 @@ class TensorMap:
     reshaped: bool = False
     steps: tuple[Step, ...] = ()
     value: np.ndarray | None = None
+    unused: bool = False
 
     @property
     def columns(self) -> int:

@@ -169,7 +169,7 @@ def _is_fused(info: TensorInfo, uses: Mapping[str, list[_Use]]) -> bool:
 def _as_stored(
     stored: TensorMap, info: TensorInfo, uses: list[_Use], templates: Mapping[str, str]
 ) -> Weight:
-    if not uses:
+    if not uses or uses[0].map.unused:
         return Weight(stored, Role.OTHER, info.dtype)
     use, gguf = uses[0], uses[0].map
     name = stored.name

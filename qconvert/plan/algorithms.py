@@ -110,9 +110,9 @@ def order_of(tensor: TensorPlan) -> tuple[int, ...]:
 def format_to_fit(tensor: TensorPlan) -> Format | None:
     """The format of a weight that is what its checkpoint says, quantized, and no more; None where
     it is stored as numbers or turned, moved, scattered in GGUF, by which its inputs are known, or
-    has the range of its input beside it."""
+    has the range of its input beside it, or where nothing is computed with it."""
     coding = tensor.coding
-    if is_elsewhere(tensor):
+    if tensor.map.unused or is_elsewhere(tensor):
         return None
     if isinstance(coding, Quantized):
         is_plain = coding.inputs is None and not coding.weight.conv1d

@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from qconvert.checkpoint.files import read_small
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError
 from qconvert.model.reverse import describe
-from qconvert.model.tokenizers.export import tokenizer_files
+from qconvert.model.tokenizers.export import json_bytes, tokenizer_files
+from qconvert.model.tokenizers.files import read_files
 from qconvert.model.tokenizers.library import HINT, check_tokenizer, guarded, silent
+from qconvert.model.tokenizers.ranks import ranks_file
 from qconvert.model.tokenizers.stored import read_stored
 from qconvert.text.bounded import BrokenError, ask, limit, within
 from qconvert.text.documents import sound
@@ -50,14 +53,22 @@ class Tokenizer:
     between: tuple[int, ...]
 
 
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+FILES = (
+    "tiktoken.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+)
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether there is anything of a tokenizer."""
     if checkpoint.container == "gguf":
         return "tokenizer.ggml.tokens" in checkpoint.metadata
-    return any((_home(checkpoint) / name).is_file() for name in FILES)
+    home = _home(checkpoint)
+    return any((home / name).is_file() for name in FILES) or ranks_file(home) is not None
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -117,9 +128,17 @@ def first_difference(own: Tokenizer, other: Tokenizer) -> str:
 
 @contextmanager
 def _directory(checkpoint: Checkpoint) -> Iterator[Path]:
-    """A directory with the tokenizer's files: those of a GGUF file are made for the while."""
+    """A directory with the tokenizer's files: those of a GGUF file, and of bytes with ranks, which
+    transformers reads with code of theirs alone, are made for the while."""
     if checkpoint.container == "huggingface":
-        yield _home(checkpoint)
+        home = _home(checkpoint)
+        if ranks_file(home) is None:
+            yield home
+            return
+        with TemporaryDirectory(prefix="qconvert-") as folder:
+            for name, data in _loadable(home).items():
+                (Path(folder) / name).write_bytes(data)
+            yield Path(folder)
         return
     config = describe(checkpoint).config
     stored = read_stored(checkpoint.metadata, config["vocab_size"])
@@ -132,6 +151,24 @@ def _directory(checkpoint: Checkpoint) -> Iterator[Path]:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
         yield Path(folder)
+
+
+def _loadable(home: Path) -> dict[str, bytes]:
+    """The files of a tokenizer that is stored as bytes with ranks."""
+    files = read_files(home, {})
+    config = {key: value for key, value in files.config.items() if key not in CODE}
+    made = {"tokenizer.json": json_bytes(files.tokenizer)}
+    made["tokenizer_config.json"] = json_bytes({**config, "tokenizer_class": AS_IT_STANDS})
+    for template in home.glob("*.jinja"):
+        made[template.name] = read_small(home, template.name)
+    return made
+
+
+CODE = ("auto_map", "added_tokens_decoder")
+"""What belongs to a class's own code, and what tokenizer.json has."""
+
+AS_IT_STANDS = "PreTrainedTokenizerFast"
+"""The class that reads tokenizer.json and knows nothing else."""
 
 
 def _home(checkpoint: Checkpoint) -> Path:

@@ -1,10 +1,14 @@
 """Hub ids on the command line: planning needs no weights, converting fetches them."""
 
 import json
+import shutil
 
+import gguf
 import pytest
 from checkpoints import TINY, write_llama
 from hub_server import Repo, running
+from transformers import AutoModelForImageTextToText
+from vision_models import seeing
 
 
 @pytest.fixture
@@ -94,3 +98,26 @@ def test_what_the_hub_refuses_is_one_line(qconvert, hub):
         assert done.stderr.startswith(f"error: {name.partition('@')[0]}")
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_vision_part_needs_the_files_that_hold_it(qconvert, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(seeing("Qwen3VL")[0], dtype="auto")
+    folder = tmp_path / "eyes"
+    shutil.copytree(seeing("Qwen3VL")[0], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    model.save_pretrained(folder, max_shard_size=400_000)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    held = json.loads(files["model.safetensors.index.json"])["weight_map"]
+    needed = {shard for name, shard in held.items() if ".visual." in name}
+    local, out = tmp_path / "local.gguf", tmp_path / "hub.gguf"
+    assert qconvert("export", folder, "--mmproj", "-o", local, "-q").returncode == 0
+    with running({"org/eyes": Repo({"main": files})}) as server:
+        settings = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}
+        done = qconvert("export", "org/eyes", "--mmproj", "-o", out, **settings)
+        assert done.returncode == 0, done.stderr
+    cached = {path.name for path in (tmp_path / "home").rglob("snapshots/*/*.safetensors")}
+    assert cached == needed < set(held.values())
+    here, there = gguf.GGUFReader(local), gguf.GGUFReader(out)
+    for one, other in zip(here.tensors, there.tensors, strict=True):
+        assert (one.name, one.data.tobytes()) == (other.name, other.data.tobytes())
+    key = "qconvert.source.fingerprint"
+    assert here.fields[key].contents() == there.fields[key].contents()

@@ -26,6 +26,12 @@ WINDOW = 40
 SCALED = ("falcon_h1", "mimo_v2")
 """transformers multiplies inputs with what llama.cpp has in weights, or behind them."""
 
+LEFT_ALONE = ("altup_proj", "altup_unembd_proj")
+"""Before and behind all blocks, and never quantized."""
+
+NEAR = {"gemma4": 1e-3, "gemma4_moe": 1e-3, "gemma3n": 1e-2}
+"""GELU from a table of 16 bits; deviations by one number less than there are."""
+
 TOKENS = np.array([random_tokens(WINDOW, seed=seed) for seed in range(3)], np.int32)
 
 
@@ -38,11 +44,12 @@ def test_inputs_are_those_that_llama_cpp_multiplies(
     _, calibration = calibrate(made.path, tmp_path, TOKENS)
     own = {name: one for one in calibration.inputs.values() for name in one.weights}
     theirs = gather(made.file("f32"), TOKENS.tolist())
+    theirs = {name: seen for name, seen in theirs.items() if not name.startswith(LEFT_ALONE)}
     assert own.keys() == theirs.keys()
     for name, one in own.items():
         squares, counts = theirs[name]
         assert np.array_equal(one.count, counts), name
-        near = 1e-3 if family.startswith("gemma") else 1e-4  # GELU from a table of 16 bits
+        near = NEAR.get(family, 1e-4)
         seen = one.sum_squares
         if family in SCALED:
             seen = seen * (squares.sum() / seen.sum())

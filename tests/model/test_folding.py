@@ -6,7 +6,7 @@ from common import FAMILIES, save_model
 from qconvert.checkpoint import open_checkpoint
 from qconvert.model.families import find_family
 from qconvert.model.families.mistral.mixtral import MIXTRAL
-from qconvert.model.families.phi3 import PHI3
+from qconvert.model.families.plain.phi3 import PHI3
 from qconvert.model.folding import folds
 from qconvert.model.mapping import map_tensors
 

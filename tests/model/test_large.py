@@ -67,6 +67,25 @@ def test_the_logits_are_those_of_transformers(family: str, large: Large) -> None
     assert correlation(made.logits, llama_logits(made.file("q8_0"), tokens)) > 0.999
 
 
+def test_keys_that_nothing_uses_may_be_stored(large: Large, tmp_path: Path) -> None:
+    """Published checkpoints have them in layers that take those of others."""
+    made = large("gemma3n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_bytes((made.path / "config.json").read_bytes())
+    tensors = load_file(made.path / "model.safetensors")
+    for name, value in list(tensors.items()):
+        if "layers.3.self_attn" in name and name.split(".")[-2] in ("k_proj", "v_proj", "k_norm"):
+            tensors |= {name.replace("layers.3", f"layers.{i}"): value + 1 for i in range(20, 25)}
+    save_file(tensors, tmp_path / "model/model.safetensors", {"format": "pt"})
+    convert_model(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    logits = llama_logits(tmp_path / "f32.gguf", random_tokens())
+    assert np.array_equal(logits, llama_logits(made.file("f32"), random_tokens()))
+    found = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "f32.gguf").tensors}
+    blank = {tensor.name: tensor.data for tensor in GGUFReader(made.file("f32")).tensors}
+    assert np.array_equal(found["blk.20.attn_k.weight"], found["blk.3.attn_k.weight"] + 1)
+    assert not blank["blk.20.attn_k.weight"].any()
+
+
 def test_the_gap_of_yarn_without_truncation_is_small_and_said(tmp_path: Path) -> None:
     """llama.cpp always rounds the bounds; transformers does where `truncate` says so."""
     off = {}
@@ -124,7 +143,12 @@ def as_tensor(array: np.ndarray) -> Any:
 
 @pytest.mark.parametrize(
     ("family", "tower"),
-    [("qwen3_5", "visual"), ("qwen3_5_moe", "visual"), ("gemma4_moe", "vision_tower")],
+    [
+        ("qwen3_5", "visual"),
+        ("qwen3_5_moe", "visual"),
+        ("gemma4_moe", "vision_tower"),
+        ("gemma3n", "vision_tower"),
+    ],
 )
 def test_the_language_model_of_a_multimodal_one_is_taken(
     family: str, tower: str, large: Large, tmp_path: Path
@@ -204,6 +228,10 @@ def test_a_layer_that_foretells_further_tokens_is_left_out(large: Large, tmp_pat
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave"),
         ("deepseek_v3", {"q_lora_rank": None}, "q_lora_rank"),
         ("deepseek_v2", {"topk_method": "group_limited_greedy"}, "topk_method"),
+        ("gemma3n", {"altup_num_inputs": 3}, "altup_num_inputs"),
+        ("gemma3n", {"final_logit_softcapping": 20.0}, "softcapping"),
+        ("gemma3n", {"num_kv_shared_layers": 10}, "20 layers"),
+        ("gemma3n", {"activation_sparsity_pattern": [0.0] * 25}, "sparsity"),
         ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
         ("nemotron_h", {"layers_block_type": ["moe", "mlp"]}, "one or the other"),
         ("granite_hybrid", {"mamba_expand": 4, "mamba_n_heads": 20}, "mamba_expand"),

@@ -53,7 +53,7 @@ def test_tensors_come_in_the_order_of_the_blocks(family: str, listing: Make) -> 
     names = list(mapped(config, tensors))
     blocks = [int(name.split(".")[1]) for name in names if name.startswith("blk.")]
     assert blocks == sorted(blocks)
-    counted = ("num_hidden_layers", "n_layer")
+    counted = ("num_hidden_layers", "n_layer", "n_layers")
     count = next((config[name] for name in counted if name in config), None)
     assert set(blocks) == set(range(count or len(config["layers_block_type"])))
     assert "token_embd.weight" in names[:2]

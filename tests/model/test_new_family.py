@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from qconvert.checkpoint import open_checkpoint
 from qconvert.errors import UnsupportedError
 from qconvert.model import families
-from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.llama.llama import LLAMA
 from qconvert.model.open import open_model
 from qconvert.model.types import Config, Rule
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from qconvert.checkpoint import open_checkpoint
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, PlanError, UnsupportedError
-from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.llama.llama import LLAMA
 from qconvert.text import self_written
 from qconvert.text.sample import draw_sample
 from qconvert.text.self_written import _pick, first_tokens, write_sample

@@ -8,13 +8,17 @@ from difflib import get_close_matches
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import CheckpointError, UnsupportedError, shorten
-from qconvert.model.families.apertus import APERTUS
-from qconvert.model.families.arcee import ARCEE
-from qconvert.model.families.cohere import COHERE, COHERE2
-from qconvert.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
-from qconvert.model.families.deepseek_dsa import DEEPSEEK_V32, GLM_MOE_DSA
+from qconvert.model.families.deepseek.deepseek import DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE
+from qconvert.model.families.deepseek.sparse import DEEPSEEK_V32, GLM_MOE_DSA
+from qconvert.model.families.early.bloom import BLOOM
+from qconvert.model.families.early.falcon import FALCON
+from qconvert.model.families.early.gpt2 import GPT2
+from qconvert.model.families.early.gpt_neox import GPT_NEOX
+from qconvert.model.families.early.mpt import MPT
+from qconvert.model.families.early.stablelm import STABLELM, stablelm_of
 from qconvert.model.families.encoders.bert import BERT
 from qconvert.model.families.encoders.distilbert import DISTILBERT
+from qconvert.model.families.encoders.jina_v3 import JINA_V3
 from qconvert.model.families.encoders.modern_bert import MODERN_BERT, MODERN_BERT_RANK
 from qconvert.model.families.encoders.nomic_bert import NOMIC_BERT
 from qconvert.model.families.encoders.roberta import (
@@ -25,20 +29,16 @@ from qconvert.model.families.encoders.roberta import (
     XLM_ROBERTA_RANK,
 )
 from qconvert.model.families.encoders.t5 import T5_ENCODER, UMT5_ENCODER
-from qconvert.model.families.ernie4_5 import ERNIE4_5
-from qconvert.model.families.ernie4_5_moe import ERNIE4_5_MOE
-from qconvert.model.families.exaone4 import EXAONE4
-from qconvert.model.families.falcon_h1 import FALCON_H1
+from qconvert.model.families.ernie.dense import ERNIE4_5
+from qconvert.model.families.ernie.moe import ERNIE4_5_MOE
 from qconvert.model.families.gemma.embedding import EMBEDDING_GEMMA
 from qconvert.model.families.gemma.gemma import GEMMA
 from qconvert.model.families.gemma.gemma2 import GEMMA2
 from qconvert.model.families.gemma.gemma3 import GEMMA3
+from qconvert.model.families.gemma.gemma3n import GEMMA3N
 from qconvert.model.families.gemma.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from qconvert.model.families.glm.glm4 import GLM4
 from qconvert.model.families.glm.glm4_moe import GLM4_MOE
-from qconvert.model.families.gpt2 import GPT2
-from qconvert.model.families.gpt_neox import GPT_NEOX
-from qconvert.model.families.gpt_oss import GPT_OSS
 from qconvert.model.families.granite.granite import GRANITE
 from qconvert.model.families.granite.granite_hybrid import (
     GRANITE_ATTENDING,
@@ -49,18 +49,18 @@ from qconvert.model.families.granite.granite_hybrid import (
 from qconvert.model.families.granite.granite_moe import GRANITE_MOE, GRANITE_MOE_SHARED
 from qconvert.model.families.hunyuan.dense import HUNYUAN_DENSE
 from qconvert.model.families.hunyuan.moe import HUNYUAN_MOE
-from qconvert.model.families.hy_v3 import HY_V3
-from qconvert.model.families.jamba import JAMBA
-from qconvert.model.families.laguna import LAGUNA, laguna_of
-from qconvert.model.families.lfm2 import LFM2, LFM2_MOE
-from qconvert.model.families.llama import LLAMA
-from qconvert.model.families.llama4 import LLAMA4
-from qconvert.model.families.mamba import MAMBA, MAMBA2
-from qconvert.model.families.mimo_v2 import MIMO_V2
-from qconvert.model.families.minimax_m2 import MINIMAX_M2
+from qconvert.model.families.hunyuan.v3 import HY_V3
+from qconvert.model.families.llama.arcee import ARCEE
+from qconvert.model.families.llama.llama import LLAMA
+from qconvert.model.families.llama.llama4 import LLAMA4
+from qconvert.model.families.llama.smollm3 import SMOLLM3
 from qconvert.model.families.mistral.ministral3 import MINISTRAL3, MISTRAL3
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.mistral.mixtral import MIXTRAL
+from qconvert.model.families.mixtures.gpt_oss import GPT_OSS
+from qconvert.model.families.mixtures.laguna import LAGUNA, laguna_of
+from qconvert.model.families.mixtures.mimo_v2 import MIMO_V2
+from qconvert.model.families.mixtures.minimax_m2 import MINIMAX_M2
 from qconvert.model.families.nemotron.nemotron import NEMOTRON
 from qconvert.model.families.nemotron.nemotron_h import NEMOTRON_H, NEMOTRON_H_MOE, nemotron_of
 from qconvert.model.families.olmo.olmo import OLMO
@@ -68,7 +68,12 @@ from qconvert.model.families.olmo.olmo2 import OLMO2
 from qconvert.model.families.olmo.olmo3 import OLMO3
 from qconvert.model.families.olmo.olmoe import OLMOE
 from qconvert.model.families.parts.common import named_class
-from qconvert.model.families.phi3 import PHI3
+from qconvert.model.families.plain.apertus import APERTUS
+from qconvert.model.families.plain.cohere import COHERE, COHERE2
+from qconvert.model.families.plain.exaone4 import EXAONE4
+from qconvert.model.families.plain.phi3 import PHI3
+from qconvert.model.families.plain.seed_oss import SEED_OSS
+from qconvert.model.families.plain.starcoder2 import STARCODER2
 from qconvert.model.families.qwen.qwen2 import QWEN2
 from qconvert.model.families.qwen.qwen2_moe import QWEN2_MOE
 from qconvert.model.families.qwen.qwen3 import QWEN3
@@ -78,10 +83,10 @@ from qconvert.model.families.qwen.qwen3_next import QWEN3_NEXT
 from qconvert.model.families.qwen.reranker import QWEN3_RANK
 from qconvert.model.families.qwen.vision import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from qconvert.model.families.refused import why_refused
-from qconvert.model.families.seed_oss import SEED_OSS
-from qconvert.model.families.smollm3 import SMOLLM3
-from qconvert.model.families.stablelm import STABLELM
-from qconvert.model.families.starcoder2 import STARCODER2
+from qconvert.model.families.states.falcon_h1 import FALCON_H1
+from qconvert.model.families.states.jamba import JAMBA
+from qconvert.model.families.states.lfm2 import LFM2, LFM2_MOE
+from qconvert.model.families.states.mamba import MAMBA, MAMBA2
 from qconvert.model.families.wrapped import INNER, OUTER, WRAPPED
 from qconvert.model.types import Config, Family
 
@@ -144,6 +149,7 @@ FAMILIES = (
     LFM2_MOE,
     GEMMA4,
     GEMMA4_UNIFIED,
+    GEMMA3N,
     ARCEE,
     NEMOTRON,
     OLMO,
@@ -168,6 +174,10 @@ FAMILIES = (
     LAGUNA,
     FALCON_H1,
     MIMO_V2,
+    FALCON,
+    MPT,
+    BLOOM,
+    JINA_V3,
 )
 """Every family; of those that are one architecture to llama.cpp, the one that a file is taken for
 first."""
@@ -187,6 +197,7 @@ BY_LAYERS: dict[str, Callable[[Config], Family]] = {
     "NemotronHForCausalLM": nemotron_of,
     "GraniteMoeHybridForCausalLM": granite_of,
     "LagunaForCausalLM": laguna_of,
+    "StableLmForCausalLM": stablelm_of,
 }
 """Of classes that are several architectures to llama.cpp, what tells which from `config.json`."""
 

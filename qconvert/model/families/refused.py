@@ -19,7 +19,7 @@ LLAMA_CPP_ALONE = frozenset(
 TRANSFORMERS_ALONE = frozenset(
     (
         *("MPNetModel", "MPNetForMaskedLM", "MPNetForSequenceClassification"),
-        *("JinaEmbeddingsV3Model", "InklingForCausalLM", "InklingForConditionalGeneration"),
+        *("InklingForCausalLM", "InklingForConditionalGeneration"),
         *("Zamba2ForCausalLM", "ZambaForCausalLM", "RecurrentGemmaForCausalLM"),
         *("CwmForCausalLM", "FlexOlmoForCausalLM", "HeliumForCausalLM", "LongcatFlashForCausalLM"),
         *("NanoChatForCausalLM", "OlmoHybridForCausalLM", "OPTForCausalLM", "GPTJForCausalLM"),

@@ -3,7 +3,7 @@ taken, and the rest left out. Which family it is says the type of the inner sett
 
 from dataclasses import replace
 
-from qconvert.model.families.llama import LLAMA
+from qconvert.model.families.llama.llama import LLAMA
 from qconvert.model.families.mistral.mistral import MISTRAL
 from qconvert.model.families.qwen.qwen2 import QWEN2
 from qconvert.model.families.qwen.qwen3 import QWEN3

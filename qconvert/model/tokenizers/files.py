@@ -8,6 +8,7 @@
     vocab.json, merges.txt   GPT-2's older form of a byte-level vocabulary
     vocab.txt                WordPiece, one token a line
     tokenizer.model          sentencepiece
+    tiktoken.model           or NAME.tiktoken: bytes and ranks
 
 All of it is hostile until checked: what has the wrong shape raises `CheckpointError`.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from qconvert.checkpoint.files import check_depth, read_small
 from qconvert.errors import CheckpointError
+from qconvert.model.tokenizers.ranks import ranks_file, tokenizer_of_ranks
 
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 ADDED = "the list of added tokens"
@@ -76,6 +78,8 @@ def read_files(path: Path, config: Mapping[str, Any]) -> TokenizerFiles:
     """
     tokenizer = read_json(path / "tokenizer.json")
     tokenizer_config = read_json(path / "tokenizer_config.json")
+    if (ranks := ranks_file(path)) is not None:
+        tokenizer = tokenizer_of_ranks(ranks, tokenizer_config)
     if "added_tokens_decoder" not in tokenizer_config:
         tokenizer_config.update(read_json(path / "special_tokens_map.json"))
     text_config = config.get("text_config")

@@ -21,6 +21,7 @@ from qconvert.model.tokenizers.chat_template import chat_templates
 from qconvert.model.tokenizers.files import TokenizerFiles, read_files
 from qconvert.model.tokenizers.pieces import read_tokenizer_model
 from qconvert.model.tokenizers.pretokenizers import GAPS
+from qconvert.model.tokenizers.ranks import ranks_file
 from qconvert.model.tokenizers.sentencepiece import read_merging_bpe, read_sentencepiece_bpe
 from qconvert.model.tokenizers.special import special_tokens
 from qconvert.model.tokenizers.unigram import read_unigram
@@ -75,7 +76,7 @@ def read_tokenizer(path: Path, config: Mapping[str, Any], architecture: str) -> 
 def has_tokenizer(path: Path) -> bool:
     """Whether a directory holds any form of tokenizer."""
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    return any((path / name).is_file() for name in names)
+    return any((path / name).is_file() for name in names) or ranks_file(path) is not None
 
 
 def _read_vocabulary(files: TokenizerFiles, architecture: str) -> Vocabulary:

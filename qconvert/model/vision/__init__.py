@@ -34,6 +34,14 @@ HEARING = frozenset(
 """Classes that hear, some of which see besides."""
 
 
+OTHERWISE = {
+    "LlavaForConditionalGeneration": "gives each patch the position of the one before it, and "
+    "takes CLIP's class token for one",
+}
+"""Classes whose images llama.cpp sees in another way than transformers, and how (llama.cpp's
+#25814)."""
+
+
 def reads_images(config: Config) -> bool:
     """Whether a checkpoint has a vision part that is known here.
 
@@ -60,6 +68,11 @@ def find_projector(config: Config) -> Projector:
         raise UnsupportedError(
             f"{name} hears: audio towers are not converted",
             "llama.cpp's own convert_hf_to_gguf.py --mmproj knows some of them",
+        )
+    if name in OTHERWISE:
+        raise UnsupportedError(
+            f"llama.cpp sees the images of {name} in another way: it {OTHERWISE[name]}",
+            "its language model is converted without --mmproj",
         )
     if name not in BY_CLASS:
         raise UnsupportedError(

@@ -51,14 +51,15 @@ def plan_file(model: Model, recipe: Recipe, statistics: Statistics = NOTHING) ->
     checkpoint = model.checkpoint
     listed = [(tensor.name, tensor.shape, model.source_type(tensor)) for tensor in model.tensors]
     importance, warnings = statistics.importance, list[str]()
+    unused = {tensor.name for tensor in model.tensors if tensor.unused}  # of which nothing is known
     if importance:
-        shapes = {name: shape for name, shape, _ in listed}
+        shapes = {name: shape for name, shape, _ in listed if name not in unused}
         importance, warnings = match_importance(importance, shapes)
     choices = choose_formats(
         recipe,
         facts_from_metadata(model.metadata),
         listed,
-        importance.values if importance else None,
+        {*importance.values, *unused} if importance else None,
         from_gguf=model.checkpoint.container == "gguf",
         elsewhere=lambda: names_elsewhere(model),
     )

@@ -4,7 +4,9 @@ Formats are those of llama.cpp's converter for such files: its own kernels read 
 convolution, positions and norms in float, whatever the rest is.
 """
 
-from qconvert.checkpoint import fingerprint
+from dataclasses import replace
+
+from qconvert.checkpoint import Checkpoint, fingerprint
 from qconvert.checkpoint.metadata import Metadata
 from qconvert.containers.gguf import GgufFiles, file_size, pairs_bytes
 from qconvert.errors import UsageError
@@ -45,7 +47,7 @@ def plan_vision(vision: Vision, recipe: Recipe) -> Plan:
     )
     header: Metadata = {
         **vision.metadata,
-        **made_by(checkpoint.source, fingerprint(checkpoint), recipe, None),
+        **made_by(checkpoint.source, fingerprint(_read_of(vision)), recipe, None),
     }
     slots = tuple(slot for tensor in tensors for slot in tensor.slots)
     return Plan(
@@ -56,6 +58,13 @@ def plan_vision(vision: Vision, recipe: Recipe) -> Plan:
         file_size(len(pairs_bytes(header)), slots),
         vision.notices,
     )
+
+
+def _read_of(vision: Vision) -> Checkpoint:
+    """The checkpoint with what the file is made of alone: the rest of it may not be here."""
+    stored = vision.checkpoint.tensors
+    sources = sorted({part.source for map_ in vision.tensors for part in map_.parts})
+    return replace(vision.checkpoint, tensors={name: stored[name] for name in sources})
 
 
 def vision_format(name: str, shape: tuple[int, ...], base: str, fixed: str | None = None) -> Choice:

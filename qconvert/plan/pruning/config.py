@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.families.llama import with_any_width
+from qconvert.model.families.llama.llama import with_any_width
 from qconvert.model.open import Model
 from qconvert.plan.pruning.cut import Cut, Shape
 

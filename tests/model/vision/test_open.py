@@ -155,6 +155,7 @@ def test_other_classes_are_refused_by_name() -> None:
     for name, words in (
         ("Qwen2AudioForConditionalGeneration", "hears"),
         ("LlamaForCausalLM", "no vision tower of LlamaForCausalLM"),
+        ("LlavaForConditionalGeneration", "in another way"),
     ):
         with pytest.raises(UnsupportedError, match=words):
             open_vision(replace(qwen, config={**qwen.config, "architectures": [name]}))

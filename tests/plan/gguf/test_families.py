@@ -3,20 +3,25 @@ that each family writes."""
 
 import common
 import gguf
+import numpy as np
 import plain_models
 import pytest
 from encoder_models import save_encoder
 from large_models import LARGE, save_large
 
+from qconvert.calibration.importance import Importance
 from qconvert.checkpoint.metadata import text
 from qconvert.checkpoint.open import open_checkpoint
 from qconvert.model.families import find_family
 from qconvert.model.families.parts.common import text_config
 from qconvert.model.mapping import map_tensors
 from qconvert.model.numbers import number_keys
+from qconvert.model.open import open_model
 from qconvert.plan.gguf.file_types import FILE_TYPES
 from qconvert.plan.gguf.mixture import choose_formats, facts_from_metadata
+from qconvert.plan.make import make_plan
 from qconvert.plan.recipe import Recipe
+from qconvert.plan.statistics import Statistics
 
 KINDS = tuple(kind for kind in dict.fromkeys(FILE_TYPES.values()) if kind.name != "nvfp4")
 """But for one, of which llama-quantize makes no files."""
@@ -46,6 +51,7 @@ def test_every_plain_decoder_gets_the_types_of_llama_quantize(
         "ModernBertForSequenceClassification",
         "NomicBertModel",
         "Gemma3TextModel",
+        "JinaEmbeddingsV3Model",
         "T5EncoderModel",
     ],
 )
@@ -86,3 +92,17 @@ def assert_same_types(folder, hollow, llama_types):
             theirs = llama_types(path, kind.ftype, importance=list(half))
             assert len(theirs) == len(tensors)
             assert formats(Recipe(kind.name)) == theirs, kind.name
+
+
+def test_what_nothing_is_computed_with_needs_no_importance(tmp_path):
+    save_large("gemma3n", tmp_path, wide=True, intermediate_size=256)
+    model = open_model(open_checkpoint(str(tmp_path)))
+    known = [t for t in model.tensors if "blk" in t.name and not t.unused]
+    seen = {tensor.name: np.ones((1, tensor.columns)) for tensor in known}
+    (tmp_path / "imatrix.gguf").touch()
+    importance = Importance(tmp_path / "imatrix.gguf", seen, (), 1)
+    plan = make_plan(model, Recipe("iq2_xs"), Statistics(importance))
+    unused = [tensor.name for tensor in model.tensors if tensor.unused]
+    assert {"blk.20.attn_k.weight", "blk.24.attn_v.weight"} < set(unused)
+    assert not [notice for notice in plan.notices if "lacks" in notice]
+    assert {t.format for t in plan.tensors if t.name in unused} == {"F32", "IQ2_XS", "Q4_K"}

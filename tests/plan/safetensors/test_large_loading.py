@@ -12,7 +12,7 @@ from large_models import Converted
 
 from qconvert.plan.safetensors.notices import is_loadable
 
-FAMILIES = ("qwen3_next", "deepseek_v2", "glm4_moe_lite", "gemma4", "lfm2", "lfm2_moe")
+FAMILIES = ("qwen3_next", "deepseek_v2", "glm4_moe_lite", "gemma4", "gemma3n", "lfm2", "lfm2_moe")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -28,6 +28,9 @@ NAME = "nomic-bert"
 STORED, HELD = "encoder.layers.{i}.", "layers.{i}."
 """What the names of a block begin with, in checkpoints and in transformers."""
 
+CUT = "it cuts a matrix in three as it loads it, which fails where it is packed"
+"""Of transformers."""
+
 DEFAULTS = {
     **bert.DEFAULTS,
     "vocab_size": 30_528,
@@ -132,6 +135,6 @@ NOMIC_BERT = Family(
     config=config_json,
     folds=(DOWN,),
     encoder=True,
-    unpacked="it cuts a matrix in three as it loads it, which fails where it is packed",
+    unpacked=CUT,
     pooled=True,
 )

@@ -208,7 +208,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     per_layer = _whole_or_none(config, "hidden_size_per_layer_input")
     return (
         *EMBEDDING,
-        *(_INPUTS if per_layer else ()),
+        *(INPUTS if per_layer else ()),
         Rule("blk.{i}.attn_norm.weight", LAYER + "input_layernorm.weight"),
         Rule("blk.{i}.attn_q.weight", source + "q_proj.weight"),
         *(replace(rule, blocks=tuple(range(own))) for rule in keys),
@@ -220,20 +220,20 @@ def rules(config: Config) -> tuple[Rule, ...]:
         *FEED_FORWARD,
         Rule("blk.{i}.post_ffw_norm.weight", LAYER + f"post_feedforward_{norm}.weight"),
         *(_EXPERTS if config.get("enable_moe_block") else ()),
-        *(_GATES if per_layer else ()),
+        *(INPUT_GATES if per_layer else ()),
         Rule("blk.{i}.layer_output_scale.weight", LAYER + "layer_scalar"),
         Rule("output_norm.weight", "model.norm.weight"),
         Rule("output.weight", "lm_head.weight", optional=True),
     )
 
 
-_INPUTS = (
+INPUTS = (
     Rule("per_layer_token_embd.weight", "model.embed_tokens_per_layer.weight"),
     Rule("per_layer_model_proj.weight", "model.per_layer_model_projection.weight"),
     Rule("per_layer_proj_norm.weight", "model.per_layer_projection_norm.weight"),
 )
 
-_GATES = (
+INPUT_GATES = (
     Rule("blk.{i}.inp_gate.weight", LAYER + "per_layer_input_gate.weight"),
     Rule("blk.{i}.proj.weight", LAYER + "per_layer_projection.weight"),
     Rule("blk.{i}.post_norm.weight", LAYER + "post_per_layer_input_norm.weight"),

@@ -18,7 +18,7 @@ from qconvert.model.families.decoder.types import (
     Rope,
     Shared,
 )
-from qconvert.model.families.deepseek import further_layers
+from qconvert.model.families.deepseek.deepseek import further_layers
 
 DECODER = Decoder(
     name="glm4moe",

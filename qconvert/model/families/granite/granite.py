@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import Scalar
+from qconvert.model.families.llama import llama
 
 SCALARS = (
     Scalar("attention_multiplier", "attention.scale"),

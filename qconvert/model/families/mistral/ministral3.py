@@ -6,11 +6,11 @@ from typing import Any
 
 from qconvert.checkpoint.metadata import Metadata, f32
 from qconvert.checkpoint.types import Checkpoint
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import Attention, FeedForward
+from qconvert.model.families.llama import llama
 from qconvert.model.families.mistral import mistral
 from qconvert.model.families.parts.common import expect, prefixed, real
 from qconvert.model.families.parts.keys import Keys

@@ -3,8 +3,8 @@ had a sliding window of 4096 tokens."""
 
 from dataclasses import replace
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
+from qconvert.model.families.llama import llama
 
 DEFAULTS = {
     **llama.DEFAULTS,

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import Attention, Experts
+from qconvert.model.families.llama import llama
 
 DEFAULTS = {
     **llama.DEFAULTS,

@@ -3,7 +3,6 @@ that are cut off at a number."""
 
 from dataclasses import replace
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.rules import decoder_rules
 from qconvert.model.families.decoder.types import (
@@ -14,6 +13,7 @@ from qconvert.model.families.decoder.types import (
     Only,
     Scalar,
 )
+from qconvert.model.families.llama import llama
 from qconvert.model.families.parts.lines import OUTPUT
 from qconvert.model.types import Config, Rule
 

@@ -1,9 +1,9 @@
 """OLMo 2 (arXiv 2501.00656): norms behind attention and feed-forward, and over all query and all
 key heads together."""
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import POST, SILU_ONLY, Attention, Decoder, Only
+from qconvert.model.families.llama import llama
 
 DECODER = Decoder(
     name="olmo2",

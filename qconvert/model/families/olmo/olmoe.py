@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_limits
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Decoder, Experts, Only
+from qconvert.model.families.llama import llama
 from qconvert.model.families.parts.common import head_count, kv_head_count
 from qconvert.model.types import Config
 

@@ -4,11 +4,11 @@ in three of four layers, and the fourth does not turn."""
 from dataclasses import replace
 
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_limits
 from qconvert.model.families.decoder.types import POST, Attention, Decoder, Rope, Windows
 from qconvert.model.families.decoder.windows import sliding_blocks
+from qconvert.model.families.llama import llama
 from qconvert.model.families.parts.rope import ROPE_TYPES
 from qconvert.model.types import Config
 

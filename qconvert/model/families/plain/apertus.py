@@ -6,9 +6,9 @@ GGUF has those numbers among its keys. Files of this family go one way: they are
 
 from dataclasses import replace
 
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.types import UNGATED, Attention, Decoder, Norms, Only, Rope
+from qconvert.model.families.llama import llama
 from qconvert.model.families.parts.lines import LAYER
 from qconvert.model.families.parts.rope import ROPE_TYPES
 

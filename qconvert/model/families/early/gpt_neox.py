@@ -18,10 +18,10 @@ from qconvert.model.families.parts.common import (
     heads_fill_width,
     prefixed,
 )
+from qconvert.model.families.parts.fused import fused_attention, runs_of_heads
 from qconvert.model.families.parts.lines import pair
 from qconvert.model.families.parts.rope import check_rope, rope_metadata
 from qconvert.model.folding import FUSED_ATTENTION, FUSED_FEED_FORWARD
-from qconvert.model.transforms import Columns
 from qconvert.model.types import Config, Family, Rule
 
 EMBEDDING = "gpt_neox.embed_in.weight"
@@ -72,14 +72,12 @@ def limits(config: Config) -> None:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    runs = _runs(config)
-    order = tuple(row for start, stop in runs for row in range(start, stop))
-    fused = LAYER + "attention.query_key_value"
+    heads = head_count(config)
+    runs = runs_of_heads(head_size(config), heads, heads)
     return (
         Rule("token_embd.weight", EMBEDDING),
         *pair("blk.{i}.attn_norm", LAYER + "input_layernorm"),
-        Rule("blk.{i}.attn_qkv.weight", fused + ".weight", runs=runs),
-        Rule("blk.{i}.attn_qkv.bias", fused + ".bias", steps=(Columns(order),)),
+        *fused_attention(LAYER + "attention.query_key_value", runs),
         *pair("blk.{i}.attn_output", LAYER + "attention.dense"),
         *pair("blk.{i}.ffn_norm", LAYER + "post_attention_layernorm"),
         *pair("blk.{i}.ffn_up", LAYER + "mlp.dense_h_to_4h"),
@@ -90,13 +88,6 @@ def rules(config: Config) -> tuple[Rule, ...]:
         # llama.cpp wants a tied one written out.
         *([Rule("output.weight", EMBEDDING)] if config.get("tie_word_embeddings") else []),
     )
-
-
-def _runs(config: Config) -> tuple[tuple[int, int], ...]:
-    """The rows of all queries, of all keys and of all values."""
-    size = head_size(config)
-    firsts = [(3 * head + part) * size for part in range(3) for head in range(head_count(config))]
-    return tuple((first, first + size) for first in firsts)
 
 
 GPT_NEOX = Family(

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families import deepseek
-from qconvert.model.families.deepseek import DEEPSEEK_V3
+from qconvert.model.families.deepseek import deepseek
+from qconvert.model.families.deepseek.deepseek import DEEPSEEK_V3
 from qconvert.model.families.parts import latent
 from qconvert.model.families.parts.common import block_count, prefixed, real, whole
 from qconvert.model.families.parts.layers import blocks_with, kinds_of_layers

@@ -15,7 +15,7 @@ from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.rules import decoder_rules
 from qconvert.model.families.decoder.types import SILU_ONLY, Attention, Decoder, Experts, Only
-from qconvert.model.families.deepseek import further_layers
+from qconvert.model.families.deepseek.deepseek import further_layers
 from qconvert.model.families.parts.common import prefixed, real, whole
 from qconvert.model.families.parts.layers import blocks_with, dense_and_sparse, only_in
 from qconvert.model.families.parts.lines import LAYER, gated

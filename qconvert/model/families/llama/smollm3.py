@@ -5,11 +5,11 @@ from typing import Any
 
 from qconvert.checkpoint.types import Checkpoint
 from qconvert.errors import UnsupportedError
-from qconvert.model.families import llama
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_limits
 from qconvert.model.families.decoder.settings import decoder_settings
 from qconvert.model.families.decoder.types import SILU_ONLY, Only, Rope
+from qconvert.model.families.llama import llama
 from qconvert.model.families.parts.common import block_count
 from qconvert.model.types import Config
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from qconvert.checkpoint.metadata import Metadata, u32
 from qconvert.errors import CheckpointError, UnsupportedError
-from qconvert.model.families import ernie4_5
 from qconvert.model.families.decoder.family import family_of
 from qconvert.model.families.decoder.metadata import decoder_keys, decoder_limits
 from qconvert.model.families.decoder.rules import decoder_rules
 from qconvert.model.families.decoder.types import Experts, Shared
+from qconvert.model.families.ernie.dense import DECODER as DENSE
 from qconvert.model.families.parts.common import block_count, prefixed, real, whole
 from qconvert.model.types import Config, Rule
 
@@ -54,12 +54,12 @@ EXPERTS = Experts(
 )
 
 DECODER = replace(
-    ernie4_5.DECODER,
+    DENSE,
     name=NAME,
     model_type="ernie4_5_moe",
     classes=("Ernie4_5_MoeForCausalLM",),
     defaults={
-        **{key: value for key, value in ernie4_5.DECODER.defaults.items() if key != "head_dim"},
+        **{key: value for key, value in DENSE.defaults.items() if key != "head_dim"},
         "hidden_size": 2560,
         "intermediate_size": 12_288,
         "num_hidden_layers": 28,
@@ -76,7 +76,7 @@ DECODER = replace(
     },
     experts=EXPERTS,
     aliases={"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
-    ignored=(*ernie4_5.DECODER.ignored, r"(model\.)?mtp_[a-z_]+\.\d+\..*"),
+    ignored=(*DENSE.ignored, r"(model\.)?mtp_[a-z_]+\.\d+\..*"),
 )
 
 

@@ -1,0 +1,1 @@
+"""DeepSeek, and what has its latent attention."""

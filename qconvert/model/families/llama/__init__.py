@@ -1,0 +1,1 @@
+"""The Llama models, and what is built alike."""

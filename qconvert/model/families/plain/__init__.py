@@ -1,0 +1,1 @@
+"""Plain decoders of single makers."""

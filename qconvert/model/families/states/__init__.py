@@ -1,0 +1,1 @@
+"""Models with layers that keep a state: state spaces and convolutions."""
