@@ -10,6 +10,7 @@ table. Training takes most of the time: `--rows` names what is wanted. An interr
 and what a row needs is made once, at whatever row comes first.
 
 Minutes are of the wall, of all steps behind calibrating; those of the processor stand beside them.
+Bytes of clustered weights are those of codes and tables, with all else as it is.
 Divergence is measured on a text that nothing was made by.
 """
 
@@ -106,15 +107,16 @@ def run(step: Step, work: Path, threads: int) -> Spent:
             return Spent(**known["spent"])
     print(step.shown, file=sys.stderr, flush=True)
     before, begun = _processor(), time.monotonic()
-    command = [PROGRAM, *step.words, "--threads", str(threads), "--force", "--json", "--quiet"]
+    command = [PROGRAM, *step.words, "--threads", str(threads), "--json", "--quiet"]
+    command += [] if step.words[0] == "calibrate" else ["--force"]  # which replaces unasked
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{step.shown}: {done.stderr}")
     spent = Spent(time.monotonic() - begun, _processor() - before)
-    result = json.loads(done.stdout)
     told = {"command": step.shown, "spent": asdict(spent), "bytes": size_of(work / step.made)}
-    if clustered := (result[0] if isinstance(result, list) else result).get("clustered"):
-        told["bytes"] = clustered["packed"]
+    (first, *_) = json.loads(done.stdout).get("outputs") or [{}]
+    if "clustered" in first:
+        told["bytes"] = first["clustered"]["packed"]
     kept.write_text(json.dumps(told))
     return spent
 
