@@ -193,4 +193,4 @@ def _derive_made(held: list[tuple[Any, Any]]) -> None:
 
     reached = [(made, gathered.grad) for made, gathered in held if gathered.grad is not None]
     if reached:
-        torch.autograd.backward(*zip(*reached, strict=True))
+        torch.autograd.backward([made for made, _ in reached], [grad for _, grad in reached])
