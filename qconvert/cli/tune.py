@@ -132,7 +132,7 @@ def _sample(plan: "Plan") -> "np.ndarray":
     if plan.sample is None:
         raise PlanError(
             "tuning needs a calibration of this model with its tokens",
-            "make one with `qconvert calibrate`, and give it with -c",
+            "make one with `qconvert calibrate`, of two windows at least, and give it with -c",
         )
     return plan.sample
 

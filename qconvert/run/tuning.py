@@ -191,7 +191,7 @@ def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
     if plan.sample is None:
         raise PlanError(
             "tuning needs a calibration of this model with its tokens",
-            "make one with `qconvert calibrate`, and give it with -c",
+            "make one with `qconvert calibrate`, of two windows at least, and give it with -c",
         )
     tokens, shown = in_order(plan.sample)
     if more is None:

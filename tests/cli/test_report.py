@@ -3,16 +3,25 @@
 import csv
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from pruned_models import drawn_cut, written
 from speaking_models import PROSE
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 from writing_models import write_model
 
+from qconvert.checkpoint import open_checkpoint
 from qconvert.cli.app import Session, app
 from qconvert.errors import QconvertError
+from qconvert.model.open import open_model
+from qconvert.plan.pruning.cut import shape_of
+from qconvert.text.perplexity_windows import read_windows
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +41,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def words_of(place: Path, folder: str, more: tuple) -> list[str]:
-    words = ["report", place / "model", "--data", place / "text.txt", "--window", 32]
+def words_of(place: Path, folder: str, more: tuple, model: str = "model") -> list[str]:
+    words = ["report", place / model, "--data", place / "text.txt", "--window", 32]
     return [str(word) for word in (*words, "--threads", 1, "-o", place / folder, *more)]
 
 
@@ -58,9 +67,9 @@ def report(place, monkeypatch):
     """Runs the command in this process, which has loaded its libraries already."""
     monkeypatch.delenv("CI", raising=False)
 
-    def run(*more: object, folder: str = "rep") -> Done:
+    def run(*more: object, folder: str = "rep", model: str = "model") -> Done:
         environment = {"QCONVERT_CACHE": str(place / "cache")}
-        words = words_of(place, folder, more)
+        words = words_of(place, folder, more, model)
         result = CliRunner().invoke(app, words, obj=Session(), env=environment)
         error = result.exception
         if isinstance(error, QconvertError):
@@ -176,6 +185,44 @@ def test_a_wish_names_a_file_or_fails(report, made, place):
     assert "no file is under 1 kB" in done.stderr
     assert "Q2_K" in done.stderr
     assert "No file is as you wished" in (place / "rep/report.html").read_text()
+
+
+def divergences(place: Path, models: Sequence[Path]) -> list[float]:
+    """From the original, as transformers computes it on the same windows."""
+    windows = read_windows(open_checkpoint(str(place / "model")), str(place / "text.txt"), None, 32)
+    ids = torch.from_numpy(windows.tokens.astype(np.int64))
+    with torch.no_grad():
+        p, *others = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids)
+            .logits[:, windows.first : -1]
+            .double()
+            .log_softmax(-1)
+            for path in (place / "model", *models)
+        )
+    return [float((p.exp() * (p - q)).sum(-1).mean()) for q in others]
+
+
+def test_what_prune_and_distill_leave_is_held_against_the_original(report, place):
+    """Files of fewer layers, of another width, and of a student that was taught."""
+    own = open_model(open_checkpoint(str(place / "model")))
+    for name, part in (("fewer", "layers"), ("narrower", "hidden")):
+        written(own, drawn_cut(part, shape_of(own)), place / name)
+    teach = ["distill", place / "fewer", "--teacher", place / "model", "--data"]
+    teach += [place / "text.txt", "--tokens", 1024, "--window", 32, "--rate", 0.05]
+    words = [str(word) for word in (*teach, "-o", place / "taught", "--threads", 1, "--quiet")]
+    assert CliRunner().invoke(app, words, obj=Session()).exit_code == 0
+    names = ("fewer", "narrower", "taught")
+    found = []
+    for name in names:
+        asked = ("-t", "f32", "--reference", place / "model", *QUICK, "--json")
+        done = report(*asked, folder=f"of-{name}", model=name)
+        assert done.returncode == 0, done.stderr
+        (file,) = json.loads(done.stdout)["files"]
+        found.append(file["kl_divergence"]["mean"])
+    expected = divergences(place, [place / name for name in names])
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    assert expected[0] > 0.01
+    assert expected[2] < expected[0]
 
 
 @pytest.mark.parametrize(

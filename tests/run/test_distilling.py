@@ -21,7 +21,7 @@ from qconvert.machine.watcher import Silent
 from qconvert.model.open import open_model
 from qconvert.run.distilling import Distilled, Distilling, distill
 from qconvert.run.training.fresh import fresh_student
-from qconvert.run.training.lesson import Lesson
+from qconvert.run.training.lesson import PIECE, Lesson
 from qconvert.run.training.loss import Losses
 from qconvert.run.training.matching import matching_blocks
 from qconvert.run.training.pupil import adapted_of, pupil_of
@@ -150,8 +150,12 @@ def whole_loss(teacher: Any, model: Any, ids: Any, losses: Losses, matching: lis
     return loss + losses.hidden * sum(off) / len(off)
 
 
-@pytest.mark.parametrize("losses", [Losses(), Losses(0.5, 2.0)])
-def test_gradients_of_weights_are_those_of_transformers_own_model(made, tmp_path, losses):
+@pytest.mark.parametrize(("losses", "piece"), [(Losses(), 512), (Losses(0.5, 2.0), 1)])
+def test_gradients_of_weights_are_those_of_transformers_own_model(
+    made, tmp_path, monkeypatch, losses, piece
+):
+    """In one piece, and with weights that stand for several."""
+    monkeypatch.setitem(PIECE, "cpu", piece)
     teacher, source, _ = made("qwen3_moe")
     student = with_layers(source, tmp_path / "student", [0, 3, 7], "model.layers.")
     with lesson_of(student, source, tmp_path, losses) as lesson:
@@ -169,7 +173,10 @@ def test_gradients_of_weights_are_those_of_transformers_own_model(made, tmp_path
         assert torch.allclose(weight.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale), name
 
 
-def test_gradients_at_a_rank_are_those_of_the_weights_through_the_factors(made, tmp_path):
+def test_gradients_at_a_rank_are_those_of_the_weights_through_the_factors(
+    made, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(PIECE, "cpu", 1)
     teacher, source, _ = made("qwen3_moe")
     student = with_layers(source, tmp_path / "student", [0, 7], "model.layers.")
     with lesson_of(student, source, tmp_path, Losses()) as lesson:

@@ -22,7 +22,7 @@ from qconvert.plan.recipe import Recipe
 from qconvert.plan.safetensors.export import make_export_plan
 from qconvert.run.outputs import write_outputs
 from qconvert.run.quantize import plan_outputs
-from qconvert.run.training.lesson import Lesson
+from qconvert.run.training.lesson import PIECE, Lesson
 from qconvert.run.training.start import beside, write_start
 from qconvert.run.training.student import Student
 from qconvert.run.training.teacher import teach
@@ -161,9 +161,11 @@ def test_without_tokens_there_is_no_tuning(made, tmp_path):
         tune(open_model(checkpoint), plan, tmp_path / "b.gguf", TUNING, run)
 
 
-def test_gradients_are_those_of_transformers_own_model(made, tmp_path):
-    """By all gains of norms, of the divergence, derived through the whole model at once."""
+def test_gradients_are_those_of_transformers_own_model(made, tmp_path, monkeypatch):
+    """By all gains of norms, of the divergence, derived through the whole model at once; here in
+    pieces of a window, for which weights are made once."""
 
+    monkeypatch.setitem(PIECE, "cpu", 1)
     model, source, calibration = made("llama")
     recipe = Recipe("q2_k", output=tmp_path / "a.gguf", calibration=calibration, vocabulary=False)
     run = Run(2, Silent(), "cpu")
