@@ -2,6 +2,7 @@
 it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def model_with_one_file(model: Path, folder: Path) -> Path:
 def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, tmp_path: Path):
     save_model("llama", tmp_path / "m")
     write_adapter(tmp_path / "m", tmp_path / "a", [NAME])
-    copied(tmp_path / "m", tmp_path / "both")
+    shutil.copytree(tmp_path / "m", tmp_path / "both")
     for file in (tmp_path / "a").iterdir():
         (tmp_path / "both" / file.name).write_bytes(file.read_bytes())
     both = tmp_path / "both"
@@ -137,12 +138,12 @@ def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, tmp_path: P
         "calibrate": (*text, "-o", tmp_path / "c.safetensors"),
         "evaluate": ("--reference", both, *text),
     }
+    done = qconvert("inspect", both)
+    assert done.returncode == 1
+    assert f"--adapter {both} merges it into the weights beside it" in done.stderr
     for command, more in commands.items():
-        asked = (command, tmp_path / "x.gguf" if command == "evaluate" else both, *more)
-        done = qconvert(*asked)
-        assert done.returncode == 1
-        assert f"--adapter {both} merges it into the weights beside it" in done.stderr
-        done = qconvert(*asked, "--adapter", both)
+        source = tmp_path / "x.gguf" if command == "evaluate" else both
+        done = qconvert(command, source, *more, "--adapter", both)
         assert done.returncode == 0, done.stderr
     asked = ("export", tmp_path / "m", "--adapter", tmp_path / "a", "--no-vocabulary")
     assert qconvert(*asked, "-o", tmp_path / "apart.gguf").returncode == 0
