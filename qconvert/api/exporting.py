@@ -71,7 +71,7 @@ def export(
     split = bytes_of(split_max_size, "--split-max-size")
     shard = bytes_of(max_shard_size, "--max-shard-size")
     source, named = Path(model), None if output is None else Path(output)
-    is_adapter = _is_adapter(source)
+    is_adapter = _is_adapter(source, base)
     if is_adapter or _is_calibration(source):
         if mmproj:
             raise UsageError(f"{model} is no model, and --mmproj is for these", "leave it out")
@@ -186,10 +186,12 @@ def _is_calibration(path: Path) -> bool:
     return identify(path) == "calibration"
 
 
-def _is_adapter(path: Path) -> bool:
+def _is_adapter(path: Path, base: str | None) -> bool:
+    """Of a directory that holds a model besides, --base says which of the two is meant."""
     from qconvert.checkpoint.foreign import ADAPTER
 
-    return (path / ADAPTER).is_file() and not (path / "config.json").exists()
+    alone = base is not None or not (path / "config.json").exists()
+    return (path / ADAPTER).is_file() and alone
 
 
 def _to_imatrix(source: Path, output: Path | None, watcher: Watcher, *, dry_run: bool) -> "Matrix":
@@ -225,6 +227,7 @@ def _to_lora(
 ) -> "Written":
     """Write an adapter as llama.cpp takes it beside a model."""
     from qconvert.checkpoint.adapter import read_adapter
+    from qconvert.checkpoint.foreign import ADAPTER
     from qconvert.model.open import open_model
     from qconvert.run.adapter_file import Written, check_can_be_written, write_adapter
 
@@ -237,5 +240,6 @@ def _to_lora(
     name = base or adapter.base
     if not name:
         raise UsageError(f"{source} does not say what it was trained for", "name it with --base")
-    model = open_model(opened(name, watcher, None, dry=True))
+    both = source if (Path(name) / ADAPTER).is_file() else None
+    model = open_model(opened(name, watcher, both, dry=True))
     return Written(path, 0, 0, 0, 0.0) if dry_run else write_adapter(model, adapter, path)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.files import check_small_files, inside, read_json_object
-from qconvert.checkpoint.foreign import ADAPTER, UNGATHERED
+from qconvert.checkpoint.foreign import ADAPTER, FUSE, UNGATHERED
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.safetensors import read_safetensors
 from qconvert.checkpoint.types import Checkpoint, Delta, TensorInfo
@@ -174,6 +174,8 @@ def merge(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
 
 def _check(path: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
+    if kind is None and "fine_tune_type" in config:
+        raise UnsupportedError(f"{path} is an adapter of MLX, which is not merged here", FUSE)
     if kind != "LORA":
         raise UnsupportedError(
             f"{path} is an adapter of the kind {kind!r:.40}, which is not merged here",

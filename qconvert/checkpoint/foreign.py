@@ -13,6 +13,10 @@ MERGE = (
     "name its base model, and the adapter with --adapter; where it is merged already, remove "
     "adapter_config.json"
 )
+BESIDE = (
+    "--adapter {} merges it into the weights beside it; where it is merged already, remove "
+    "adapter_config.json"
+)
 PYTORCH = "load it with transformers where it can be read, and save_pretrained writes safetensors"
 WEIGHTS = "name the model's directory, or its .safetensors file"
 
@@ -20,6 +24,7 @@ THEIRS = (
     "start from the same model in Hugging Face's form (config.json and model*.safetensors), or "
     "make it with the conversion script of the family in transformers"
 )
+FUSE = "merge it into its base model with mlx_lm.fuse"
 MERGED = "merge it into its base model with peft: merge_and_unload, then save_pretrained"
 UNGATHERED = (
     "DeepSpeed leaves such tensors behind where weights were not gathered before they were saved: "
@@ -57,7 +62,7 @@ TENSORS = (
     ("*.lora_[AB].*", "a PEFT adapter", MERGED),
     ("*.lora_embedding_[AB]*", "a PEFT adapter", MERGED),
     ("*.lora_magnitude_vector*", "a PEFT adapter", MERGED),
-    ("*.lora_[ab]", "an adapter of MLX", "merge it into its base model with mlx_lm.fuse"),
+    ("*.lora_[ab]", "an adapter of MLX", FUSE),
     ("*[._]lora[._]down.*", "a LoRA adapter", MERGED),
     ("*.attention.wq.weight", "weights in their makers' own format", THEIRS),
     ("*.weight.absmax", "weights of bitsandbytes (4 bits)", ORIGINAL),

@@ -5,13 +5,14 @@ model.safetensors          or  model.safetensors.index.json and its shards
 pytorch_model.bin          or  pytorch_model.bin.index.json and its shards
 """
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qconvert.checkpoint.codes import has_codes, join_codes
 from qconvert.checkpoint.files import check_small_files, inside, read_json_object, reason
-from qconvert.checkpoint.foreign import ADAPTER, check_tensors, foreign_files
+from qconvert.checkpoint.foreign import ADAPTER, BESIDE, MERGE, check_tensors, foreign_files
 from qconvert.checkpoint.fp8 import attach_scales, check_method
 from qconvert.checkpoint.pickles import read_pickle
 from qconvert.checkpoint.quantized.join import join_quantized, method_of
@@ -29,17 +30,21 @@ TIED = ("lm_head.weight", "embed_tokens.weight", "wte.weight")
 """Of a tied model an index may name both, though one is stored; what is missing the model tells."""
 
 
-def open_directory(path: Path, source: str) -> Checkpoint:
+def open_directory(path: Path, source: str, *, base: bool = False) -> Checkpoint:
     """Index a directory.
+
+    Args:
+        base: whether its own weights are asked for, though an adapter is beside them.
 
     Raises:
         CheckpointError: it is no checkpoint, or one that cannot be trusted.
         UnsupportedError: its weights are of a kind that is not read.
     """
-    _check_adapter(path)
+    if not base:
+        _check_adapter(path)
     if not (path / "config.json").exists():
         _check_weights(path)
-    config = read_config(path)
+    config = read_config(path, base=base)
     check_method(quantization_of(config))
     return _checkpoint(path, source, config, read_weights(path))
 
@@ -47,7 +52,11 @@ def open_directory(path: Path, source: str) -> Checkpoint:
 def _check_adapter(path: Path) -> None:
     """transformers would load the base model and this on top of it, whatever else is here."""
     if (path / ADAPTER).exists():
-        raise UnsupportedError(*_foreign(path, [ADAPTER]))
+        message, hint = f"{path} holds a PEFT adapter, which is not read", MERGE
+        whole = (path / "config.json").exists() and any(
+            (path / (name + end)).exists() for name in SINGLE for end in ("", INDEX)
+        )
+        raise UnsupportedError(message, BESIDE.format(shlex.quote(str(path))) if whole else hint)
 
 
 def _check_weights(path: Path) -> None:
@@ -82,8 +91,8 @@ def read_weights(path: Path) -> dict[str, TensorInfo]:
     raise CheckpointError(*_no_weights(path, files))
 
 
-def open_weights(path: Path, source: str) -> Checkpoint:
-    """Index one file of weights, with the config.json beside it."""
+def open_weights(path: Path, source: str, *, base: bool = False) -> Checkpoint:
+    """Index one file of weights, with the config.json beside it; `base` as in `open_directory`."""
     for index in (path.parent / (name + INDEX) for name in SINGLE):
         if index.exists() and path.name in _weight_map(index).values():
             raise CheckpointError(
@@ -92,7 +101,7 @@ def open_weights(path: Path, source: str) -> Checkpoint:
     tensors = _read(path)
     if not (path.parent / "config.json").exists():
         check_tensors(path, tensors)
-    config = read_config(path.parent)
+    config = read_config(path.parent, base=base)
     check_method(quantization_of(config))
     return _checkpoint(path.parent, source, config, tensors)
 
@@ -113,14 +122,15 @@ def _checkpoint(
     return Checkpoint("huggingface", source, path, config=config, tensors=tensors, notices=notices)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """`config.json`.
+def read_config(directory: Path, *, base: bool = False) -> dict[str, Any]:
+    """`config.json`; `base` as in `open_directory`.
 
     Raises:
         CheckpointError: there is none, or it cannot be a model's.
         UnsupportedError: it is not all that the directory's model is made of.
     """
-    _check_adapter(directory)
+    if not base:
+        _check_adapter(directory)
     if not any(_entries(directory)):
         raise CheckpointError(
             f"{directory} is an empty directory",

@@ -98,8 +98,12 @@ def _called(path: Path) -> str:
 
 
 def open_path(name: str, path: Path, adapter: Path | None = None) -> Checkpoint:
-    """Open what `locate` found, with an adapter merged into it."""
-    opened = _open(name, path)
+    """Open what `locate` found, with an adapter merged into it.
+
+    Who names an adapter has said what it is merged into: the weights of a directory, whatever
+    adapter it holds besides.
+    """
+    opened = _open(name, path, base=adapter is not None)
     if adapter is not None:
         from qconvert.checkpoint.adapter import merge, read_adapter
 
@@ -161,15 +165,15 @@ def _state(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _open(name: str, path: Path) -> Checkpoint:
+def _open(name: str, path: Path, *, base: bool) -> Checkpoint:
     if path.is_dir():
-        return open_directory(path, name)
+        return open_directory(path, name, base=base)
     if path.name.endswith(".index.json") or path.name == "config.json":
         raise CheckpointError(f"{path} is not a checkpoint", f"name its directory: {path.parent}")
     if path.suffix != ".gguf" and (found := foreign_files([path.name])):
         raise UnsupportedError(f"{path} is {found[0]}, which is not read", found[1])
     if path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
-        return open_weights(path, name)
+        return open_weights(path, name, base=base)
     file_size(path)
     if path.suffix == ".gguf" or read_bytes_at(path, 0, 4) == b"GGUF":
         return open_gguf(path, name)

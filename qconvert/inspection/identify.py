@@ -46,7 +46,7 @@ def _is_quantized(directory: Path) -> bool:
     none: fp8 with scales for blocks is how some models are published, and such are originals."""
     if not (directory / "config.json").exists():
         return False
-    quantization = quantization_of(read_config(directory))
+    quantization = quantization_of(read_config(directory, base=True))  # refused on opening
     if not isinstance(quantization, dict):
         return False
     if method_of(quantization) is not None:

@@ -2,6 +2,7 @@
 it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,53 @@ def model_with_one_file(model: Path, folder: Path) -> Path:
 
     transform(open_checkpoint(str(model)), folder / "base", threads=1, watcher=Silent())
     return folder / "base"
+
+
+def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, tmp_path: Path):
+    save_model("llama", tmp_path / "m")
+    write_adapter(tmp_path / "m", tmp_path / "a", [NAME])
+    shutil.copytree(tmp_path / "m", tmp_path / "both")
+    for file in (tmp_path / "a").iterdir():
+        (tmp_path / "both" / file.name).write_bytes(file.read_bytes())
+    both = tmp_path / "both"
+    (tmp_path / "t.txt").write_text(" ".join(map(str, range(3000))))
+    text = ("--data", tmp_path / "t.txt", "--tokens", 512, "--window", 64)
+    commands = {
+        "inspect": (),
+        "quantize": ("-t", "q8_0", "--no-vocabulary", "-o", tmp_path / "x.gguf"),
+        "export": ("--no-vocabulary", "-o", tmp_path / "y.gguf"),
+        "calibrate": (*text, "-o", tmp_path / "c.safetensors"),
+        "evaluate": ("--reference", both, *text),
+    }
+    done = qconvert("inspect", both)
+    assert done.returncode == 1
+    assert f"--adapter {both} merges it into the weights beside it" in done.stderr
+    for command, more in commands.items():
+        source = tmp_path / "x.gguf" if command == "evaluate" else both
+        done = qconvert(command, source, *more, "--adapter", both)
+        assert done.returncode == 0, done.stderr
+    asked = ("export", tmp_path / "m", "--adapter", tmp_path / "a", "--no-vocabulary")
+    assert qconvert(*asked, "-o", tmp_path / "apart.gguf").returncode == 0
+    found, wanted = (gguf_values(tmp_path / name) for name in ("y.gguf", "apart.gguf"))
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    for source in (both, tmp_path / "a"):
+        done = qconvert("export", source, "--base", both, "-o", tmp_path / "lora.gguf", "--force")
+        assert done.returncode == 0, done.stderr
+
+
+def gguf_values(path: Path) -> dict[str, np.ndarray]:
+    from gguf import GGUFReader
+
+    return {tensor.name: np.array(tensor.data) for tensor in GGUFReader(path).tensors}
+
+
+def test_an_adapter_of_mlx_is_named(qconvert, tmp_path: Path):
+    save_model("llama", tmp_path / "m")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps({"fine_tune_type": "lora"}))
+    done = qconvert("inspect", tmp_path / "m", "--adapter", tmp_path / "a")
+    assert "is an adapter of MLX" in done.stderr
+    assert "mlx_lm.fuse" in done.stderr
 
 
 def test_what_llama_cpp_does_not_take_is_said(qconvert, tmp_path: Path):
