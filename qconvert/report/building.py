@@ -92,6 +92,7 @@ def build(asked: Asked, watching: Watching) -> Report:
         surer=_surer(scored, rows, order),
         conversations=notes.conversations(prompts, said, rows, order),
         about_answers=notes.about_answers(asked) if said else "",
+        wish=asked.wish,
     )
     closest = choice.row or min(rows, key=lambda row: row.divergence.mean)
     parts = _parts(asked, made, rows.index(closest), watching, notices)
