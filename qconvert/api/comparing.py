@@ -1,12 +1,13 @@
 """What files answer to the same prompts."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qconvert.api.types import SILENT, Where
+from qconvert.api.types import SILENT, Where, opened
 from qconvert.errors import UsageError
 from qconvert.machine.watcher import Watcher
 
@@ -37,6 +38,7 @@ def compare(
     *,
     prompts: Where | None = None,
     reference: Where | None = None,
+    adapter: Where | None = None,
     max_tokens: int = 128,
     temperature: float = 0.7,
     seed: int = 0,
@@ -50,6 +52,7 @@ def compare(
         files: GGUF files, directories of safetensors or hub ids.
         prompts: a .txt, .md or .jsonl file, as the command takes it; None for eight of our own.
         reference: the original; None takes the file with the most bits per weight.
+        adapter: a directory of PEFT's, merged into the reference.
         max_tokens: of each answer.
         temperature, seed: of the sampled answers; 0 leaves them out.
         output: a .md, .html or .json file that gets the answers.
@@ -75,15 +78,39 @@ def compare(
     if not math.isfinite(temperature):
         raise UsageError("--temperature is no number")
     named = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
-    original = None if reference is None else str(reference)
     asked = read_prompts(Path(prompts)) if prompts is not None else default_prompts()
     settings = AnswerSettings(threads or default_threads(), max_tokens, temperature, seed)
-    watcher.begin(work_of(len(in_order(named, original)), len(asked), settings), 0)
-    found = answers(named, asked, settings, original=original, told=watcher.advance)
+    with _original(reference, adapter, settings.threads, watcher) as (original, name):
+        watcher.begin(work_of(len(in_order(named, original)), len(asked), settings), 0)
+        found = answers(named, asked, settings, original=original, told=watcher.advance)
+    if adapter is not None:
+        found = (replace(found[0], path=name), *found[1:])
     comparison = Comparison(tuple(asked), found, settings)
     if place is not None:
         _write(place, comparison)
     return comparison
+
+
+@contextmanager
+def _original(
+    reference: Where | None, adapter: Where | None, threads: int, watcher: Watcher
+) -> Iterator[tuple[str | None, str]]:
+    """Where the original is, and what it is called."""
+    if adapter is None:
+        name = None if reference is None else str(reference)
+        yield name, name or ""
+        return
+    from qconvert.evaluation.answers.merged import merged
+
+    if reference is None:
+        raise UsageError(
+            "--adapter is merged into the original, and none is named", "add --reference"
+        )
+    checkpoint = opened(reference, watcher, adapter)
+    for notice in checkpoint.notices:
+        watcher.note(notice)
+    with merged(checkpoint, threads) as path:
+        yield str(path), checkpoint.source
 
 
 def _write(path: Path, found: Comparison) -> None:

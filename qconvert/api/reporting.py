@@ -22,6 +22,7 @@ def make_report(
     output: Where = "report",
     *,
     reference: Where | None = None,
+    adapter: Where | None = None,
     calibration: Where | None = None,
     ways: bool = False,
     data: Where = "self",
@@ -47,6 +48,7 @@ def make_report(
         type: of the files; empty for a ladder from q8_0 to q2_k.
         output: the folder; report.html in it is the page.
         reference: what the files are held against, where the model was made of another.
+        adapter: a directory of PEFT's, merged into the model.
         calibration: what `calibrate` wrote, or an importance matrix.
         ways: of each type also a file without it, without feedback, and with a budget.
         data: the text, as the command takes it; "self" is written by the model.
@@ -83,6 +85,7 @@ def make_report(
         types=tuple(type),
         folder=folder,
         reference=None if reference is None else str(reference),
+        adapter=None if adapter is None else Path(adapter),
         calibration=None if calibration is None else Path(calibration),
         ways=ways,
         data=str(data),

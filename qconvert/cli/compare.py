@@ -41,6 +41,10 @@ def compare(
             help="The original; by default, the file with the most bits per weight.",
         ),
     ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A PEFT adapter that is merged into the original."),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Of each answer.")] = 128,
     temperature: Annotated[
         float,
@@ -77,6 +81,7 @@ def compare(
             files,
             prompts=prompts,
             reference=reference,
+            adapter=adapter,
             max_tokens=max_tokens,
             temperature=temperature,
             seed=seed,

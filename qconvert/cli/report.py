@@ -40,6 +40,7 @@ def report(
             "distilled. By default MODEL itself.",
         ),
     ] = None,
+    adapter: options.Adapter = None,
     calibration: options.Calibration = None,
     ways: Annotated[
         bool,
@@ -124,6 +125,7 @@ def report(
         type_ or (),
         output,
         reference=reference,
+        adapter=adapter,
         calibration=calibration,
         ways=ways,
         data=data,
