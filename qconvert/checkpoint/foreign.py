@@ -60,6 +60,7 @@ TENSORS = (
     ("*.lora_[ab]", "an adapter of MLX", "merge it into its base model with mlx_lm.fuse"),
     ("*[._]lora[._]down.*", "a LoRA adapter", MERGED),
     ("*.attention.wq.weight", "weights in their makers' own format", THEIRS),
+    ("blk.*.weight.absmax", "a calibration", "name its model, and the calibration with -c"),
     ("*.weight.absmax", "weights of bitsandbytes (4 bits)", ORIGINAL),
     ("*.SCB", "weights of bitsandbytes (8 bits)", ORIGINAL),
     ("*.g_idx", "weights of GPTQ", ORIGINAL),
