@@ -1,8 +1,7 @@
 """Turn Hugging Face checkpoints into small files that run elsewhere.
 
-The commands are functions here: `qconvert.quantize`, `quantize_all`, `plan_quantize`, `calibrate`,
-`evaluate`, `inspect`, `export` and `prune`; see `qconvert.api`. Nothing is imported until one is
-asked for.
+The commands are functions here, `qconvert.quantize` and so on; see `qconvert.api`. Nothing is
+imported until one is asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,26 +9,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qconvert.api import (
         calibrate,
+        compare,
+        distill,
+        doctor,
         evaluate,
         export,
         inspect,
+        make_report,
         plan_quantize,
         prune,
         quantize,
         quantize_all,
+        tune,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "calibrate",
+    "compare",
+    "distill",
+    "doctor",
     "evaluate",
     "export",
     "inspect",
+    "make_report",
     "plan_quantize",
     "prune",
     "quantize",
     "quantize_all",
+    "tune",
 ]
 
 

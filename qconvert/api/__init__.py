@@ -9,19 +9,29 @@ printed: a `watcher` hears of progress and of what a user should know.
 """
 
 from qconvert.api.calibrating import calibrate
+from qconvert.api.comparing import compare
+from qconvert.api.distilling import distill
 from qconvert.api.evaluating import evaluate
+from qconvert.api.examining import doctor
 from qconvert.api.exporting import export
 from qconvert.api.inspecting import inspect
 from qconvert.api.pruning import prune
 from qconvert.api.quantizing import plan_quantize, quantize, quantize_all
+from qconvert.api.reporting import make_report
+from qconvert.api.tuning import tune
 
 __all__ = [
     "calibrate",
+    "compare",
+    "distill",
+    "doctor",
     "evaluate",
     "export",
     "inspect",
+    "make_report",
     "plan_quantize",
     "prune",
     "quantize",
     "quantize_all",
+    "tune",
 ]

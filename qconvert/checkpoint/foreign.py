@@ -65,6 +65,7 @@ TENSORS = (
     ("*.lora_[ab]", "an adapter of MLX", FUSE),
     ("*[._]lora[._]down.*", "a LoRA adapter", MERGED),
     ("*.attention.wq.weight", "weights in their makers' own format", THEIRS),
+    ("blk.*.weight.absmax", "a calibration", "name its model, and the calibration with -c"),
     ("*.weight.absmax", "weights of bitsandbytes (4 bits)", ORIGINAL),
     ("*.SCB", "weights of bitsandbytes (8 bits)", ORIGINAL),
     ("*.g_idx", "weights of GPTQ", ORIGINAL),

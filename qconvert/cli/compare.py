@@ -1,6 +1,5 @@
 """`qconvert compare`: what files answer to the same prompts, side by side."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qconvert.cli import options, render
-from qconvert.containers.place import check_output
-from qconvert.errors import PartError, UsageError
+from qconvert.errors import PartError
 from qconvert.machine.watcher import ANEW
 
 if TYPE_CHECKING:
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from qconvert.evaluation.answers.answer import AnswerSettings, Responses
     from qconvert.evaluation.answers.shown import Shown
     from qconvert.text.prompts import Prompt
-
-FORMS = (".md", ".html", ".json")
 
 
 def compare(
@@ -44,6 +40,10 @@ def compare(
             metavar="MODEL",
             help="The original; by default, the file with the most bits per weight.",
         ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A PEFT adapter that is merged into the original."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Of each answer.")] = 128,
     temperature: Annotated[
@@ -73,57 +73,29 @@ def compare(
       qconvert compare model-q8_0.gguf model-q2_k.gguf --prompts mine.txt -o answers.html
       qconvert compare ./model ./model-w4a16 --json | jq '.files[].agreement'
     """
-    from qconvert.evaluation.answers.answer import AnswerSettings, answers, in_order, work_of
+    from qconvert import api
     from qconvert.evaluation.answers.shown import as_data
-    from qconvert.run.executor import default_threads
-    from qconvert.text.prompts import default_prompts, read_prompts
 
-    if output is not None:
-        _check_output(output)
-    if not math.isfinite(temperature):
-        raise UsageError("--temperature is no number")
-    asked = read_prompts(prompts) if prompts else default_prompts()
-    count = len(in_order(files, reference))
-    settings = AnswerSettings(threads or default_threads(), max_tokens, temperature, seed)
     with render.watching(quiet, "tokens", ANEW) as watcher:
-        watcher.begin(work_of(count, len(asked), settings), 0)
-        found = answers(files, asked, settings, original=reference, told=watcher.advance)
-    if output is not None:
-        _write(output, asked, found, settings)
+        found = api.compare(
+            files,
+            prompts=prompts,
+            reference=reference,
+            adapter=adapter,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            threads=threads,
+            output=output,
+            watcher=watcher,
+        )
     if as_json:
-        render.print_json(as_data(asked, found, settings))
-    elif output is not None:
-        if not quiet:
-            render.show_path(output)
-    else:
-        _print(asked, found, settings)
-    _tell_problems(found)
-
-
-def _check_output(path: Path) -> None:
-    check_output(path)
-    if path.suffix.lower() not in FORMS:
-        raise UsageError(f"{path} is none of {', '.join(FORMS)}", "the ending says what is written")
-
-
-def _write(
-    path: Path,
-    prompts: "Sequence[Prompt]",
-    found: "Sequence[Responses]",
-    settings: "AnswerSettings",
-) -> None:
-    """In full or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    from qconvert.containers.whole import write_whole
-    from qconvert.evaluation.answers.page import page
-    from qconvert.evaluation.answers.shown import json_text, markdown
-
-    forms = {".md": markdown, ".html": page, ".json": json_text}
-    text = forms[path.suffix.lower()](prompts, found, settings)
-    write_whole(path, text.encode("utf-8", "replace"))
+        render.print_json(as_data(found.prompts, found.files, found.settings))
+    elif output is None:
+        _print(found.prompts, found.files, found.settings)
+    elif not quiet:
+        render.show_path(output)
+    _tell_problems(found.files)
 
 
 def _print(

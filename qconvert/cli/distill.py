@@ -1,16 +1,12 @@
 """`qconvert distill`: train a smaller model to say what a larger one says."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qconvert.api.types import TOKENS, WINDOW
 from qconvert.cli import options, render
-from qconvert.errors import PlanError, UsageError
-
-if TYPE_CHECKING:
-    from qconvert.checkpoint import Checkpoint
 
 
 def distill(
@@ -114,74 +110,31 @@ def distill(
       qconvert distill ./small --teacher ./model --data book.txt --lora 16 -o small-taught/
       qconvert distill --like config.json --teacher ./model --data book.txt -o new/
     """
-    from qconvert.checkpoint import open_checkpoint
-    from qconvert.model.open import open_model
-    from qconvert.run.distilling import Distilling, check_place, distill
-    from qconvert.run.executor import default_threads
-    from qconvert.run.training.fresh import remove_fresh
-    from qconvert.run.training.loss import Losses
-    from qconvert.run.types import Run
-    from qconvert.text.sample import draw_sample
+    from qconvert import api
 
-    if teacher is None:
-        raise UsageError("no teacher is given", "name one with --teacher")
-    if (student is None) == (like is None):
-        raise UsageError(
-            "a student is a model or --like, and not both" if student else "no student is given",
-            "name a directory, or a config.json with --like",
-        )
-    if not data:
-        raise UsageError("no text is given to learn on", "name one with --data")
-    if output is None:
-        raise UsageError("no directory is named for the result", "name one with -o")
-    progress = False if quiet else None
-    large = open_checkpoint(teacher, progress=progress)
-    small = open_checkpoint(student, progress=progress) if student else None
-    places = [one.path for one in (small, large) if one]
     with render.watching(quiet, "tokens") as watcher:
-        run = Run(threads or default_threads(), watcher, device, force=force)
-        check_place(output, places, run)
-        if small:
-            _check_tokenizers(small, large)
-        sample = draw_sample(
-            data, small or large, tokens=tokens, window=window, seed=seed, watcher=watcher
+        made = api.distill(
+            student,
+            teacher,
+            data or (),
+            output,
+            like=like,
+            tokens=tokens,
+            hours=hours,
+            rate=rate,
+            lora=lora,
+            next_token=next_token,
+            hidden=hidden,
+            window=window,
+            seed=seed,
+            device=device,
+            threads=threads,
+            force=force,
+            watcher=watcher,
         )
-        losses = Losses(next_token, hidden)
-        how = Distilling(tokens, hours, rate, seed=seed, lora=lora, losses=losses)
-        pupil = small or _fresh(like, large, output, seed)
-        made = distill(open_model(pupil), open_model(large), sample.tokens, output, how, run)
-        if like:
-            remove_fresh(output)
     if as_json:
-        about = {"path": str(output), "bytes": made.result.nbytes, "data": sample.source}
+        about = {"path": str(output), "bytes": made.result.nbytes, "data": made.data}
         render.print_json(about | {"distilling": made.outcome.data})
     elif not quiet:
         render.show_path(output)
         render.show(made.outcome.words)
-
-
-def _fresh(like: Path | None, large: "Checkpoint", output: Path, seed: int) -> "Checkpoint":
-    """A student of a configuration's sizes."""
-    from qconvert.model.open import open_model
-    from qconvert.run.training.fresh import fresh_student
-
-    assert like is not None
-    return fresh_student(like, open_model(large), output, seed)
-
-
-def _check_tokenizers(small: "Checkpoint", large: "Checkpoint") -> None:
-    """Refuse two models that read other tokens.
-
-    Raises:
-        PlanError: the message names the first token that differs.
-    """
-    from qconvert.text.tokenizer import first_difference, has_tokenizer, load_tokenizer
-
-    if not has_tokenizer(large):
-        return
-    found = first_difference(load_tokenizer(small), load_tokenizer(large))
-    if found:
-        raise PlanError(
-            f"{small.source} and {large.source} have different tokenizers: {found}",
-            "a student learns from a teacher that reads the same tokens",
-        )

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qconvert.api.devices import CONTEXT
 from qconvert.cli import render
-from qconvert.cli.devices import CONTEXT
 from qconvert.containers.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from qconvert.checkpoint import Checkpoint
-    from qconvert.machine.advice import Fit, Size, Suited
+    from qconvert.api.examining import Diagnosis
+    from qconvert.machine.advice import Fit, Suited
     from qconvert.machine.types import Gpu, Machine, Processor
 
 NEEDS = "needs the importance"
@@ -56,121 +55,42 @@ def doctor(
       qconvert doctor org/name --for phone --context 8192
       qconvert doctor --json | jq .broken
     """
-    from qconvert.cli.devices import find_device
-    from qconvert.machine.advice import SMALL, fits, suited_types
-    from qconvert.machine.devices import machine_of
-    from qconvert.machine.look import look
+    from qconvert import api
 
-    checkpoint = None
-    if model:
-        from qconvert.checkpoint.open import locate, open_path
-
-        checkpoint = open_path(*locate(model, headers_only=True))
-    target = None if device is None else find_device(device)
-    if target is None:
-        with render.waiting("loading what is installed"):
-            machine = look(_places(), *_kernel_folders(), every=load)
-    else:
-        machine = machine_of(target)
-    suited = suited_types(machine)
-    fitting: tuple[Fit, ...] | None = None
-    left_out: list[str] = []
-    if checkpoint is not None:
-        sizes, weights, cache, left_out = _sizes(checkpoint, context)
-        ladder: tuple[str, ...] = ()
-        if target is not None:
-            ladder = target.small_ladder if weights < SMALL else target.ladder
-        fitting = fits(machine, sizes, weights, cache, ladder)
+    with render.waiting("looking at the machine"):
+        found = api.doctor(model, device=device, context=context, load=load)
     if as_json:
-        render.print_json(_as_data(machine, suited, checkpoint, fitting, left_out))
+        render.print_json(_as_data(found))
     else:
-        if target is None:
-            _show(machine, suited)
+        if device is None:
+            _show(found.machine, found.suited)
         else:
-            _show_device(machine, suited)
-        if checkpoint is not None and fitting is not None:
-            _show_fitting(machine, checkpoint, fitting, left_out)
-    for runtime in machine.broken:
+            _show_device(found.machine, found.suited)
+        if found.source is not None:
+            _show_fitting(found)
+    for runtime in found.machine.broken:
         why = runtime.detail or "it is not installed"
         render.say(f"qconvert needs {runtime.name}, which does not load: {why}")
-    if machine.broken:
+    if found.machine.broken:
         raise typer.Exit(1)
 
 
-def _places() -> dict[str, Path]:
-    """Folders whose disks matter."""
-    import tempfile
-
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return {
-        "this folder": Path.cwd(),
-        "hub cache": Path(HF_HUB_CACHE),
-        "temporary files": Path(tempfile.gettempdir()),
-    }
-
-
-def _kernel_folders() -> tuple[Path, Path]:
-    """Of the sources, and of what is compiled of them."""
-    import os
-
-    from qconvert import kernels
-
-    sources = Path(kernels.__file__).parent
-    return sources, Path(os.environ.get("NUMBA_CACHE_DIR") or sources / "__pycache__")
-
-
-def _sizes(checkpoint: "Checkpoint", context: int) -> "tuple[list[Size], int, int, list[str]]":
-    """Of every type that can be planned from headers: sizes, weights, bytes of a context's keys
-    and values, and what is left out."""
-    from qconvert.errors import QconvertError
-    from qconvert.inspection import look_at
-    from qconvert.machine.advice import Size
-    from qconvert.model.open import open_model
-    from qconvert.model.shapes import cache_bytes
-    from qconvert.plan.make import make_plan
-    from qconvert.plan.recipe import Recipe
-    from qconvert.plan.safetensors.schemes import LUT, SCHEMES
-
-    found = look_at(checkpoint)
-    sizes = [Size(plan.recipe.type, "gguf", plan.nbytes) for plan in found.plans]
-    left_out = list(found.problems)
-    for scheme in SCHEMES:
-        if scheme in LUT:  # as large as the model itself
-            continue
-        try:
-            plan = make_plan(open_model(checkpoint), Recipe(scheme))
-            sizes.append(Size(scheme, "safetensors", plan.nbytes))
-        except QconvertError as error:
-            left_out.append(f"{scheme}: {error.message}")
-    if not found.plans:
-        return sizes, found.parameters, 0, left_out
-    cache = cache_bytes(found.architecture, found.metadata, context)
-    return sizes, found.parameters, cache, left_out
-
-
-def _as_data(
-    machine: "Machine",
-    suited: "Sequence[Suited]",
-    checkpoint: "Checkpoint | None",
-    fitting: "Sequence[Fit] | None",
-    left_out: Sequence[str],
-) -> dict[str, Any]:
+def _as_data(found: "Diagnosis") -> dict[str, Any]:
+    machine = found.machine
     data: dict[str, Any] = asdict(machine)
     data["cores"]["usable"] = machine.cores.usable
     for part in (*data["disks"], data["kernels"]):
         for key in {"path", "folder"} & part.keys():
             part[key] = str(part[key])
     data["broken"] = [runtime.name for runtime in machine.broken]
-    data["suits"] = [asdict(one) for one in suited]
-    if checkpoint is not None and fitting is not None:
-        taken = next((fit for fit in fitting if fit.take), None)
+    data["suits"] = [asdict(one) for one in found.suited]
+    if found.source is not None:
         data["model"] = {
-            "source": checkpoint.source,
-            "types": [_fit_as_data(fit) for fit in fitting],
-            "take": taken.size.type if taken else None,
-            "reason": taken.reason if taken else "",
-            "left_out": list(left_out),
+            "source": found.source,
+            "types": [_fit_as_data(fit) for fit in found.fits],
+            "take": found.taken.size.type if found.taken else None,
+            "reason": found.taken.reason if found.taken else "",
+            "left_out": list(found.left_out),
         }
     return data
 
@@ -264,27 +184,23 @@ def _shortened(name: str, detail: str) -> str:
     return f"{detail.partition(';')[0]}; {', '.join(used)}"
 
 
-def _show_fitting(
-    machine: "Machine",
-    checkpoint: "Checkpoint",
-    fitting: "Sequence[Fit]",
-    left_out: Sequence[str],
-) -> None:
+def _show_fitting(found: "Diagnosis") -> None:
+    gpus = bool(found.machine.gpus)
     columns = [">type", "container", ">size", ">needs in memory", "fits into memory"]
     rows = []
-    for fit in fitting:
-        answers = [fit.memory, *([fit.gpu] if machine.gpus else [])]
+    for fit in found.fits:
+        answers = [fit.memory, *([fit.gpu] if gpus else [])]
         sizes = [human_bytes(fit.size.nbytes), human_bytes(fit.needs)]
         marks = ["yes" if answer else "no" for answer in answers]
         mark = "<- take this" if fit.take else ""
         rows.append((fit.size.type, fit.size.container, *sizes, *marks, mark))
-    render.print_table((*columns, *(["fits into a GPU"] if machine.gpus else []), ""), rows)
-    taken = next((fit for fit in fitting if fit.take), None)
+    render.print_table((*columns, *(["fits into a GPU"] if gpus else []), ""), rows)
+    taken = found.taken
     if taken:
-        render.show(f"of {checkpoint.source}, take {taken.size.type}: {taken.reason}")
-    elif fitting:
-        render.show(f"no type of {checkpoint.source} fits: a smaller model, or a smaller --context")
-    for line in _grouped(left_out):
+        render.show(f"of {found.source}, take {taken.size.type}: {taken.reason}")
+    elif found.fits:
+        render.show(f"no type of {found.source} fits: a smaller model, or a smaller --context")
+    for line in _grouped(found.left_out):
         render.say(line)
 
 

@@ -61,6 +61,9 @@ class QuantizeCommand(TyperCommand):
                 for name in option.opts
                 if name.startswith("-")
             }
+            name = getattr(error, "option_name", None)  # of an option that is none here
+            if name not in (None, *SPELLINGS, *FLAGS, *ABSENT):
+                raise
             if translated := translate(said, valued):
                 line = shlex.join(["qconvert", "quantize", *translated])
                 raise UsageError(error.format_message(), f"write: {line}") from error

@@ -8,11 +8,11 @@ import typer
 
 from qconvert.cli import options, render
 from qconvert.cli.quantize import complete_type
-from qconvert.errors import PartError, UsageError
+from qconvert.errors import PartError
 from qconvert.machine.watcher import KEPT
 
 if TYPE_CHECKING:
-    from qconvert.report.types import Report, Wish
+    from qconvert.report.types import Report
 
 
 def report(
@@ -40,6 +40,7 @@ def report(
             "distilled. By default MODEL itself.",
         ),
     ] = None,
+    adapter: options.Adapter = None,
     calibration: options.Calibration = None,
     ways: Annotated[
         bool,
@@ -116,53 +117,40 @@ def report(
       qconvert report ./smaller --reference ./model -c smaller.calib.safetensors --data wiki.txt
       qconvert report ./model --data wiki.txt --within 1% --json | jq .choice.path
     """
-    from qconvert.cli.devices import size_or_device
-    from qconvert.evaluation.runtimes.subject import BACKENDS
-    from qconvert.report.building import build
-    from qconvert.report.request import Asked
-    from qconvert.report.types import Wish
-    from qconvert.report.writing import write_report
-    from qconvert.run.executor import default_threads
+    from qconvert import api
+    from qconvert.api.types import SILENT
 
-    room = size_or_device(under, "--under", model)
-    wish = Wish(room, options.parse_share("--within", within))
-    if backend not in BACKENDS:
-        raise UsageError(f"{backend!r:.40} is not a backend", f"choose {', '.join(BACKENDS)}")
-    if ways and calibration is None:
-        raise UsageError("--ways compares what a calibration gains", "give one with -c")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file, and a report is a folder", "name another with -o")
-    asked = Asked(
-        model=model,
-        types=tuple(type_ or ()),
-        folder=output,
+    found = api.make_report(
+        model,
+        type_ or (),
+        output,
         reference=reference,
+        adapter=adapter,
         calibration=calibration,
         ways=ways,
         data=data,
         tokens=tokens,
         window=window,
+        under=under,
+        within=options.parse_share("--within", within),
         prompts=prompts,
         answer_tokens=answer_tokens,
-        wish=wish,
         speed=speed,
         answers=answers,
         sensitivity=sensitivity,
         vocabulary=not no_vocabulary,
-        backend=backend,
+        backend=backend,  # type: ignore[arg-type]  # which it checks
         device=device,
-        threads=threads or default_threads(),
-        quiet=quiet,
+        threads=threads,
+        watcher=SILENT if quiet else lambda unit: render.watching(False, unit, KEPT),
     )
-    found = build(asked, lambda unit: render.watching(quiet, unit, KEPT))
-    page = write_report(found, output, wish)
     if as_json:
         from qconvert.report.columns import as_data
 
         render.print_json(as_data(found))
     elif not quiet:
-        show(found, page)
-    _conclude(found, wish)
+        show(found, output / "report.html")
+    _conclude(found)
 
 
 def show(found: "Report", page: Path) -> None:
@@ -201,7 +189,7 @@ def show(found: "Report", page: Path) -> None:
     render.show_path(page)
 
 
-def _conclude(found: "Report", wish: "Wish") -> None:
+def _conclude(found: "Report") -> None:
     """A wish that no file meets is a failure.
 
     Raises:
@@ -210,5 +198,5 @@ def _conclude(found: "Report", wish: "Wish") -> None:
     from qconvert.report.choosing import why_none
 
     if found.choice.row is None:
-        why = why_none(found.rows, wish).replace("\N{NO-BREAK SPACE}", " ")
+        why = why_none(found.rows, found.wish).replace("\N{NO-BREAK SPACE}", " ")
         raise PartError(why, "add types with -t, or ask for less")

@@ -1,23 +1,15 @@
 """`qconvert tune`: quantize, and train what the file stores against the original."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qconvert.api.tuning import ROUNDS
 from qconvert.cli import options, outcome, render
 from qconvert.cli.quantize import TypeOption
-from qconvert.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from qconvert.checkpoint import Checkpoint
-    from qconvert.plan.types import Plan
-    from qconvert.run.tuning import Learnt, Tuning
-
-ROUNDS = 4
-"""How often each window of the calibration is learnt from, if nothing else is said."""
+    from qconvert.run.tuning import Learnt
 
 
 def tune(
@@ -84,102 +76,48 @@ def tune(
       qconvert tune ./model -c model.calib.safetensors -t q2_k --weights --hours 1 -o model-q2.gguf
       qconvert tune ./model -c model.calib.safetensors -t w4a16 --data book.txt -o model-w4/
     """
-    from qconvert.checkpoint import open_checkpoint
-    from qconvert.model.open import open_model
-    from qconvert.plan.fallbacks import notices
-    from qconvert.plan.recipe import Recipe, placed
-    from qconvert.plan.safetensors.schemes import find_types
-    from qconvert.run.executor import default_threads
-    from qconvert.run.quantize import plan_outputs
-    from qconvert.run.training.start import beside
-    from qconvert.run.tuning import Tuning, tune
-    from qconvert.run.types import Run
+    from qconvert import api
 
-    if not type_:
-        raise UsageError("no type is given", "name one with -t, as in '-t q2_k'")
-    if tokens is not None and hours is not None:
-        raise UsageError("--tokens and --hours are two budgets", "give one of them")
-    names = find_types(type_)
-    recipes = placed(tuple(Recipe(name, calibration=calibration) for name in names), output)
-    checkpoint = open_checkpoint(model, progress=False if quiet else None, headers_only=dry_run)
-    opened = open_model(checkpoint)
-    made = []
     with render.watching(quiet, "tokens") as watcher:
-        run = Run(threads or default_threads(), watcher, device, dry_run, force)
-        starts = [beside(recipe, checkpoint.source) for recipe in recipes]
-        plans = plan_outputs(checkpoint, starts, run)
-        samples = [_sample(plan) for plan in plans]
-        for recipe, plan, sample in zip(recipes, plans, samples, strict=True):
-            for notice in () if quiet else notices(plan):
-                render.say(notice)
-            tuning = Tuning(tokens or ROUNDS * sample.size, hours, rate, weights=weights, seed=seed)
-            path = recipe.path(checkpoint.source)
-            if dry_run:
-                _show_plan(plan, path, tuning, as_json=as_json)
-                continue
-            more = _more(checkpoint, data or [], tuning, sample, run)
-            made.append(tune(opened, plan, path, tuning, run, more))
-    if not dry_run:
-        _show(made, as_json=as_json, quiet=quiet)
-
-
-def _sample(plan: "Plan") -> "np.ndarray":
-    """The tokens of its calibration.
-
-    Raises:
-        PlanError: it has none, or none that is tuned on.
-    """
-    if plan.sample is None:
-        raise PlanError(
-            "tuning needs a calibration of this model with its tokens",
-            "make one with `qconvert calibrate`, of two windows at least, and give it with -c",
+        made = api.tune(
+            model,
+            type_ or (),
+            output,
+            calibration=calibration,
+            weights=weights,
+            data=data or (),
+            tokens=tokens,
+            hours=hours,
+            rate=rate,
+            seed=seed,
+            device=device,
+            threads=threads,
+            force=force,
+            dry_run=dry_run,
+            watcher=watcher,
         )
-    return plan.sample
-
-
-def _more(
-    checkpoint: "Checkpoint", data: list[str], tuning: "Tuning", sample: "np.ndarray", run: Any
-) -> "np.ndarray | None":
-    """Windows of the text to learn from beside the calibration."""
-    from qconvert.text.sample import draw_sample
-
-    if not data:
-        return None
-    return draw_sample(
-        data,
-        checkpoint,
-        tokens=tuning.tokens,
-        window=sample.shape[1],
-        seed=tuning.seed,
-        watcher=run.watcher,
-    ).tokens
-
-
-def _show_plan(plan: "Plan", path: Path, tuning: "Tuning", *, as_json: bool) -> None:
-    """What would be written, and what would be trained."""
     if as_json:
-        made = outcome.describe(plan, []) | outcome.plan_data(plan)
-        render.print_json(made | {"path": str(path), "tuning": tuning.words["qconvert.tuned"]})
-        return
-    outcome.print_tensors(plan)
-    render.show(f"would write {path}: {outcome.summary(plan, plan.nbytes)}")
-    render.show(f"would train {tuning.words['qconvert.tuned']}")
-
-
-def _show(made: "list[Learnt]", *, as_json: bool, quiet: bool) -> None:
-    """Where the outputs are, what they weigh, and what tuning gained."""
-    if as_json:
-        outcome.print_all([_data(one) for one in made])
+        outcome.print_all([_data(one, dry_run=dry_run) for one in made])
+    elif dry_run:
+        for one in made:
+            outcome.print_tensors(one.plan)
+            size = outcome.summary(one.plan, one.result.nbytes)
+            render.show(f"would write {one.plan.target.path}: {size}")
+            render.show(f"would train {_words(one)}")
     elif not quiet:
         for one in made:
             render.show_path(one.plan.target.path)
             render.show(outcome.summary(one.plan, one.result.nbytes))
 
 
-def _data(learnt: "Learnt") -> dict[str, Any]:
+def _words(learnt: "Learnt") -> str:
+    return learnt.tuning.words["qconvert.tuned"]
+
+
+def _data(learnt: "Learnt", *, dry_run: bool) -> dict[str, Any]:
     """A result for JSON."""
     made = outcome.describe(learnt.plan, learnt.result.paths)
-    made |= outcome.result_data(learnt.result)
-    if learnt.outcome is None:
-        return made
-    return made | {"tuning": learnt.outcome.data}
+    made |= outcome.more(learnt.result, dry_run)
+    if dry_run:
+        return made | {"tuning": _words(learnt)}
+    return made | ({"tuning": learnt.outcome.data} if learnt.outcome else {})

@@ -20,6 +20,7 @@ from qconvert.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qconvert.containers.sizes import write_size
 from qconvert.errors import PlanError, QconvertError
 from qconvert.evaluation.answers.answer import AnswerSettings, Responses, work_of
+from qconvert.evaluation.answers.merged import merged
 from qconvert.evaluation.divergence import bootstrap
 from qconvert.evaluation.divergence.evaluate import Choices, evaluate
 from qconvert.evaluation.runtimes.library import llama_name
@@ -92,6 +93,7 @@ def build(asked: Asked, watching: Watching) -> Report:
         surer=_surer(scored, rows, order),
         conversations=notes.conversations(prompts, said, rows, order),
         about_answers=notes.about_answers(asked) if said else "",
+        wish=asked.wish,
     )
     closest = choice.row or min(rows, key=lambda row: row.divergence.mean)
     parts = _parts(asked, made, rows.index(closest), watching, notices)
@@ -111,13 +113,14 @@ def make(asked: Asked, watching: Watching) -> Made:
         QconvertError: see `read_windows`, `plan_outputs` and `write_outputs`.
     """
     progress = False if asked.quiet else None
-    checkpoint = open_checkpoint(asked.model, progress=progress)
+    checkpoint = open_checkpoint(asked.model, progress=progress, adapter=asked.adapter)
     reference, made_of = checkpoint, fingerprint(checkpoint)
     mark = made_of
     if asked.reference is not None:
         reference = open_checkpoint(asked.reference, progress=progress)
         mark = fingerprint(reference)
-    subject = open_subject(asked.reference or asked.model)
+    name, adapter = asked.original
+    subject = open_subject(name, adapter=adapter)
     keep = Keep(asked.folder / MEASURED)
     outputs = outputs_of(asked.types, asked.folder / MODELS, asked.calibration)
     options = tuple(replace(one, vocabulary=asked.vocabulary) for one in outputs)
@@ -176,10 +179,10 @@ def _scores(asked: Asked, made: Made, watching: Watching) -> list[Scored]:
 
         def measure(path: Path = file.path, backend: BackendName = backend) -> Scored:
             settings = Settings(asked.device, threads=asked.threads)
-            choices = Choices(backend=backend, settings=settings)
+            name, adapter = asked.original
+            choices = Choices(backend=backend, settings=settings, adapter=adapter)
             with watching("tokens") as watcher:
-                original = asked.reference or asked.model
-                done = evaluate(original, made.windows, [path], choices, watcher)
+                done = evaluate(name, made.windows, [path], choices, watcher)
             return Scored(done.files[0], done.reference_perplexity)
 
         library = "" if is_scheme(planned.recipe.type) else llama_name()
@@ -235,8 +238,11 @@ def _said(
         watcher.begin(each * len(files), 0)
         for number, file in enumerate(files, 1):
             heard = _Steps(watcher, each, f"{file.path.name}, {number} of {len(files)}")
+            at = None
+            if number == 1 and asked.original[1] is not None:
+                at = merged(made.reference, asked.threads, asked.folder)
             found.append(
-                find_answers(made.keep, file, prompts, settings, watcher.note, heard.several)
+                find_answers(made.keep, file, prompts, settings, watcher.note, heard.several, at)
             )
             heard.rest()
             if found[0].problem:
@@ -353,6 +359,8 @@ def _row(
 def command(asked: Asked, recipe: Recipe) -> str:
     """What makes a file again, for a shell, in the folder where it is run."""
     words = ["qconvert", "quantize", asked.model]
+    if asked.adapter is not None:
+        words += ["--adapter", str(asked.adapter)]
     if recipe.under is None or is_scheme(recipe.type):
         words += ["-t", recipe.type]
     if recipe.under is not None:

@@ -1,6 +1,7 @@
 """What a report asks of each file, measured or found where an earlier run kept it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -150,8 +151,12 @@ def find_answers(
     settings: AnswerSettings,
     note: Callable[[str], None],
     told: Told = lambda tokens, path: None,
+    at: AbstractContextManager[Path] | None = None,
 ) -> Responses:
     """A file's greedy answers; where it cannot answer, what kept it from that.
+
+    Args:
+        at: what makes it first, where it is not there as a runtime loads it.
 
     The number of threads may change a sum's last bit, and is what answers depend on too.
     """
@@ -165,11 +170,12 @@ def find_answers(
         return Responses(**{**data, "path": str(file.path), "greedy": greedy, "sampled": ()})
     note(f"asking {file.path.name}")
     try:
-        (found,) = answers([file.path], prompts, settings, told=told)
+        with at or nullcontext(file.path) as path:
+            (found,) = answers([path], prompts, settings, told=told)
     except QconvertError as error:
         return Responses(str(file.path), "", 0, 0.0, "transformers", problem=error.message)
     keep.put("answers", key, asdict(found))
-    return found
+    return replace(found, path=str(file.path))
 
 
 def find_sensitivity(

@@ -22,6 +22,7 @@ class Asked:
         reference: what the files are held against, likewise; None for the model itself.
         types: of the files; empty for a ladder.
         folder: of the report.
+        adapter: a directory of PEFT's, merged into the model.
         calibration: what `qconvert calibrate` wrote.
         ways: of each type also without it, without feedback, and with a budget of its bytes.
         data: the text; "self" for one that the model writes.
@@ -42,6 +43,7 @@ class Asked:
     types: tuple[str, ...]
     folder: Path
     reference: str | None = None
+    adapter: Path | None = None
     calibration: Path | None = None
     ways: bool = False
     data: str = "self"
@@ -58,6 +60,11 @@ class Asked:
     device: str = "auto"
     threads: int = 1
     quiet: bool = False
+
+    @property
+    def original(self) -> tuple[str, Path | None]:
+        """What the files are held against, and the adapter that is merged into it."""
+        return (self.model, self.adapter) if self.reference is None else (self.reference, None)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ class Report:
         sensitivity_of: that file's name.
         conversations: empty where none were held.
         about_answers: how the answers came to be, a sentence.
+        wish: what the choice had to meet.
     """
 
     original: Original
@@ -156,6 +157,7 @@ class Report:
     sensitivity_of: str = ""
     conversations: tuple[Conversation, ...] = ()
     about_answers: str = ""
+    wish: Wish = field(default_factory=Wish)
 
     def takes(self, row: Row) -> bool:
         """Whether a row is that of the file to take."""

@@ -75,10 +75,11 @@ class Distilling:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What was written, and what came of the training."""
+    """What was written, what came of the training, and on which text, where that has a name."""
 
     result: Result
     outcome: Outcome
+    data: str = ""
 
 
 def distill(

@@ -15,7 +15,7 @@ import numpy as np
 from qconvert.algorithms.tune import tuned
 from qconvert.containers.folder import work_folder
 from qconvert.containers.store import Store, open_store
-from qconvert.containers.target import Target
+from qconvert.containers.target import Target, paths_of
 from qconvert.errors import PlanError, UnsupportedError
 from qconvert.formats.safetensors.scales import rounded, stored
 from qconvert.forward.walk import Place, Walk
@@ -74,10 +74,11 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was written, as planned, and what came of the training; None where the output was there
-    already."""
+    """What was written, as planned, how it was tuned, and what came of the training; None where the
+    output was there already, or is only planned."""
 
     plan: Plan
+    tuning: Tuning
     result: Result
     outcome: Outcome | None
 
@@ -114,7 +115,7 @@ def tune(
     if is_current(target):
         run.watcher.note(f"up to date: {path}")
         there = replace(plan, target=target)
-        return Learnt(there, found(there), None)
+        return Learnt(there, tuning, found(there), None)
     if target.occupied and not run.force:
         raise in_the_way([path])
     if not target.occupied:
@@ -124,6 +125,12 @@ def tune(
         learnt = _tune(model, start, target, tuning, run, more)
     start.delete()
     return learnt
+
+
+def planned(plan: Plan, path: Path, tuning: Tuning) -> Learnt:
+    """What would be written: as many bytes as without tuning."""
+    there = replace(plan, target=plan.target.elsewhere(path, tuning.words))
+    return Learnt(there, tuning, Result(there, paths_of(there.target), plan.nbytes, 0.0, 0), None)
 
 
 def target_of(plan: Plan, path: Path, tuning: Tuning, more: np.ndarray | None) -> Target:
@@ -183,17 +190,26 @@ def _tune(
         final = changed(start, target, store.tensors)
         result = write_outputs([final], run.threads, watcher, run.device)[0]
         store.delete()
-    return Learnt(replace(start.plan, target=target), result, outcome)
+    return Learnt(replace(start.plan, target=target), tuning, result, outcome)
 
 
-def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """The windows, those for learning first, and how many these are."""
+def sample_of(plan: Plan) -> np.ndarray:
+    """The tokens of its calibration, int [windows, window].
+
+    Raises:
+        PlanError: it has none, or none that is tuned on.
+    """
     if plan.sample is None:
         raise PlanError(
             "tuning needs a calibration of this model with its tokens",
             "make one with `qconvert calibrate`, of two windows at least, and give it with -c",
         )
-    tokens, shown = in_order(plan.sample)
+    return plan.sample
+
+
+def _windows(plan: Plan, more: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """The windows, those for learning first, and how many these are."""
+    tokens, shown = in_order(sample_of(plan))
     if more is None:
         return tokens, shown
     apart = more[~shares_text(more, tokens[shown:])]

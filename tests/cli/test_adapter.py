@@ -109,6 +109,36 @@ def test_a_calibration_is_of_the_merged_model(qconvert, model, tmp_path):
     assert costs[0] < 0.5 * costs[1]
 
 
+def test_a_merged_original_answers_and_is_reported_on(qconvert, model, tmp_path):
+    base, adapter = model_with_one_file(model, tmp_path), ("--adapter", tmp_path / "a")
+    write_adapter(base, tmp_path / "a", [NAME, "model.layers.0.self_attn.v_proj"])
+    (tmp_path / "p.txt").write_text("Which way does the wind blow?\n")
+    (tmp_path / "t.txt").write_text(" ".join(map(str, range(3000))))
+    done = qconvert(
+        *("report", base, *adapter, "-t", "q8_0", "-o", tmp_path / "r", "--no-speed"),
+        *("--no-sensitivity", "--data", tmp_path / "t.txt", "--tokens", 512, "--window", 64),
+        *("--prompts", tmp_path / "p.txt", "--answer-tokens", 4, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["model"] == "base+a"
+    assert not [line for line in said["notices"] if "answers" in line]
+    assert f"--adapter {tmp_path / 'a'}" in said["files"][0]["command"]
+    assert said["files"][0]["kl_divergence"]["mean"] < 0.01
+    made = tmp_path / "merged.gguf"
+    done = qconvert("export", base, *adapter, "--dtype", "f32", "-o", made)
+    assert done.returncode == 0, done.stderr
+    short = ("--prompts", tmp_path / "p.txt", "--max-tokens", 12, "--temperature", 0, "--json")
+    done = qconvert("compare", made, base, "--reference", base, *adapter, *short)
+    assert done.returncode == 0, done.stderr
+    found = {one["path"]: one for one in json.loads(done.stdout)["files"]}
+    assert list(found) == ["base+a", str(made), str(base)]
+    common = {path: one["agreement"]["greedy"]["tokens"] for path, one in found.items()}
+    assert common[str(made)] > common[str(base)]
+    done = qconvert("compare", made, *adapter)
+    assert (done.returncode, "add --reference" in done.stderr) == (2, True)
+
+
 NAME = "model.layers.0.mlp.up_proj"
 
 

@@ -42,6 +42,7 @@ def test_it_says_what_to_write_and_that_is_understood(qconvert, model, tmp_path,
     [
         (["--override-kv", "a=int:1"], "gguf_set_metadata"),
         (["--typo"], "No such option"),
+        (["--typo", "q8_0"], "No such option"),
         (["another"], "unexpected extra argument"),
     ],
 )

@@ -67,6 +67,12 @@ def test_tune_refuses(qconvert, model, calibration, tmp_path, options, message):
     assert message in done.stderr
 
 
+def test_a_calibration_is_no_model(qconvert, calibration, tmp_path):
+    done = qconvert("tune", calibration, "-t", "q4_0", "-c", calibration, "-o", tmp_path / "a.gguf")
+    assert f"{calibration} holds a calibration" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_student_that_knows_it_all_stays_as_it_is(qconvert, model, text, tmp_path):
     out = tmp_path / "taught"
     done = qconvert(
