@@ -70,7 +70,7 @@ def test_llama_cpp_with_the_file_is_the_merged_model(qconvert, family: str, tmp_
     assert json.loads(done.stdout)["outputs"][0]["weights"] == len(modules)
     convert_model(tmp_path / "m", tmp_path / "m.gguf", "f32")
     merged = tmp_path / "merged.gguf"
-    asked = ("export", tmp_path / "m", "--adapter", tmp_path / "a", "--no-vocabulary")
+    asked = ("export", base, "--adapter", tmp_path / "a", "--no-vocabulary")
     done = qconvert(*asked, "--dtype", "f32", "-o", merged)
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path / 'a'} is merged into {len(modules)} weights" in done.stderr
@@ -152,10 +152,10 @@ def model_with_one_file(model: Path, folder: Path) -> Path:
     return folder / "base"
 
 
-def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, tmp_path: Path):
-    save_model("llama", tmp_path / "m")
-    write_adapter(tmp_path / "m", tmp_path / "a", [NAME])
-    shutil.copytree(tmp_path / "m", tmp_path / "both")
+def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, model, tmp_path: Path):
+    base = model_with_one_file(model, tmp_path)
+    write_adapter(base, tmp_path / "a", [NAME])
+    shutil.copytree(base, tmp_path / "both")
     for file in (tmp_path / "a").iterdir():
         (tmp_path / "both" / file.name).write_bytes(file.read_bytes())
     both = tmp_path / "both"
@@ -175,7 +175,7 @@ def test_a_directory_that_holds_both_is_read_as_it_is_told(qconvert, tmp_path: P
         source = tmp_path / "x.gguf" if command == "evaluate" else both
         done = qconvert(command, source, *more, "--adapter", both)
         assert done.returncode == 0, done.stderr
-    asked = ("export", tmp_path / "m", "--adapter", tmp_path / "a", "--no-vocabulary")
+    asked = ("export", base, "--adapter", tmp_path / "a", "--no-vocabulary")
     assert qconvert(*asked, "-o", tmp_path / "apart.gguf").returncode == 0
     found, wanted = (gguf_values(tmp_path / name) for name in ("y.gguf", "apart.gguf"))
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
