@@ -70,7 +70,7 @@ def test_llama_cpp_with_the_file_is_the_merged_model(qconvert, family: str, tmp_
     assert json.loads(done.stdout)["outputs"][0]["weights"] == len(modules)
     convert_model(tmp_path / "m", tmp_path / "m.gguf", "f32")
     merged = tmp_path / "merged.gguf"
-    asked = ("export", base, "--adapter", tmp_path / "a", "--no-vocabulary")
+    asked = ("export", tmp_path / "m", "--adapter", tmp_path / "a", "--no-vocabulary")
     done = qconvert(*asked, "--dtype", "f32", "-o", merged)
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path / 'a'} is merged into {len(modules)} weights" in done.stderr
