@@ -22,6 +22,7 @@ ONE_WAY = {
     *("qwen2vl", "qwen3vl", "qwen3vlmoe", "gptneox", "apertus", "t5encoder"),
     *("nemotron_h", "nemotron_h_moe", "granitehybrid", "falcon-h1", "jamba", "mamba", "mamba2"),
     *("llama4", "ernie4_5-moe", "deepseek32", "glm-dsa", "hy_v3", "laguna", "mimo2"),
+    *("falcon", "bloom", "mpt", "gemma3n", "jina-bert-v3"),
 }
 """What is stored in turns, in llama.cpp's order of heads or absorbed, or has become a key; parts of
 larger models."""

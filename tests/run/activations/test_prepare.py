@@ -63,7 +63,11 @@ def outputs(model, family):
     return run(model, random_tokens(48, seed=9))
 
 
-@pytest.mark.parametrize("family", [*FOLDABLE, *SMALL])
+UNFOLDED = ("falcon_7b", "falcon_40b")
+"""Which norm goes into what depends on the model's configuration, so that nothing is folded."""
+
+
+@pytest.mark.parametrize("family", [*FOLDABLE, *(one for one in SMALL if one not in UNFOLDED)])
 def test_a_smoothed_model_computes_what_it_did(family, tmp_path):
     tied = family in ALWAYS_TIED
     model = save_model(PLAIN.get(family, family), tmp_path / "model", tied=tied)
