@@ -27,6 +27,8 @@ from qconvert.kernels.simd import (
 FLOATS = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
 BYTES = types.Array(types.uint8, 1, "C", readonly=True, aligned=False)
 WORDS = types.Array(types.uint64, 1, "C", readonly=True, aligned=False)
+HALVES = types.Array(types.uint16, 1, "C", readonly=True)
+
 FLOATS_OUT = types.Array(types.float32, 1, "C")
 BYTES_OUT = types.Array(types.uint8, 1, "C")
 WORDS_OUT = types.Array(types.uint64, 1, "C")

@@ -30,6 +30,7 @@ from qconvert.kernels.blocks import (
     BYTES_OUT,
     FLOATS,
     FLOATS_OUT,
+    HALVES,
     float16,
     inverse,
     read_block,
@@ -71,7 +72,6 @@ from qconvert.kernels.simd import (
     where_less,
 )
 
-HALVES = types.Array(types.uint16, 1, "C", readonly=True)
 INTEGERS_OUT = types.Array(types.int32, 1, "C")
 HALVES_OUT = types.Array(types.uint16, 1, "C")
 

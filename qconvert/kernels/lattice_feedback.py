@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numba import float32, int64, njit, types, uint8, uint16, void
 
-BLOCK = 256
+from qconvert.kernels.blocks import HALVES
+from qconvert.kernels.lattice_points import BLOCK
 
 EIGHT = 8
 """Weights whose signs are stored together."""
-
-HALVES = types.Array(types.uint16, 1, "C", readonly=True)
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)

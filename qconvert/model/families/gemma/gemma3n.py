@@ -19,7 +19,7 @@ from typing import Any
 from qconvert.checkpoint.metadata import Metadata, f32, f32s, flags, u32
 from qconvert.errors import CheckpointError, UnsupportedError
 from qconvert.model.families.gemma.gemma3 import ACTIVATIONS, SLIDING_THETA, THETA
-from qconvert.model.families.gemma.gemma4 import INPUT_GATES, INPUTS
+from qconvert.model.families.gemma.gemma4 import INPUT_GATES, INPUTS, NORMED_FEED_FORWARD, TOWERS
 from qconvert.model.families.parts.common import (
     block_count,
     decoder_metadata,
@@ -29,7 +29,7 @@ from qconvert.model.families.parts.common import (
     whole,
 )
 from qconvert.model.families.parts.layers import FULL, SLIDING, kinds_of_layers
-from qconvert.model.families.parts.lines import EMBEDDING, FEED_FORWARD, IGNORED, LAYER
+from qconvert.model.families.parts.lines import EMBEDDING, IGNORED, LAYER
 from qconvert.model.types import Config, Family, Rule
 
 NAME = "gemma3n"
@@ -205,7 +205,7 @@ def limits(config: Config) -> None:
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    source, norm, others = LAYER + "self_attn.", "layernorm", whole(config, "altup_num_inputs") - 1
+    source, others = LAYER + "self_attn.", whole(config, "altup_num_inputs") - 1
     own = whole(config, "vocab_size_per_layer_input")
     beyond = max(whole(config, "vocab_size") - own, 0)
     table, *rest = INPUTS
@@ -226,10 +226,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
         Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight"),
         *_own_or_blank(config, Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight")),
-        Rule("blk.{i}.post_attention_norm.weight", LAYER + f"post_attention_{norm}.weight"),
-        Rule("blk.{i}.ffn_norm.weight", LAYER + f"pre_feedforward_{norm}.weight"),
-        *FEED_FORWARD,
-        Rule("blk.{i}.post_ffw_norm.weight", LAYER + f"post_feedforward_{norm}.weight"),
+        *NORMED_FEED_FORWARD,
         *INPUT_GATES,
         Rule("blk.{i}.altup_correct_coef.weight", LAYER + "altup.correction_coefs.weight"),
         Rule("blk.{i}.altup_correct_scale.weight", LAYER + "altup.correct_output_scale"),
@@ -258,6 +255,6 @@ GEMMA3N = Family(
     rules=rules,
     defaults=DEFAULTS,
     limits=limits,
-    ignored=(*IGNORED, r"(model\.)?((vision|audio)_tower|embed_(vision|audio))\..*"),
+    ignored=(*IGNORED, TOWERS),
     shapes=SHAPES,
 )

@@ -200,7 +200,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     values = tuple(
         i for i in range(own) if kinds[i] == SLIDING or not config.get("attention_k_eq_v")
     )
-    source, norm = LAYER + "self_attn.", "layernorm"
+    source = LAYER + "self_attn."
     keys = (
         Rule("blk.{i}.attn_k.weight", source + "k_proj.weight"),
         Rule("blk.{i}.attn_k_norm.weight", source + "k_norm.weight"),
@@ -215,10 +215,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         Rule("blk.{i}.attn_v.weight", source + "v_proj.weight", blocks=values),
         Rule("blk.{i}.attn_output.weight", source + "o_proj.weight"),
         Rule("blk.{i}.attn_q_norm.weight", source + "q_norm.weight"),
-        Rule("blk.{i}.post_attention_norm.weight", LAYER + f"post_attention_{norm}.weight"),
-        Rule("blk.{i}.ffn_norm.weight", LAYER + f"pre_feedforward_{norm}.weight"),
-        *FEED_FORWARD,
-        Rule("blk.{i}.post_ffw_norm.weight", LAYER + f"post_feedforward_{norm}.weight"),
+        *NORMED_FEED_FORWARD,
         *(_EXPERTS if config.get("enable_moe_block") else ()),
         *(INPUT_GATES if per_layer else ()),
         Rule("blk.{i}.layer_output_scale.weight", LAYER + "layer_scalar"),
@@ -232,6 +229,17 @@ INPUTS = (
     Rule("per_layer_model_proj.weight", "model.per_layer_model_projection.weight"),
     Rule("per_layer_proj_norm.weight", "model.per_layer_projection_norm.weight"),
 )
+
+NORMED_FEED_FORWARD = (
+    Rule("blk.{i}.post_attention_norm.weight", LAYER + "post_attention_layernorm.weight"),
+    Rule("blk.{i}.ffn_norm.weight", LAYER + "pre_feedforward_layernorm.weight"),
+    *FEED_FORWARD,
+    Rule("blk.{i}.post_ffw_norm.weight", LAYER + "post_feedforward_layernorm.weight"),
+)
+"""The feed-forward part, and the norms in front of it and behind it."""
+
+TOWERS = r"(model\.)?((vision|audio)_tower|embed_(vision|audio))\..*"
+"""What sees and hears."""
 
 INPUT_GATES = (
     Rule("blk.{i}.inp_gate.weight", LAYER + "per_layer_input_gate.weight"),
@@ -266,7 +274,7 @@ GEMMA4 = Family(
     defaults=DEFAULTS,
     limits=limits,
     constants=turning,
-    ignored=(*IGNORED, r"(model\.)?((vision|audio)_tower|embed_(vision|audio))\..*"),
+    ignored=(*IGNORED, TOWERS),
     dropped=unused,
     shapes=SHAPES,
     experts=True,
