@@ -336,9 +336,9 @@ class Walk:
         map_ = self.source.maps.get(bare_name(table))
         if is_first or map_ is None or used[-1] < map_.rows:
             return read_rows_of(self.source, table, used, self.dtype)
-        known = used[used < map_.rows]
-        rows = read_rows_of(self.source, table, np.union1d([0], known), self.dtype)
-        places = np.searchsorted(np.union1d([0], known), np.where(used < map_.rows, used, 0))
+        known = np.union1d([0], used[used < map_.rows])
+        rows = read_rows_of(self.source, table, known, self.dtype)
+        places = np.searchsorted(known, np.where(used < map_.rows, used, 0))
         return rows[places.tolist()]
 
     def _parameters(self, index: int) -> list[str]:
